@@ -1,0 +1,252 @@
+//! How a content is cut: chunks of 16 KiB, pieces of 64 chunks, spans of chunks.
+//!
+//! All arithmetic of lengths and offsets is here. A [`ChunkIndex`], [`PieceIndex`] or [`Span`] can only be made by a
+//! [`Geometry`], so whoever holds one holds a place that exists in that content.
+
+use std::ops::Range;
+
+use crate::limits::FILE_SIZE_MAX;
+
+/// Bytes of a chunk: the leaf of the tree, the unit of retransmission. The last chunk of a content may be shorter.
+pub const CHUNK_SIZE: u32 = 16 * 1024;
+
+/// Chunks of a piece: the unit that is assigned to a source and whose hash is listed.
+pub const PIECE_CHUNKS: u32 = 64;
+
+/// Bytes of a piece. The last piece of a content may be shorter.
+pub const PIECE_SIZE: u64 = CHUNK_SIZE as u64 * PIECE_CHUNKS as u64;
+
+/// A chunk of a content, counted from its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChunkIndex(u32);
+
+/// A piece of a content, counted from its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PieceIndex(u32);
+
+/// A run of consecutive chunks; never empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Span {
+    first: ChunkIndex,
+    count: u32,
+}
+
+/// The cut of a content of a given size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Geometry {
+    size: u64,
+}
+
+/// A size beyond [`FILE_SIZE_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{size} bytes is more than the {FILE_SIZE_MAX} that the protocol can name")]
+pub struct TooLarge {
+    size: u64,
+}
+
+impl Geometry {
+    /// The cut of a content of `size` bytes.
+    pub fn new(size: u64) -> Result<Self, TooLarge> {
+        if size <= FILE_SIZE_MAX { Ok(Geometry { size }) } else { Err(TooLarge { size }) }
+    }
+
+    /// Bytes of the content.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Number of chunks; 0 for an empty content.
+    pub fn chunk_count(&self) -> u32 {
+        self.size.div_ceil(u64::from(CHUNK_SIZE)) as u32
+    }
+
+    /// Number of pieces; 0 for an empty content.
+    pub fn piece_count(&self) -> u32 {
+        self.size.div_ceil(PIECE_SIZE) as u32
+    }
+
+    /// The chunk with this number, if there is one.
+    pub fn chunk(&self, number: u32) -> Option<ChunkIndex> {
+        (number < self.chunk_count()).then_some(ChunkIndex(number))
+    }
+
+    /// The piece with this number, if there is one.
+    pub fn piece(&self, number: u32) -> Option<PieceIndex> {
+        (number < self.piece_count()).then_some(PieceIndex(number))
+    }
+
+    /// All pieces in order.
+    pub fn pieces(&self) -> impl DoubleEndedIterator<Item = PieceIndex> + ExactSizeIterator + use<> {
+        (0..self.piece_count()).map(PieceIndex)
+    }
+
+    /// The chunks of a piece.
+    pub fn span_of(&self, piece: PieceIndex) -> Span {
+        let first = piece.0 * PIECE_CHUNKS;
+        Span { first: ChunkIndex(first), count: PIECE_CHUNKS.min(self.chunk_count() - first) }
+    }
+
+    /// `count` chunks from number `first` on, if all of them exist and there is at least one.
+    pub fn span(&self, first: u32, count: u32) -> Option<Span> {
+        let end = first.checked_add(count)?;
+        (count > 0 && end <= self.chunk_count()).then_some(Span { first: ChunkIndex(first), count })
+    }
+
+    /// Bytes of a chunk.
+    pub fn chunk_len(&self, chunk: ChunkIndex) -> u32 {
+        let offset = chunk.offset();
+        (self.size - offset).min(u64::from(CHUNK_SIZE)) as u32
+    }
+
+    /// Where in the content the bytes of a span are.
+    pub fn bytes_of(&self, span: Span) -> Range<u64> {
+        let start = span.first.offset();
+        let end = start + u64::from(span.count) * u64::from(CHUNK_SIZE);
+        start..end.min(self.size)
+    }
+
+    /// Number of bytes of a span.
+    pub fn len_of(&self, span: Span) -> u64 {
+        let bytes = self.bytes_of(span);
+        bytes.end - bytes.start
+    }
+}
+
+impl ChunkIndex {
+    /// The number of the chunk.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The piece that holds the chunk.
+    pub fn piece(self) -> PieceIndex {
+        PieceIndex(self.0 / PIECE_CHUNKS)
+    }
+
+    /// The chunk's place in its piece, below [`PIECE_CHUNKS`].
+    pub fn in_piece(self) -> u32 {
+        self.0 % PIECE_CHUNKS
+    }
+
+    /// Where the chunk begins, in bytes.
+    pub fn offset(self) -> u64 {
+        u64::from(self.0) * u64::from(CHUNK_SIZE)
+    }
+}
+
+impl PieceIndex {
+    /// The number of the piece.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+
+    /// Where the piece begins, in bytes.
+    pub fn offset(self) -> u64 {
+        u64::from(self.0) * PIECE_SIZE
+    }
+}
+
+impl Span {
+    /// The first chunk.
+    pub fn first(&self) -> ChunkIndex {
+        self.first
+    }
+
+    /// How many chunks; at least one.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The number after that of the last chunk.
+    pub fn end(&self) -> u32 {
+        self.first.0 + self.count
+    }
+
+    /// The chunks in order.
+    pub fn chunks(&self) -> impl DoubleEndedIterator<Item = ChunkIndex> + ExactSizeIterator + use<> {
+        (self.first.0..self.end()).map(ChunkIndex)
+    }
+
+    /// Whether all chunks of `other` are in this span.
+    pub fn contains(&self, other: Span) -> bool {
+        self.first <= other.first && other.end() <= self.end()
+    }
+
+    /// The part of the span that lies in `piece`, if any.
+    pub fn within(&self, piece: PieceIndex) -> Option<Span> {
+        let start = self.first.0.max(piece.0 * PIECE_CHUNKS);
+        let end = self.end().min((piece.0 + 1).saturating_mul(PIECE_CHUNKS));
+        (start < end).then(|| Span { first: ChunkIndex(start), count: end - start })
+    }
+
+    /// The pieces that the span touches, in order.
+    pub fn pieces(&self) -> impl Iterator<Item = PieceIndex> + use<> {
+        (self.first.piece().0..=(self.end() - 1) / PIECE_CHUNKS).map(PieceIndex)
+    }
+
+    /// The span cut into runs of at most `count` chunks.
+    pub fn runs(&self, count: u32) -> impl Iterator<Item = Span> + use<> {
+        let (first, end, step) = (self.first.0, self.end(), count.max(1));
+        (first..end)
+            .step_by(step as usize)
+            .map(move |start| Span { first: ChunkIndex(start), count: step.min(end - start) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_around_every_edge() {
+        let cases = [
+            (0, 0, 0),
+            (1, 1, 1),
+            (16_383, 1, 1),
+            (16_384, 1, 1),
+            (16_385, 2, 1),
+            (PIECE_SIZE - 1, 64, 1),
+            (PIECE_SIZE, 64, 1),
+            (PIECE_SIZE + 1, 65, 2),
+            (FILE_SIZE_MAX, 1 << 30, 1 << 24),
+        ];
+        for (size, chunks, pieces) in cases {
+            let geometry = Geometry::new(size).unwrap();
+            assert_eq!((geometry.chunk_count(), geometry.piece_count()), (chunks, pieces), "{size}");
+            let total: u64 = if pieces < 1000 {
+                geometry.pieces().map(|p| geometry.len_of(geometry.span_of(p))).sum()
+            } else {
+                size
+            };
+            assert_eq!(total, size);
+        }
+        assert!(Geometry::new(FILE_SIZE_MAX + 1).is_err());
+    }
+
+    #[test]
+    fn nothing_beyond_the_end() {
+        let geometry = Geometry::new(PIECE_SIZE + 20_000).unwrap();
+        assert_eq!(geometry.chunk_count(), 66);
+        assert!(geometry.chunk(65).is_some() && geometry.chunk(66).is_none());
+        assert!(geometry.piece(2).is_none());
+        assert!(geometry.span(0, 0).is_none());
+        assert!(geometry.span(60, 7).is_none());
+        assert!(geometry.span(u32::MAX, 2).is_none());
+        let span = geometry.span(60, 6).unwrap();
+        assert_eq!(geometry.bytes_of(span), 60 * 16_384..PIECE_SIZE + 20_000);
+        assert_eq!(geometry.chunk_len(geometry.chunk(65).unwrap()), 20_000 - 16_384);
+    }
+
+    #[test]
+    fn spans_are_cut_by_piece_and_by_run() {
+        let geometry = Geometry::new(3 * PIECE_SIZE).unwrap();
+        let span = geometry.span(60, 70).unwrap();
+        let parts: Vec<_> =
+            span.pieces().map(|p| span.within(p).unwrap()).map(|s| (s.first().get(), s.count())).collect();
+        assert_eq!(parts, [(60, 4), (64, 64), (128, 2)]);
+        let runs: Vec<_> = span.runs(32).map(|s| (s.first().get(), s.count())).collect();
+        assert_eq!(runs, [(60, 32), (92, 32), (124, 6)]);
+        assert!(span.contains(geometry.span(129, 1).unwrap()));
+        assert!(!span.contains(geometry.span(130, 1).unwrap()));
+    }
+}

@@ -1,0 +1,59 @@
+//! Every bound of the protocol, in one place, with their relations checked when this is compiled.
+//!
+//! A peer that goes beyond one of them breaks the protocol; nothing in a node grows past them.
+
+use crate::geometry::{CHUNK_SIZE, PIECE_CHUNKS};
+
+/// Largest content, in bytes: 16 TiB. Keeps chunk numbers in a `u32` and a piece layer under 512 MiB.
+pub const FILE_SIZE_MAX: u64 = 1 << 44;
+
+/// Largest discovery datagram, in bytes of UDP payload: fits every link's MTU without fragments.
+pub const DATAGRAM_SIZE_MAX: usize = 1200;
+
+/// Largest `meta` part of a session frame, in bytes.
+pub const FRAME_META_MAX: usize = 64 * 1024;
+
+/// Largest payload of a session frame, in bytes: a run of 16 chunks, or as many hashes as fit.
+pub const FRAME_PAYLOAD_MAX: usize = 256 * 1024;
+
+/// Most chunks in the payload of one frame.
+pub const RUN_CHUNKS_MAX: u32 = (FRAME_PAYLOAD_MAX / CHUNK_SIZE as usize) as u32;
+
+/// Most hashes in the payload of one frame.
+pub const FRAME_HASHES_MAX: u32 = (FRAME_PAYLOAD_MAX / 32) as u32;
+
+/// Longest name on the wire, in bytes: one offer with such a name still fits a datagram.
+pub const PATH_BYTES_MAX: usize = 900;
+
+/// Longest part of a name, in bytes.
+pub const PATH_PART_BYTES_MAX: usize = 255;
+
+/// Most parts of a name.
+pub const PATH_PARTS_MAX: usize = 64;
+
+/// Longest name of a node, in bytes.
+pub const NODE_NAME_BYTES_MAX: usize = 64;
+
+/// Longest reason or other free text that a peer may send, in bytes.
+pub const TEXT_BYTES_MAX: usize = 256;
+
+/// Most entries in one listing frame.
+pub const LISTING_ENTRIES_MAX: usize = 512;
+
+/// Most ranges of pieces in one `Have`; what does not fit is told in a further one.
+pub const HAVE_RANGES_MAX: usize = 4096;
+
+/// Most requests that a session may have outstanding with us; more is a violation.
+pub const SESSION_REQUESTS_MAX: usize = 4096;
+
+/// Most bytes that a fetch keeps requested from one source.
+pub const SOURCE_WINDOW_BYTES_MAX: u64 = 16 << 20;
+
+const _: () = assert!(FRAME_PAYLOAD_MAX % CHUNK_SIZE as usize == 0);
+const _: () = assert!(PIECE_CHUNKS.is_multiple_of(RUN_CHUNKS_MAX));
+const _: () = assert!(FILE_SIZE_MAX / CHUNK_SIZE as u64 <= u32::MAX as u64);
+const _: () = assert!(PATH_BYTES_MAX + NODE_NAME_BYTES_MAX + 200 <= DATAGRAM_SIZE_MAX);
+const _: () = assert!(PATH_PART_BYTES_MAX < PATH_BYTES_MAX);
+const _: () = assert!(HAVE_RANGES_MAX * 10 + 64 <= FRAME_META_MAX);
+// A source can be asked for its whole window one chunk at a time without breaking the session's bound.
+const _: () = assert!(SOURCE_WINDOW_BYTES_MAX / CHUNK_SIZE as u64 <= SESSION_REQUESTS_MAX as u64);

@@ -1,0 +1,263 @@
+//! Session messages: frames over an authenticated, encrypted stream.
+//!
+//! A frame is `u32 BE meta_len`, `u32 BE payload_len`, the message (bincode), the payload (raw bytes). Both lengths are
+//! bounded, and only [`Message::Chunks`] and [`Message::Hashes`] have a payload. The side that dialled asks, the other
+//! one serves; both begin with [`Message::Hello`].
+
+use std::ops::Range;
+
+use super::codec::{self, Decode, DecodeError, Encode};
+use crate::digest::{Instance, Root};
+use crate::limits::{
+    FRAME_HASHES_MAX, FRAME_META_MAX, FRAME_PAYLOAD_MAX, HAVE_RANGES_MAX, LISTING_ENTRIES_MAX,
+    NODE_NAME_BYTES_MAX, TEXT_BYTES_MAX,
+};
+use crate::name::RelativePath;
+
+/// ALPN name of this version of the protocol.
+pub const ALPN: &[u8] = b"ftx/1";
+
+/// Bytes before the message: the two lengths.
+pub const HEADER_LEN: usize = 8;
+
+/// Chosen by the asker, unique within a session while the request is outstanding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct RequestId(pub u64);
+
+/// One message of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Message {
+    /// First, from both sides.
+    Hello(Hello),
+    /// Asks for what the node shares: names after `after`, in order.
+    List {
+        /// Where to go on; `None` for the beginning.
+        after: Option<RelativePath>,
+    },
+    /// Answer to `List`.
+    Listing {
+        /// In order of their names.
+        entries: Vec<ListingEntry>,
+        /// There are more behind the last one.
+        more: bool,
+    },
+    /// Asks what the node has of a content, and to be told what it gets ([`Message::Have`]).
+    Subscribe {
+        /// The content.
+        root: Root,
+    },
+    /// Answer to `Subscribe`: the content is known here. What is there of it follows in `Have`.
+    Describe {
+        /// The content.
+        root: Root,
+        /// Its size in bytes.
+        size: u64,
+        /// Seconds and nanoseconds since 1970 of its last change.
+        mtime: (i64, u32),
+        /// Whether it may be executed.
+        executable: bool,
+        /// Every piece is there, so no `Have` follows.
+        whole: bool,
+    },
+    /// These pieces of a subscribed content are there now.
+    Have {
+        /// The content.
+        root: Root,
+        /// Ranges of piece numbers: first and the one after the last.
+        pieces: Vec<(u32, u32)>,
+    },
+    /// Asks for hashes; answered by `Hashes` frames, or `Refused`.
+    WantHashes {
+        /// Comes back in the answer.
+        request: RequestId,
+        /// The content.
+        root: Root,
+        /// Which of its hashes.
+        which: WhichHashes,
+    },
+    /// Hashes, 32 bytes each, in the payload.
+    Hashes {
+        /// From the request.
+        request: RequestId,
+        /// Number of the first hash within those that were asked for.
+        first: u32,
+        /// No further frame follows for this request.
+        last: bool,
+    },
+    /// Asks for a run of chunks; answered by `Chunks` frames in any order, or `Refused`.
+    Request {
+        /// Comes back in the answers.
+        request: RequestId,
+        /// The content.
+        root: Root,
+        /// First chunk.
+        first: u32,
+        /// How many chunks.
+        count: u32,
+    },
+    /// Chunks, one after the other, in the payload: the part of a request that begins at chunk `first`.
+    Chunks {
+        /// From the request.
+        request: RequestId,
+        /// First chunk in the payload.
+        first: u32,
+    },
+    /// A request is not answered, or not to its end.
+    Refused {
+        /// From the request; `None` answers a `Subscribe`.
+        request: Option<RequestId>,
+        /// The content.
+        root: Root,
+        /// Why.
+        reason: Refusal,
+    },
+    /// A request is not wanted any more. What is on its way still comes.
+    Cancel {
+        /// From the request.
+        request: RequestId,
+    },
+    /// Are you there? Answered by `Pong` with the same number.
+    Ping(u64),
+    /// I am.
+    Pong(u64),
+    /// The session ends, for this reason; for the log.
+    Goodbye(String),
+}
+
+/// Who a side is; its identity is its certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Hello {
+    /// Which of its identity's instances.
+    pub instance: Instance,
+    /// What it calls itself; for people.
+    pub name: String,
+}
+
+/// Which hashes of a content are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum WhichHashes {
+    /// One for each piece.
+    PieceLayer,
+    /// One for each chunk of this piece.
+    Leaves {
+        /// Number of the piece.
+        piece: u32,
+    },
+}
+
+/// One shared file in a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ListingEntry {
+    /// Its name.
+    pub name: RelativePath,
+    /// Bytes.
+    pub size: u64,
+    /// Seconds since 1970 of its last change.
+    pub mtime: i64,
+    /// Its root, if it has been hashed.
+    pub root: Option<Root>,
+}
+
+/// Why a node does not give what was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Refusal {
+    /// Too much to do; ask again after this many milliseconds.
+    Busy {
+        /// Milliseconds.
+        retry_after_ms: u32,
+    },
+    /// The content is not known here (any more).
+    Unknown,
+    /// The content is known, this part of it is not here (yet).
+    Missing,
+    /// The file was changed since its root was computed.
+    Changed,
+    /// The file cannot be read.
+    Unreadable,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::Busy { retry_after_ms } => write!(f, "busy, again in {retry_after_ms} ms"),
+            Refusal::Unknown => f.write_str("it does not have this content"),
+            Refusal::Missing => f.write_str("it does not have this part"),
+            Refusal::Changed => f.write_str("the file was changed there"),
+            Refusal::Unreadable => f.write_str("the file cannot be read there"),
+        }
+    }
+}
+
+/// The lengths at the beginning of a frame, within their bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Bytes of the message.
+    pub meta_len: usize,
+    /// Bytes of the payload.
+    pub payload_len: usize,
+}
+
+impl Header {
+    /// Reads the lengths, and refuses those beyond their bounds.
+    pub fn decode(bytes: [u8; HEADER_LEN]) -> Result<Self, DecodeError> {
+        let [a, b, c, d, e, f, g, h] = bytes;
+        let meta_len = u32::from_be_bytes([a, b, c, d]) as usize;
+        let payload_len = u32::from_be_bytes([e, f, g, h]) as usize;
+        if meta_len > FRAME_META_MAX {
+            return Err(DecodeError::TooLong { len: meta_len, limit: FRAME_META_MAX });
+        }
+        if payload_len > FRAME_PAYLOAD_MAX {
+            return Err(DecodeError::TooLong { len: payload_len, limit: FRAME_PAYLOAD_MAX });
+        }
+        Ok(Header { meta_len, payload_len })
+    }
+}
+
+impl Message {
+    /// Header and message of a frame whose payload, of `payload_len` bytes, follows.
+    pub fn encode(&self, payload_len: usize) -> Vec<u8> {
+        let meta = codec::encode(self);
+        assert!(
+            meta.len() <= FRAME_META_MAX && payload_len <= FRAME_PAYLOAD_MAX,
+            "our frames keep the bounds"
+        );
+        let mut bytes = Vec::with_capacity(HEADER_LEN + meta.len());
+        bytes.extend((meta.len() as u32).to_be_bytes());
+        bytes.extend((payload_len as u32).to_be_bytes());
+        bytes.extend(meta);
+        bytes
+    }
+
+    /// The message of a frame, checked against the bounds and against the length of its payload.
+    pub fn decode(meta: &[u8], payload_len: usize) -> Result<Self, DecodeError> {
+        let message: Message = codec::decode::<_, FRAME_META_MAX>(meta)?;
+        match &message {
+            Message::Hello(Hello { name, .. }) if name.len() > NODE_NAME_BYTES_MAX => {
+                return Err(DecodeError::Limit("name of the node"));
+            }
+            Message::Listing { entries, .. } if entries.len() > LISTING_ENTRIES_MAX => {
+                return Err(DecodeError::Limit("number of entries"));
+            }
+            Message::Have { pieces, .. } if pieces.len() > HAVE_RANGES_MAX => {
+                return Err(DecodeError::Limit("number of ranges"));
+            }
+            Message::Goodbye(text) if text.len() > TEXT_BYTES_MAX => {
+                return Err(DecodeError::Limit("length of the reason"));
+            }
+            _ => {}
+        }
+        let fits = match &message {
+            Message::Chunks { .. } => payload_len > 0,
+            Message::Hashes { first, .. } => {
+                payload_len.is_multiple_of(32) && first.checked_add(FRAME_HASHES_MAX).is_some()
+            }
+            _ => payload_len == 0,
+        };
+        if fits { Ok(message) } else { Err(DecodeError::Limit("length of the payload")) }
+    }
+
+    /// A `Have` for these ranges of pieces; at most [`HAVE_RANGES_MAX`] of them.
+    pub fn have(root: Root, ranges: &[Range<u32>]) -> Self {
+        Message::Have { root, pieces: ranges.iter().map(|r| (r.start, r.end)).collect() }
+    }
+}
