@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ftx_proto::engine::serve::{Input, Output, ServeConfig, ServeEngine, SessionId};
+use ftx_proto::engine::serve::{
+    ContentKey, Input, Output, PeerKey, ServeConfig, ServeEngine, SessionId,
+};
 use ftx_proto::geometry::Span;
 use ftx_proto::wire::session::{Hello, RequestId};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
@@ -58,7 +60,7 @@ pub enum ServerMessage {
         /// Which session.
         session: SessionId,
         /// By what its share of the upload is counted.
-        fairness: u64,
+        fairness: PeerKey,
     },
     /// A session's peer asks for chunks.
     Asked {
@@ -67,7 +69,7 @@ pub enum ServerMessage {
         /// The peer's number for the request.
         request: RequestId,
         /// The session's number for the content.
-        content: u64,
+        content: ContentKey,
         /// What is asked for.
         span: Span,
     },

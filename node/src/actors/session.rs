@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::Root;
-use ftx_proto::engine::serve::SessionId;
+use ftx_proto::engine::serve::{ContentKey, PeerKey, SessionId};
 use ftx_proto::geometry::Span;
 use ftx_proto::limits::{FRAME_META_MAX, HAVE_RANGES_MAX, LISTING_ENTRIES_MAX, TEXT_BYTES_MAX};
 use ftx_proto::name::RelativePath;
@@ -71,7 +71,7 @@ pub enum SessionMessage {
         /// The peer's number for the request.
         request: RequestId,
         /// Our number for the content.
-        content: u64,
+        content: ContentKey,
         /// What to send.
         span: Span,
     },
@@ -98,7 +98,7 @@ pub struct SessionState {
     outgoing: mpsc::Sender<Outgoing>,
     permits: Arc<Semaphore>,
     contents: HashMap<Root, Subscribed>,
-    by_number: HashMap<u64, (Root, Arc<ContentReader>)>,
+    by_number: HashMap<ContentKey, (Root, Arc<ContentReader>)>,
     connection: AbortHandle,
     /// Gives its place back when the session is gone.
     _permit: OwnedSemaphorePermit,
@@ -106,7 +106,7 @@ pub struct SessionState {
 
 #[derive(Debug)]
 struct Subscribed {
-    number: u64,
+    number: ContentKey,
     content: Arc<Content>,
     telling: Option<AbortHandle>,
 }
@@ -165,7 +165,7 @@ impl Actor for Session {
             SessionMessage::Established(peer) => {
                 tracing::debug!(peer = %peer.node.short(), addr = %peer.addr, "session");
                 // All sessions of one peer share one turn; two instances of an identity are two peers.
-                let fairness = peer.instance.0;
+                let fairness = PeerKey(peer.instance.0);
                 state.peer = Some(peer);
                 let _ = state.server.cast(ServerMessage::Opened { session: state.session, fairness });
                 Ok(())
@@ -296,7 +296,7 @@ impl SessionState {
                 Some(tokio::spawn(telling).abort_handle())
             }
         };
-        let number = self.by_number.len() as u64;
+        let number = ContentKey(self.by_number.len() as u64);
         self.by_number.insert(number, (root, reader));
         self.contents.insert(root, Subscribed { number, content, telling });
         Ok(())
@@ -325,7 +325,7 @@ impl SessionState {
         Ok(())
     }
 
-    fn granted(&mut self, request: RequestId, content: u64, span: Span) {
+    fn granted(&mut self, request: RequestId, content: ContentKey, span: Span) {
         if let Some((root, reader)) = self.by_number.get(&content) {
             let (root, reader) = (*root, Arc::clone(reader));
             self.send(Outgoing::Run { request, root, span, reader });

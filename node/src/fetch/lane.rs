@@ -5,7 +5,6 @@
 //! protocol and ends the lane. How much can be under way is bounded by the source's window, which the engine keeps.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use ftx_proto::engine::fetch::SourceId;
 use ftx_proto::geometry::{Geometry, PieceIndex, Span};
 use ftx_proto::limits::SESSION_REQUESTS_MAX;
 use ftx_proto::name::printable;
-use ftx_proto::wire::session::{Hello, Message, RequestId, WhichHashes};
+use ftx_proto::wire::session::{Message, RequestId, WhichHashes};
 use ractor::ActorRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -24,9 +23,8 @@ use super::landing::Landing;
 use crate::actors::fetcher::FetcherMessage;
 use crate::actors::source::SourceMessage;
 use crate::limits::{FRAME_WRITE_MAX, LANE_CLOSED_REQUESTS_MAX, PING_INTERVAL, SESSION_IDLE_MAX};
-use crate::net::connection::{self, HANDSHAKE_TIMEOUT, Peer};
+use crate::net::connection::{self, Dialling, HANDSHAKE_TIMEOUT, Peer};
 use crate::net::frame::{FrameReader, FrameWriter};
-use crate::net::tls::Tls;
 
 /// What a lane needs to know.
 #[derive(Debug, Clone)]
@@ -35,18 +33,12 @@ pub struct LaneArguments {
     pub lane: usize,
     /// The source it leads to.
     pub source: SourceId,
-    /// Where that is.
-    pub addr: SocketAddr,
-    /// The local address to dial from, where the node is confined to one.
-    pub local: Option<IpAddr>,
+    /// How to get there.
+    pub dialling: Dialling,
     /// The content.
     pub root: Root,
     /// Where its chunks go.
     pub landing: Arc<Landing>,
-    /// How this node shows itself.
-    pub tls: Tls,
-    /// What it says first.
-    pub hello: Hello,
     /// Who hears of the lane.
     pub source_actor: ActorRef<SourceMessage>,
     /// Who hears of chunks.
@@ -211,10 +203,9 @@ async fn carry(
     commands: mpsc::Receiver<LaneCommand>,
     asked: Arc<Mutex<Asked>>,
 ) -> Result<(), String> {
-    let LaneArguments { addr, local, root, .. } = arguments;
-    let connection = connection::dial(addr, local, &arguments.tls, arguments.hello.clone())
-        .await
-        .map_err(|error| error.to_string())?;
+    let root = arguments.root;
+    let dialled = connection::dial(arguments.dialling.clone()).await;
+    let connection = dialled.map_err(|error| error.to_string())?;
     let (mut reader, mut writer) = (connection.reader, connection.writer);
     writer.write(&Message::Subscribe { root }, b"").await.map_err(|error| error.to_string())?;
     let described = timeout(HANDSHAKE_TIMEOUT, describe(&mut reader, root, connection.peer))

@@ -1,7 +1,7 @@
 //! A connection between two nodes: TCP, TLS, and the `Hello` of both sides, each within a time-out.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ftx_proto::digest::{Instance, NodeId};
@@ -58,13 +58,22 @@ pub enum ConnectError {
 /// How long a connection may take to be made, from dialling to `Hello`.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connects to the node at `addr`, from `local` where an address is given.
-pub async fn dial(
-    addr: SocketAddr,
-    local: Option<std::net::IpAddr>,
-    tls: &Tls,
-    me: Hello,
-) -> Result<Connection, ConnectError> {
+/// Whom to dial, and as whom.
+#[derive(Debug, Clone)]
+pub struct Dialling {
+    /// Where the peer is.
+    pub addr: SocketAddr,
+    /// The local address to dial from, where the node is confined to one.
+    pub local: Option<IpAddr>,
+    /// How this node shows itself.
+    pub tls: Tls,
+    /// What it says first.
+    pub hello: Hello,
+}
+
+/// Connects to a node.
+pub async fn dial(dialling: Dialling) -> Result<Connection, ConnectError> {
+    let Dialling { addr, local, tls, hello } = dialling;
     let dialling = async {
         let socket = match addr {
             SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
@@ -77,7 +86,7 @@ pub async fn dial(
         tcp.set_nodelay(true)?;
         let connector = TlsConnector::from(tls.client.clone());
         let stream = connector.connect(tls::server_name(), tcp).await?;
-        greet(TlsStream::Client(stream), addr, me).await
+        greet(TlsStream::Client(stream), addr, hello).await
     };
     timeout(HANDSHAKE_TIMEOUT, dialling).await.unwrap_or(Err(ConnectError::Timeout))
 }
