@@ -85,7 +85,7 @@ pub const SOURCE_ANSWERS_BURST: u32 = 64;
 /// Most askers whose rate is watched one by one; the rate of all together holds whatever their number.
 pub const SOURCES_MAX: usize = 1024;
 
-const _: () = assert!(FRAME_PAYLOAD_MAX % CHUNK_SIZE as usize == 0);
+const _: () = assert!(FRAME_PAYLOAD_MAX.is_multiple_of(CHUNK_SIZE as usize));
 const _: () = assert!(PIECE_CHUNKS.is_multiple_of(RUN_CHUNKS_MAX));
 const _: () = assert!(FILE_SIZE_MAX / CHUNK_SIZE as u64 <= u32::MAX as u64);
 const _: () = assert!(PATH_BYTES_MAX + NODE_NAME_BYTES_MAX + 200 <= DATAGRAM_SIZE_MAX);

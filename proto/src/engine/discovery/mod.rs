@@ -315,10 +315,7 @@ impl DiscoveryEngine {
     fn offered(&mut self, now: Time, from: SocketAddr, offer: Offer) {
         let addr = session_addr(from, &offer.from);
         match self.queries.offered(now, addr, &offer) {
-            queries::Offered::Stray => {
-                self.counters.stray_offers += 1;
-                return;
-            }
+            queries::Offered::Stray => self.counters.stray_offers += 1,
             queries::Offered::Known => self.heard(now, from, &offer.from),
             queries::Offered::New(query) => {
                 self.heard(now, from, &offer.from);
