@@ -1,1 +1,5 @@
 //! A node.
+
+pub mod actors;
+pub mod clock;
+pub mod net;

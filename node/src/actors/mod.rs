@@ -1,0 +1,3 @@
+//! The actors: shells that own state and sockets around the engines.
+
+pub mod discovery;
