@@ -1,1 +1,5 @@
 //! A node.
+
+pub mod actors;
+pub mod catalog;
+pub mod store;

@@ -1,0 +1,1 @@
+//! The actors: each owns one kind of state, and they exchange facts, never chunk bytes.
