@@ -1,0 +1,269 @@
+//! One content as its server sees it: what it is, and its bytes as long as they are what was hashed.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cap_std::ambient_authority;
+use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
+use ftx_proto::chunk_set::PieceSet;
+use ftx_proto::digest::{Digest, Root};
+use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PieceIndex, Span};
+use ftx_proto::merkle::{PieceLayer, leaf_hash};
+use ftx_proto::name::RelativePath;
+use ftx_proto::wire::session::Refusal;
+use rustix::fs::OFlags;
+use tokio::sync::watch;
+
+use crate::store::PartFile;
+
+/// What tells one state of a file from another without reading it.
+///
+/// Two writes within one tick of the file system's clock (up to 10 ms) that leave the size alone cannot be told apart
+/// by it; so a file is not hashed before its last change is that long ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Bytes.
+    pub size: u64,
+    /// Seconds and nanoseconds since 1970 of the last change.
+    pub mtime: (i64, u32),
+    /// Number of the file on its device.
+    pub inode: u64,
+    /// The device.
+    pub device: u64,
+    /// Whether somebody may execute it. No change of the content if it differs.
+    pub executable: bool,
+}
+
+/// Where a shared file is: the folder of the share, and the path in it, which links cannot lead out of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    folder: Arc<Path>,
+    relative: PathBuf,
+}
+
+/// One content that can be served, whole or in part.
+#[derive(Debug)]
+pub struct Content {
+    layer: Arc<PieceLayer>,
+    name: RelativePath,
+    mtime: (i64, u32),
+    executable: bool,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    File { location: Location, stamp: Stamp },
+    Part { part: Arc<PartFile>, have: watch::Receiver<Arc<PieceSet>> },
+}
+
+/// How much of a content is there.
+#[derive(Debug, Clone)]
+pub enum Have {
+    /// Every piece.
+    Whole,
+    /// These pieces so far; changes are told.
+    Partial(watch::Receiver<Arc<PieceSet>>),
+}
+
+/// An open content.
+#[derive(Debug)]
+pub struct ContentReader {
+    layer: Arc<PieceLayer>,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    File { file: File, stamp: Stamp },
+    Part { part: Arc<PartFile>, have: watch::Receiver<Arc<PieceSet>> },
+}
+
+/// Why a content cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The file is not any more what was hashed.
+    #[error("the file was changed")]
+    Changed,
+    /// The file is gone or cannot be read.
+    #[error("the file cannot be read: {0}")]
+    Unreadable(#[from] io::Error),
+    /// This part of it is not here yet.
+    #[error("this part is not here yet")]
+    Missing,
+}
+
+impl From<&ReadError> for Refusal {
+    fn from(error: &ReadError) -> Self {
+        match error {
+            ReadError::Changed => Refusal::Changed,
+            ReadError::Unreadable(_) => Refusal::Unreadable,
+            ReadError::Missing => Refusal::Missing,
+        }
+    }
+}
+
+impl Content {
+    /// A file that was hashed when it had this stamp.
+    pub(crate) fn file(layer: Arc<PieceLayer>, name: RelativePath, location: Location, stamp: Stamp) -> Self {
+        assert_eq!(layer.geometry().size(), stamp.size, "the layer is that of the file");
+        let source = Source::File { location, stamp };
+        Content { layer, name, mtime: stamp.mtime, executable: stamp.executable, source }
+    }
+
+    /// A content that is being fetched: `have` tells the pieces that are verified and written to `part`.
+    pub fn partial(
+        layer: Arc<PieceLayer>,
+        name: RelativePath,
+        mtime: (i64, u32),
+        executable: bool,
+        part: Arc<PartFile>,
+        have: watch::Receiver<Arc<PieceSet>>,
+    ) -> Self {
+        assert_eq!(layer.geometry(), part.geometry(), "the layer is that of the part");
+        Content { layer, name, mtime, executable, source: Source::Part { part, have } }
+    }
+
+    /// Its piece hashes, and by them its root and geometry.
+    pub fn layer(&self) -> &Arc<PieceLayer> {
+        &self.layer
+    }
+
+    /// Its root.
+    pub fn root(&self) -> Root {
+        self.layer.root()
+    }
+
+    /// How it is cut.
+    pub fn geometry(&self) -> Geometry {
+        self.layer.geometry()
+    }
+
+    /// Its name here.
+    pub fn name(&self) -> &RelativePath {
+        &self.name
+    }
+
+    /// Seconds and nanoseconds since 1970 of its last change.
+    pub fn mtime(&self) -> (i64, u32) {
+        self.mtime
+    }
+
+    /// Whether it may be executed.
+    pub fn executable(&self) -> bool {
+        self.executable
+    }
+
+    /// How much of it is there.
+    pub fn have(&self) -> Have {
+        match &self.source {
+            Source::File { .. } => Have::Whole,
+            Source::Part { have, .. } => Have::Partial(have.clone()),
+        }
+    }
+
+    /// Opens it. Blocks on the disk.
+    pub fn reader(&self) -> Result<ContentReader, ReadError> {
+        let bytes = match &self.source {
+            Source::File { location, stamp } => {
+                let file = location.open()?;
+                check(&file, stamp)?;
+                Bytes::File { file, stamp: *stamp }
+            }
+            Source::Part { part, have } => Bytes::Part { part: part.clone(), have: have.clone() },
+        };
+        Ok(ContentReader { layer: self.layer.clone(), bytes })
+    }
+}
+
+impl ContentReader {
+    /// Fills `buffer`, which must be as long as the span, with its bytes. Blocks on the disk.
+    ///
+    /// On an error the buffer holds nothing that may be given away.
+    pub fn read(&self, span: Span, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let bytes = self.layer.geometry().bytes_of(span);
+        assert_eq!(buffer.len() as u64, bytes.end - bytes.start, "the buffer fits the span");
+        match &self.bytes {
+            Bytes::File { file, stamp } => {
+                match file.read_exact_at(buffer, bytes.start) {
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                        return Err(ReadError::Changed);
+                    }
+                    result => result?,
+                }
+                // After the read: whatever was written before or while we read shows here.
+                check(file, stamp)
+            }
+            Bytes::Part { part, have } => {
+                let have = have.borrow().clone();
+                if !span.pieces().all(|piece| have.contains(piece)) {
+                    return Err(ReadError::Missing);
+                }
+                part.read_at(bytes.start, buffer)
+                    .map_err(|error| ReadError::Unreadable(io::Error::other(error)))
+            }
+        }
+    }
+
+    /// The hashes of the chunks of a piece, in order; they are proved by the layer. Reads the piece.
+    pub fn leaves(&self, piece: PieceIndex) -> Result<Vec<Digest>, ReadError> {
+        let geometry = self.layer.geometry();
+        let span = geometry.span_of(piece);
+        let mut buffer = vec![0; geometry.len_of(span) as usize];
+        self.read(span, &mut buffer)?;
+        let leaves: Vec<Digest> = buffer.chunks(CHUNK_SIZE as usize).map(leaf_hash).collect();
+        // A change that the stamp cannot show. Better told here than taken for a lie there.
+        if self.layer.proves(piece, &leaves) { Ok(leaves) } else { Err(ReadError::Changed) }
+    }
+}
+
+impl Stamp {
+    /// The stamp of what these are the metadata of, if it is a plain file.
+    pub(crate) fn of(metadata: &std::fs::Metadata) -> Option<Self> {
+        metadata.is_file().then(|| Stamp {
+            size: metadata.size(),
+            mtime: (metadata.mtime(), metadata.mtime_nsec() as u32),
+            inode: metadata.ino(),
+            device: metadata.dev(),
+            executable: metadata.mode() & 0o111 != 0,
+        })
+    }
+
+    /// Whether the content is the same by all that a stamp can tell.
+    pub(crate) fn is_same_content(&self, other: &Stamp) -> bool {
+        Stamp { executable: other.executable, ..*self } == *other
+    }
+}
+
+impl Location {
+    pub(crate) fn new(folder: Arc<Path>, relative: impl Into<PathBuf>) -> Self {
+        Location { folder, relative: relative.into() }
+    }
+
+    /// The path, for messages and as a key.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.join(&self.relative)
+    }
+
+    /// Opens the file for reading. Fails if a link leads out of the share.
+    pub(crate) fn open(&self) -> io::Result<File> {
+        // The folder is opened each time: it may have been put there anew, as a mounted disk is.
+        let dir = Dir::open_ambient_dir(&self.folder, ambient_authority())?;
+        let mut options = OpenOptions::new();
+        // NONBLOCK: a pipe that took the place of the file must not hold us up.
+        options.read(true).custom_flags(OFlags::NONBLOCK.bits() as i32);
+        Ok(dir.open_with(&self.relative, &options)?.into_std())
+    }
+}
+
+/// The stamp of an open plain file.
+pub(crate) fn stamp_of(file: &File) -> io::Result<Stamp> {
+    Stamp::of(&file.metadata()?).ok_or_else(|| io::Error::other("not a plain file"))
+}
+
+fn check(file: &File, expected: &Stamp) -> Result<(), ReadError> {
+    if stamp_of(file)?.is_same_content(expected) { Ok(()) } else { Err(ReadError::Changed) }
+}

@@ -1,0 +1,368 @@
+//! The part file of one fetch: opened and locked, written piece by piece, committed, renamed.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ftx_proto::chunk_set::PieceSet;
+use ftx_proto::digest::Root;
+use ftx_proto::geometry::{Geometry, PieceIndex};
+use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, RenameFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::journal::Journal;
+use super::target::{Folder, Place};
+use super::{StoreError, Target};
+
+/// The unfinished file of one fetch, with its journal.
+///
+/// All methods take `&self`: workers write at different places at the same time. All of them may block on the disk;
+/// [`PartFile::commit`] and [`PartFile::finish`] wait for it.
+#[derive(Debug)]
+pub struct PartFile {
+    place: Place,
+    path: PathBuf,
+    geometry: Geometry,
+    data: File,
+    progress: Mutex<Progress>,
+}
+
+#[derive(Debug)]
+struct Progress {
+    /// None for a temporary file.
+    journal: Option<Journal>,
+    stage: Stage,
+}
+
+/// What became of the part file.
+///
+/// ```text
+/// Writing -> Finished      the file has its final name
+/// Writing -> Discarded     nothing is left of it
+/// Writing -> Broken        the disk lost data: what is committed stays, nothing more is
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Writing,
+    Finished,
+    Discarded,
+    Broken,
+}
+
+impl PartFile {
+    /// Locks the target, reserves the space, and finds out which pieces are there from an earlier run.
+    ///
+    /// A part of another content is thrown away. Refuses if the target is being fetched by somebody else, exists
+    /// already (unless `force`), or does not fit on the disk.
+    pub fn open(
+        target: Target,
+        geometry: Geometry,
+        root: Root,
+        force: bool,
+    ) -> Result<(Self, PieceSet), StoreError> {
+        let path = target.path();
+        let part = |place, data, journal| {
+            let progress = Mutex::new(Progress { journal, stage: Stage::Writing });
+            PartFile { place, path, geometry, data, progress }
+        };
+        let folder = match target.into_place() {
+            Place::Named(folder) => folder,
+            Place::Temporary => {
+                let data = tempfile::tempfile()
+                    .map_err(|error| StoreError::from_io("create a file in", &std::env::temp_dir(), error))?;
+                let part = part(Place::Temporary, data, None);
+                part.reserve()?;
+                return Ok((part, PieceSet::empty(geometry)));
+            }
+        };
+        let lock = lock_unless_finished(&folder, force)?;
+        let data = folder.open_own(&folder.part)?;
+        let (journal, pieces) = resume(&lock, &data, geometry, root)
+            .map_err(|error| StoreError::from_io("resume", &folder.path_of(&folder.part), error))?;
+        // What the names stand for now must survive a crash, or the first commit would say nothing.
+        folder.sync()?;
+        let part = part(Place::Named(folder), data, Some(journal));
+        if let Err(error) = part.reserve() {
+            if pieces.is_empty() {
+                // Nothing is lost, and an unreadable leftover on a full disk helps nobody.
+                let _ = part.discard();
+            }
+            return Err(error);
+        }
+        Ok((part, pieces))
+    }
+
+    /// How the content is cut.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Where the finished file will be; `-` for a temporary one.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes verified bytes at their place, which must lie within the content.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let end = offset.checked_add(bytes.len() as u64);
+        assert!(
+            end.is_some_and(|end| end <= self.geometry.size()),
+            "what is written lies within the content"
+        );
+        self.data.write_all_at(bytes, offset).map_err(|error| self.failed("write", error))
+    }
+
+    /// Reads bytes that were written; fills the buffer.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
+        self.data.read_exact_at(buffer, offset).map_err(|error| self.failed("read", error))
+    }
+
+    /// Makes these pieces, which were verified and written, last: data first, then the journal that says so.
+    pub fn commit(&self, pieces: &[PieceIndex]) -> Result<(), StoreError> {
+        let mut progress = self.progress();
+        if progress.journal.is_none() || pieces.is_empty() {
+            return Ok(());
+        }
+        self.sync_data(&mut progress)?;
+        match &mut progress.journal {
+            Some(journal) => {
+                journal.append(&ranges_of(pieces)).map_err(|error| self.failed("write the journal of", error))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the file its final name, with its time of change (seconds and nanoseconds since 1970) and execute bit.
+    ///
+    /// Every piece must have been verified and written. The handle can still be read from afterwards. A temporary file
+    /// stays without a name. If the target exists and `force` is not given, the part stays as it is.
+    pub fn finish(&self, mtime: (i64, u32), executable: bool, force: bool) -> Result<PathBuf, StoreError> {
+        let mut progress = self.progress();
+        let Place::Named(folder) = &self.place else {
+            progress.stage = Stage::Finished;
+            return Ok(self.path.clone());
+        };
+        self.set_attributes(mtime, executable);
+        self.sync_data(&mut progress)?;
+        if !folder.is_same(&folder.part, &self.data)? {
+            return Err(StoreError::InTheWay(folder.path_of(&folder.part)));
+        }
+        rename(folder, force)?;
+        progress.stage = Stage::Finished;
+        folder.sync()?;
+        folder.remove(&folder.journal)?;
+        // Only now: without the name, the lock has nothing left to protect.
+        progress.journal = None;
+        Ok(self.path.clone())
+    }
+
+    /// Removes part and journal. What was finished stays.
+    pub fn discard(&self) -> Result<(), StoreError> {
+        let mut progress = self.progress();
+        if let (Place::Named(folder), Stage::Writing | Stage::Broken) = (&self.place, progress.stage) {
+            progress.stage = Stage::Discarded;
+            // The journal first: a part without a journal is worth nothing, a journal must not outlive its data.
+            folder.remove(&folder.journal)?;
+            if folder.is_same(&folder.part, &self.data)? {
+                folder.remove(&folder.part)?;
+            }
+            progress.journal = None;
+        }
+        Ok(())
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        // Nothing panics half-way through a change of it.
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts the data on the disk, as long as that never failed.
+    fn sync_data(&self, progress: &mut Progress) -> Result<(), StoreError> {
+        let refuse = |why: &str| self.failed("sync", io::Error::other(why.to_owned()));
+        match progress.stage {
+            Stage::Writing => {}
+            Stage::Broken => return Err(refuse("the disk lost data before; run the same command again")),
+            Stage::Finished | Stage::Discarded => return Err(refuse("it is finished or discarded already")),
+        }
+        self.data.sync_all().map_err(|error| {
+            progress.stage = Stage::Broken;
+            self.failed("sync", error)
+        })
+    }
+
+    /// Checks that the rest of the file fits, gives it its full length, and reserves its blocks where that is possible.
+    fn reserve(&self) -> Result<(), StoreError> {
+        let size = self.geometry.size();
+        let (needed, available) = self.space();
+        if available.is_some_and(|available| needed > available) {
+            let full = StoreError::from_io("reserve", &self.path, Errno::NOSPC);
+            return Err(full.with_space(needed, available.unwrap_or_default()));
+        }
+        self.data.set_len(size).map_err(|error| self.failed("set the length of", error))?;
+        // The blocks of tmpfs are memory, and reserving them costs a quarter of a second per GiB.
+        if size == 0 || rustix::fs::fstatfs(&self.data).is_ok_and(|stat| stat.f_type as u64 == TMPFS_MAGIC) {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.data, FallocateFlags::empty(), 0, size) {
+            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => {
+                Err(self.failed("reserve space for", error))
+            }
+            // A convenience that this file system does not have: running out will be noticed when writing.
+            Err(_) | Ok(()) => Ok(()),
+        }
+    }
+
+    /// Bytes that the file does not have on the disk yet, and bytes that are free, if the file system tells.
+    fn space(&self) -> (u64, Option<u64>) {
+        let occupied = rustix::fs::fstat(&self.data).map_or(0, |stat| stat.st_blocks as u64 * 512);
+        let available = rustix::fs::fstatvfs(&self.data)
+            .ok()
+            .filter(|stat| stat.f_blocks > 0)
+            .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        (self.geometry.size().saturating_sub(occupied), available)
+    }
+
+    /// Sets what a fetch can do without; what is refused is logged.
+    fn set_attributes(&self, (seconds, nanoseconds): (i64, u32), executable: bool) {
+        let log = |what: &str, error: Errno| {
+            tracing::warn!("{}: cannot set its {what}: {error}", self.path.display());
+        };
+        if executable {
+            let set = rustix::fs::fstat(&self.data).and_then(|stat| {
+                // Whoever may read it may execute it.
+                let mode = stat.st_mode & 0o777;
+                rustix::fs::fchmod(&self.data, rustix::fs::Mode::from_raw_mode(mode | (mode & 0o444) >> 2))
+            });
+            set.unwrap_or_else(|error| log("execute bit", error));
+        }
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+            last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds.min(999_999_999).into() },
+        };
+        rustix::fs::futimens(&self.data, &times).unwrap_or_else(|error| log("time of change", error));
+    }
+
+    fn failed(&self, action: &'static str, error: impl Into<io::Error>) -> StoreError {
+        let error = StoreError::from_io(action, &self.path, error);
+        if matches!(error, StoreError::DiskFull { .. }) {
+            let (needed, available) = self.space();
+            return error.with_space(needed, available.unwrap_or_default());
+        }
+        error
+    }
+}
+
+/// `TMPFS_MAGIC` of Linux.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// How often the lock is tried again when the journal was removed by its last owner in between.
+const LOCK_ATTEMPTS_MAX: u32 = 16;
+
+/// The locked journal of a target, unless the target is there already and may not be replaced.
+fn lock_unless_finished(folder: &Folder, force: bool) -> Result<File, StoreError> {
+    let may_write = |folder: &Folder| match folder.stat(&folder.name)? {
+        Some(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => {
+            Err(StoreError::Name { path: folder.path_of(&folder.name), reason: "it is a folder" })
+        }
+        Some(_) if !force => Err(StoreError::Exists(folder.path_of(&folder.name))),
+        _ => Ok(()),
+    };
+    // Without leaving a trace if it is there. Whether a journal lies there is looked at by its owner below.
+    let finished = may_write(folder);
+    if finished.is_err() && !folder.exists(&folder.journal)? {
+        finished?;
+    }
+    let lock = lock(folder)?;
+    folder.remove_second_name()?;
+    // Again under the lock: its last owner may have finished just now.
+    if let Err(error) = may_write(folder) {
+        if !folder.exists(&folder.part)? {
+            // Left over by a crash between the rename and the end.
+            folder.remove(&folder.journal)?;
+        }
+        return Err(error);
+    }
+    Ok(lock)
+}
+
+/// Opens and locks the journal. The lock goes with the handle, so with the process at the latest.
+fn lock(folder: &Folder) -> Result<File, StoreError> {
+    let path = || folder.path_of(&folder.name);
+    for _ in 0..LOCK_ATTEMPTS_MAX {
+        let file = folder.open_own(&folder.journal)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(StoreError::Locked(path())),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => {
+                tracing::warn!("{}: this file system has no locks; do not fetch it twice", path().display());
+            }
+            Err(error) => return Err(StoreError::from_io("lock", &path(), error)),
+        }
+        if folder.is_same(&folder.journal, &file)? {
+            return Ok(file);
+        }
+    }
+    Err(StoreError::Locked(path()))
+}
+
+/// The journal and the pieces that both it and the part vouch for.
+fn resume(lock: &File, data: &File, geometry: Geometry, root: Root) -> io::Result<(Journal, PieceSet)> {
+    let len = data.metadata()?.len();
+    if let Some((journal, claimed)) = Journal::read(lock, geometry, root)? {
+        let mut pieces = claimed.clone();
+        for piece in claimed.iter().filter(|piece| geometry.bytes_of(geometry.span_of(*piece)).end > len) {
+            pieces.remove(piece);
+        }
+        if pieces.count() == claimed.count() {
+            return Ok((journal, pieces));
+        }
+        // The part will have its full length in a moment; claims about what it lost must be gone before that.
+        let mut journal = Journal::create(lock, geometry, root)?;
+        journal.append(&pieces.ranges())?;
+        return Ok((journal, pieces));
+    }
+    let journal = Journal::create(lock, geometry, root)?;
+    data.set_len(0)?;
+    Ok((journal, PieceSet::empty(geometry)))
+}
+
+/// Gives the part its final name.
+fn rename(folder: &Folder, force: bool) -> Result<(), StoreError> {
+    let (part, name): (&OsStr, &OsStr) = (&folder.part, &folder.name);
+    let failed = |error: Errno| match error {
+        Errno::EXIST => StoreError::Exists(folder.path_of(name)),
+        Errno::ISDIR => StoreError::Name { path: folder.path_of(name), reason: "it is a folder" },
+        error => StoreError::from_io("rename the part to", &folder.path_of(name), error),
+    };
+    let dir = folder.dir();
+    if force {
+        return rustix::fs::renameat(dir, part, dir, name).map_err(failed);
+    }
+    match rustix::fs::renameat_with(dir, part, dir, name, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+        result => return result.map_err(failed),
+    }
+    // Without that, a second name refuses to replace as well, where a file can have two.
+    match rustix::fs::linkat(dir, part, dir, name, AtFlags::empty()) {
+        Ok(()) => return folder.remove(part),
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {}
+        Err(error) => return Err(failed(error)),
+    }
+    // And without that a look before the step is the best there is.
+    if folder.exists(name)? {
+        return Err(failed(Errno::EXIST));
+    }
+    rustix::fs::renameat(dir, part, dir, name).map_err(failed)
+}
+
+/// These pieces as ranges of their numbers, in order and joined.
+fn ranges_of(pieces: &[PieceIndex]) -> Vec<Range<u32>> {
+    let mut numbers: Vec<u32> = pieces.iter().map(|piece| piece.get()).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers.chunk_by(|a, b| a + 1 == *b).map(|run| run[0]..run[0] + run.len() as u32).collect()
+}
