@@ -54,6 +54,8 @@ pub struct FetcherArguments {
     pub part: Arc<PartFile>,
     /// What is there of it already.
     pub have: PieceSet,
+    /// When it was last changed, in seconds and nanoseconds since 1970; a source may say it more exactly.
+    pub mtime: (i64, u32),
     /// Replace what has the final name.
     pub force: bool,
     /// How long to wait when no source is left.
@@ -180,7 +182,7 @@ pub struct FetcherState {
     committed_at: Time,
     safe: u64,
     resumed: u64,
-    mtime: Option<(i64, u32)>,
+    mtime: (i64, u32),
     executable: bool,
     begun: Time,
     starved_since: Option<Time>,
@@ -244,7 +246,7 @@ impl Actor for Fetcher {
         myself: ActorRef<FetcherMessage>,
         arguments: FetcherArguments,
     ) -> Result<FetcherState, ActorProcessingErr> {
-        let FetcherArguments { root, geometry, have, done, part, .. } = arguments;
+        let FetcherArguments { root, geometry, have, done, part, mtime, .. } = arguments;
         let now = arguments.clock.now();
         let resumed = have.bytes();
         let landing = Arc::new(Landing::new(Arc::clone(&part), &have));
@@ -277,7 +279,7 @@ impl Actor for Fetcher {
             committed_at: now,
             safe: resumed,
             resumed,
-            mtime: None,
+            mtime,
             executable: false,
             begun: now,
             starved_since: None,
@@ -517,7 +519,9 @@ impl FetcherState {
         tracing::info!(source = %who, addr = %candidate.addr, whole = described.whole, "source");
         candidate.tries = 0;
         candidate.state = Some(SourceState::Joined);
-        self.mtime.get_or_insert(described.mtime);
+        if self.mtime.1 == 0 {
+            self.mtime = described.mtime;
+        }
         self.executable |= described.executable;
         Some(Input::SourceJoined { source, whole: described.whole })
     }
