@@ -75,9 +75,10 @@ impl Sockets {
         let mut receiving = JoinSet::new();
         let mut own = Vec::new();
         let mut last_error = None;
+        let interfaces = Interfaces::list(bind)?;
         let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         for addr in bind.map_or(everywhere.to_vec(), |addr| vec![addr]) {
-            match own_socket(addr, own_port, own_port == port) {
+            match own_socket(addr, own_port, own_port == port, &interfaces) {
                 Ok(socket) => own.push(receive(socket, &mut receiving, &heard)),
                 Err(error) => {
                     tracing::warn!(%addr, port = own_port, %error, "cannot be asked directly by UDP");
@@ -89,7 +90,7 @@ impl Sockets {
             bind,
             port,
             heard,
-            interfaces: Interfaces::default(),
+            interfaces,
             links: BTreeMap::new(),
             failed: BTreeSet::new(),
             own,
@@ -237,12 +238,14 @@ fn hearing_socket(interface: &Interface, everybody: SocketAddr) -> io::Result<Ud
 
 /// A socket that only this node hears. Its port is shared only if it is the one of discovery: then it must get along
 /// with the sockets that hear broadcasts there.
-fn own_socket(addr: IpAddr, port: u16, shared: bool) -> io::Result<UdpSocket> {
+fn own_socket(addr: IpAddr, port: u16, shared: bool, interfaces: &Interfaces) -> io::Result<UdpSocket> {
     let own = socket(addr)?;
+    let link_local = interfaces.iter().find(|other| other.addr == addr && other.is_link_local_v6());
+    let scope = link_local.map_or(0, |interface| interface.index);
     if shared && port != 0 {
         share_port(&own)?;
     }
-    own.bind(&scoped(addr, port, 0))?;
+    own.bind(&scoped(addr, port, scope))?;
     UdpSocket::from_std(own.into())
 }
 

@@ -11,11 +11,11 @@ use super::LookupToken;
 use super::recent::Recent;
 use super::tokens::TokenBucket;
 use crate::limits::{
-    ANSWERS_BURST, ANSWERS_PENDING_MAX, ANSWERS_PER_SECOND, ANSWERS_RECENT_MAX, SOURCE_ANSWERS_BURST,
-    SOURCE_ANSWERS_PER_SECOND, SOURCES_MAX,
+    ANSWERS_BURST, ANSWERS_PENDING_MAX, ANSWERS_PER_SECOND, ANSWERS_RECENT_MAX, DATAGRAM_SIZE_MAX,
+    SOURCE_ANSWERS_BURST, SOURCE_ANSWERS_PER_SECOND, SOURCES_MAX,
 };
 use crate::time::Time;
-use crate::wire::discovery::OfferEntry;
+use crate::wire::discovery::Datagram;
 
 /// The longest an answer waits, so that those of a hundred nodes do not drown the asker. Less than what lies between
 /// the first two askings of a query, minus [`REPEAT_MIN`]: so each asking gets its answer.
@@ -26,6 +26,13 @@ const DELAY_PER_PEER: Duration = Duration::from_micros(400);
 
 /// A query is not answered again sooner than this; later it is, since the answer may have been lost.
 const REPEAT_MIN: Duration = Duration::from_millis(200);
+
+/// How long after an answer its copy follows, since one of the two may get lost. Both together, with the longest wait,
+/// take less than what lies between two pairs of askings.
+const COPY_GAP: Duration = Duration::from_millis(50);
+
+/// How often an answer is sent, if so many are no larger than the query.
+const COPIES: usize = 2;
 
 /// How long the catalog may take before the asker is better served by its next asking.
 const LOOKUP_MAX: Duration = Duration::from_secs(2);
@@ -53,7 +60,9 @@ struct Pending {
     moment: Time,
     /// In the agenda: the moment once there is an answer, the end of patience before.
     due: Time,
-    found: Option<(Vec<OfferEntry>, bool)>,
+    offer: Option<Datagram>,
+    /// How often it is still to be sent.
+    copies: usize,
 }
 
 /// What counts as one asker: an address. On loopback all nodes have the same one, so there it is a socket.
@@ -72,7 +81,7 @@ pub(super) enum Declined {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Due {
     /// This is to be sent.
-    Offer { to: SocketAddr, nonce: u64, entries: Vec<OfferEntry>, more: bool },
+    Offer { to: SocketAddr, datagram: Datagram },
     /// The catalog was too slow.
     Unanswered,
 }
@@ -111,7 +120,7 @@ impl Answers {
         self.next_token += 1;
         let spread = DELAY_PER_PEER.saturating_mul(u32::try_from(peers).unwrap_or(u32::MAX)).min(DELAY_MAX);
         let delay = Duration::from_micros(rng.random_range(0..=spread.as_micros() as u64));
-        let pending = Pending { asked, moment: now + delay, due: now + LOOKUP_MAX, found: None };
+        let pending = Pending { asked, moment: now + delay, due: now + LOOKUP_MAX, offer: None, copies: 0 };
         self.agenda.insert((pending.due, token));
         self.asked.insert(asked);
         self.pending.insert(token, pending);
@@ -136,11 +145,18 @@ impl Answers {
         permitted
     }
 
-    /// The catalog has answered.
-    pub(super) fn found(&mut self, token: LookupToken, entries: Vec<OfferEntry>, more: bool) {
+    /// The nonce of the query that a lookup is for, if it still waits for an answer.
+    pub(super) fn nonce(&self, token: LookupToken) -> Option<u64> {
+        self.pending.get(&token).filter(|pending| pending.offer.is_none()).map(|pending| pending.asked.1)
+    }
+
+    /// The catalog has answered, and this is the offer.
+    pub(super) fn found(&mut self, token: LookupToken, offer: Datagram) {
         let Some(pending) = self.pending.get_mut(&token) else { return };
         self.agenda.remove(&(pending.due, token));
-        pending.found = Some((entries, more));
+        // All copies together are no larger than what was asked with.
+        pending.copies = (DATAGRAM_SIZE_MAX / offer.encode().len()).clamp(1, COPIES);
+        pending.offer = Some(offer);
         pending.due = pending.moment;
         self.agenda.insert((pending.due, token));
     }
@@ -155,12 +171,24 @@ impl Answers {
             return None;
         }
         let (_, token) = self.agenda.pop_first()?;
-        let Pending { asked, found, .. } = self.pending.remove(&token)?;
-        self.asked.remove(&asked);
-        let Some((entries, more)) = found else { return Some(Due::Unanswered) };
-        self.recent.insert(now, asked, ());
-        let (to, nonce) = asked;
-        Some(Due::Offer { to, nonce, entries, more })
+        let mut pending = self.pending.remove(&token)?;
+        let asked = pending.asked;
+        let Some(datagram) = pending.offer.clone() else {
+            self.asked.remove(&asked);
+            return Some(Due::Unanswered);
+        };
+        if self.recent.peek(&asked).is_none() {
+            self.recent.insert(now, asked, ());
+        }
+        pending.copies = pending.copies.saturating_sub(1);
+        if pending.copies > 0 {
+            pending.due = now + COPY_GAP;
+            self.agenda.insert((pending.due, token));
+            self.pending.insert(token, pending);
+        } else {
+            self.asked.remove(&asked);
+        }
+        Some(Due::Offer { to: asked.0, datagram })
     }
 }
 

@@ -5,8 +5,8 @@
 //! proved in a session. A crash loses nothing that the next few datagrams do not bring back.
 //!
 //! **A query** lives from [`Input::Find`] to [`Input::StopFind`]. It goes out at once, after 250, 750, 1750 ms and so
-//! on, at last every 5 s, always with the same nonce; a node that says hello is asked at once. An offer is reported
-//! when it is new or differs from what that node offered at that address before.
+//! on, each of these times twice, at last every 5 s, always with the same nonce; a node that says hello is asked at
+//! once. An offer is reported when it is new or differs from what that node offered at that address before.
 //!
 //! **An answer** is given to neighbours only, and passes through these states:
 //!
@@ -14,7 +14,7 @@
 //! query heard ── rate exceeded, repeated too soon ──▶ nothing
 //!      │ Lookup
 //!      ▼
-//!   looking ── Answer ──▶ waiting ── its moment comes ──▶ sent, remembered for 200 ms
+//!   looking ── Answer ──▶ waiting ── its moment comes ──▶ sent, a copy follows, remembered for 200 ms
 //!      └── no answer within 2 s ──▶ nothing
 //! ```
 //!
@@ -234,7 +234,7 @@ impl DiscoveryEngine {
             }
             Input::StopFind { query } => self.queries.end(query),
             Input::Undelivered { query, instance, addr } => self.queries.forget(query, instance, addr),
-            Input::Answer { token, entries, more } => self.answers.found(token, entries, more),
+            Input::Answer { token, entries, more } => self.answer(token, entries, more),
             Input::Announce => self.announce(now),
             Input::LinkUp => {
                 self.announce(now);
@@ -312,6 +312,13 @@ impl DiscoveryEngine {
         }
     }
 
+    fn answer(&mut self, token: LookupToken, entries: Vec<OfferEntry>, more: bool) {
+        if let Some(nonce) = self.answers.nonce(token) {
+            let offer = Offer { nonce, from: self.me.clone(), entries, more };
+            self.answers.found(token, Datagram::Offer(offer));
+        }
+    }
+
     fn offered(&mut self, now: Time, from: SocketAddr, offer: Offer) {
         let addr = session_addr(from, &offer.from);
         match self.queries.offered(now, addr, &offer) {
@@ -378,10 +385,7 @@ impl DiscoveryEngine {
         }
         while let Some(due) = self.answers.due(now) {
             match due {
-                answers::Due::Offer { to, nonce, entries, more } => {
-                    let offer = Offer { nonce, from: self.me.clone(), entries, more };
-                    self.send(to, Datagram::Offer(offer));
-                }
+                answers::Due::Offer { to, datagram } => self.send(to, datagram),
                 answers::Due::Unanswered => self.counters.unanswered += 1,
             }
         }

@@ -12,11 +12,13 @@ use crate::limits::{QUERIES_MAX, QUERY_OFFERS_MAX, QUERY_PEERS_MAX};
 use crate::time::Time;
 use crate::wire::discovery::{Offer, Want};
 
-/// How long after a query was first asked it is asked again; each further gap is twice as long.
-const GAP_FIRST: Duration = Duration::from_millis(250);
+/// How many milliseconds lie between the first askings: 0, 250, 750, 1750 ms and so on, and each of these a second time
+/// a little later. Who heard the first of such a pair ignores the second, so it costs one datagram; at 30 % loss it
+/// finds in two seconds who would otherwise take ten.
+const GAPS_MS: [u64; 9] = [60, 190, 60, 440, 60, 940, 60, 1940, 4000];
 
-/// The longest gap between two askings.
-const GAP_MAX: Duration = Duration::from_secs(5);
+/// The gap between all further askings.
+const GAP_LAST: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Queries {
@@ -31,7 +33,8 @@ struct LiveQuery {
     want: Want,
     peers: Vec<SocketAddr>,
     due: Time,
-    gap: Duration,
+    /// How many gaps have passed.
+    gaps: usize,
     /// What was offered by whom at which session address, as a hash of it.
     offers: Recent<(Instance, SocketAddr), u64>,
 }
@@ -65,7 +68,7 @@ impl Queries {
         }
         peers.truncate(QUERY_PEERS_MAX);
         let offers = Recent::new(QUERY_OFFERS_MAX);
-        self.live.insert(query, LiveQuery { nonce, want, peers, due: now, gap: GAP_FIRST, offers });
+        self.live.insert(query, LiveQuery { nonce, want, peers, due: now, gaps: 0, offers });
         true
     }
 
@@ -81,7 +84,7 @@ impl Queries {
     pub(super) fn ask_again(&mut self, now: Time) {
         for query in self.live.values_mut() {
             query.due = now;
-            query.gap = GAP_FIRST;
+            query.gaps = 0;
         }
     }
 
@@ -93,8 +96,8 @@ impl Queries {
     pub(super) fn ask(&mut self, now: Time) -> Option<Asking> {
         let query = self.live.values_mut().filter(|query| query.due <= now).min_by_key(|query| query.due)?;
         // Counted from now: a shell that slept does not ask several times in a row.
-        query.due = now + query.gap;
-        query.gap = (query.gap * 2).min(GAP_MAX);
+        query.due = now + GAPS_MS.get(query.gaps).copied().map_or(GAP_LAST, Duration::from_millis);
+        query.gaps = query.gaps.saturating_add(1);
         Some(query.asking())
     }
 
