@@ -2,9 +2,9 @@
 //!
 //! # Owns
 //!
-//! Which files are in the shares ([`scan`]), their roots ([`hash`], [`pool`]), the memory of those across restarts
-//! ([`cache`]), the table that answers questions about them ([`index`]), and reading them ([`content`]). The actor that
-//! ties these together is [`crate::actors::catalog`].
+//! Which files are in the shares (`scan`), their roots (`hash`, `pool`), the memory of those across restarts (`cache`),
+//! the table that answers questions about them (`index`), and reading them (`content`). The actor that ties these
+//! together is [`crate::actors::catalog`].
 //!
 //! # Refuses
 //!
@@ -15,6 +15,11 @@
 //!
 //! The hashes of the last seconds, which are computed again. A damaged cache is set aside and built anew.
 
-pub mod content;
+pub(crate) mod cache;
+mod content;
+mod hash;
+pub(crate) mod scan;
 
 pub use content::{Content, ContentReader, Have, ReadError, Stamp};
+pub use hash::hash_file;
+pub use scan::{FILES_MAX, SkipReason, Skipped};
