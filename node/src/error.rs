@@ -4,6 +4,8 @@ use std::fmt;
 
 use ftx_proto::digest::{NodeId, Root};
 
+use crate::store::StoreError;
+
 /// The kinds of failure that the command line promises to tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
@@ -118,3 +120,15 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let code = match &error {
+            StoreError::Exists(_) => Code::Exists,
+            StoreError::DiskFull { .. } => Code::DiskFull,
+            StoreError::NoFolder { .. } | StoreError::Name { .. } => Code::Usage,
+            _ => Code::Other,
+        };
+        Error::new(code, error.to_string())
+    }
+}

@@ -45,6 +45,7 @@ pub type LookupAnswer = (Vec<OfferEntry>, bool);
 pub type Lookup = Arc<dyn Fn(Want) -> Pin<Box<dyn Future<Output = LookupAnswer> + Send>> + Send + Sync>;
 
 /// With what the actor starts.
+#[derive(Clone)]
 pub struct DiscoveryArguments {
     /// Who we are.
     pub me: Announce,

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,7 +162,7 @@ pub enum FetcherMessage {
     /// The journal says now that these bytes are safe.
     Committed(Result<u64, StoreError>),
     /// The content has its final name.
-    Finished(Result<Option<std::path::PathBuf>, StoreError>),
+    Finished(Result<PathBuf, StoreError>),
     /// Time has passed.
     Tick,
     /// The user does not want it any more.
@@ -400,6 +401,8 @@ impl FetcherState {
                     let content = Content::partial(
                         layer,
                         self.arguments.name.clone(),
+                        self.mtime,
+                        self.executable,
                         Arc::clone(&self.arguments.part),
                         self.arguments.pieces.subscribe(),
                     );
@@ -707,7 +710,7 @@ impl FetcherState {
     fn finished(
         &mut self,
         myself: &ActorRef<FetcherMessage>,
-        result: Result<Option<std::path::PathBuf>, StoreError>,
+        result: Result<PathBuf, StoreError>,
     ) {
         let result = result.map_err(Error::from).map(|path| Report {
             path,

@@ -14,6 +14,7 @@ use ftx_proto::digest::Root;
 use ftx_proto::engine::serve::{ContentKey, PeerKey, SessionId};
 use ftx_proto::geometry::Span;
 use ftx_proto::limits::{FRAME_META_MAX, HAVE_RANGES_MAX, LISTING_ENTRIES_MAX, TEXT_BYTES_MAX};
+use ftx_proto::merkle::PieceLayer;
 use ftx_proto::name::RelativePath;
 use ftx_proto::wire::session::{Hello, ListingEntry, Message, Refusal, RequestId, WhichHashes};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -26,7 +27,7 @@ use tokio::time::timeout;
 use super::catalog::CatalogMessage;
 use super::link::Link;
 use super::server::ServerMessage;
-use crate::catalog::{Content, ContentReader, Have};
+use crate::catalog::{ContentReader, Have};
 use crate::limits::{HAVE_INTERVAL, SESSION_CONTENTS_MAX, SESSION_IDLE_MAX, SESSION_MESSAGES_MAX};
 use crate::net::connection::{self, Peer};
 use crate::net::serving::{Outgoing, write_outgoing};
@@ -98,7 +99,7 @@ pub struct SessionState {
     outgoing: mpsc::Sender<Outgoing>,
     permits: Arc<Semaphore>,
     contents: HashMap<Root, Subscribed>,
-    by_number: HashMap<ContentKey, (Root, Arc<ContentReader>)>,
+    by_number: HashMap<ContentKey, Root>,
     connection: AbortHandle,
     /// Gives its place back when the session is gone.
     _permit: OwnedSemaphorePermit,
@@ -107,7 +108,8 @@ pub struct SessionState {
 #[derive(Debug)]
 struct Subscribed {
     number: ContentKey,
-    content: Arc<Content>,
+    layer: Arc<PieceLayer>,
+    reader: Arc<ContentReader>,
     telling: Option<AbortHandle>,
 }
 
@@ -221,7 +223,7 @@ impl SessionState {
                     self.refuse(Some(request), root, Refusal::Unknown, permit);
                     return Ok(());
                 };
-                let geometry = subscribed.content.layer().geometry();
+                let geometry = subscribed.layer.geometry();
                 let span = geometry.span(first, count).ok_or("asks for chunks that do not exist")?;
                 let (session, content) = (self.session, subscribed.number);
                 let _ = self.server.cast(ServerMessage::Asked { session, request, content, span });
@@ -245,11 +247,8 @@ impl SessionState {
     }
 
     async fn list(&mut self, after: Option<RelativePath>, permit: OwnedSemaphorePermit) {
-        let (mut entries, mut more) = self
-            .catalog
-            .call(|reply| CatalogMessage::List { after, limit: LISTING_ENTRIES_MAX, reply })
-            .await
-            .unwrap_or_default();
+        let listing = self.catalog.call(|reply| CatalogMessage::List { after, limit: LISTING_ENTRIES_MAX, reply });
+        let (mut entries, mut more) = listing.await.unwrap_or_default();
         let fitting = entries_that_fit(&entries);
         more |= fitting < entries.len();
         entries.truncate(fitting);
@@ -275,7 +274,7 @@ impl SessionState {
             Ok(Ok(reader)) => Arc::new(reader),
             Ok(Err(error)) => {
                 tracing::warn!(name = %content.name(), %error, "cannot be served");
-                self.refuse(None, root, error.refusal(), permit);
+                self.refuse(None, root, Refusal::from(&error), permit);
                 return Ok(());
             }
             Err(_) => return Err("opening the file failed".to_owned()),
@@ -297,8 +296,9 @@ impl SessionState {
             }
         };
         let number = ContentKey(self.by_number.len() as u64);
-        self.by_number.insert(number, (root, reader));
-        self.contents.insert(root, Subscribed { number, content, telling });
+        let layer = Arc::clone(content.layer());
+        self.by_number.insert(number, root);
+        self.contents.insert(root, Subscribed { number, layer, reader, telling });
         Ok(())
     }
 
@@ -313,21 +313,22 @@ impl SessionState {
             self.refuse(Some(request), root, Refusal::Unknown, permit);
             return Ok(());
         };
-        let layer = Arc::clone(subscribed.content.layer());
+        let layer = Arc::clone(&subscribed.layer);
         match which {
             WhichHashes::PieceLayer => self.send(Outgoing::Layer { request, layer, permit }),
             WhichHashes::Leaves { piece } => {
                 let piece = layer.geometry().piece(piece).ok_or("asks for hashes that do not exist")?;
-                let content = Arc::clone(&subscribed.content);
-                self.send(Outgoing::Leaves { request, root, piece, content, permit });
+                let reader = Arc::clone(&subscribed.reader);
+                self.send(Outgoing::Leaves { request, root, piece, reader, permit });
             }
         }
         Ok(())
     }
 
     fn granted(&mut self, request: RequestId, content: ContentKey, span: Span) {
-        if let Some((root, reader)) = self.by_number.get(&content) {
-            let (root, reader) = (*root, Arc::clone(reader));
+        let root = self.by_number.get(&content).copied();
+        if let Some((root, subscribed)) = root.and_then(|root| Some((root, self.contents.get(&root)?))) {
+            let reader = Arc::clone(&subscribed.reader);
             self.send(Outgoing::Run { request, root, span, reader });
         }
     }

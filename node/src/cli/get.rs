@@ -98,7 +98,7 @@ fn check_target(options: &GetOptions, wanted: &Wanted) -> Result<(), Error> {
     {
         let output = options.output.clone().unwrap_or_else(|| PathBuf::from("./"));
         let target = Target::new(&output, name)?;
-        if !options.force && target.exists() {
+        if !options.force && std::fs::symlink_metadata(target.path()).is_ok() {
             return Err(crate::store::StoreError::Exists(target.path()).into());
         }
     }
@@ -176,10 +176,9 @@ fn copy_piece(
 
 /// The last word of a fetch that succeeded.
 fn tell(report: &Report, to_stdout: bool, output: &Output) {
-    let path = report.path.as_ref().filter(|_| !to_stdout);
     let sources: Vec<_> = report.sources.iter().map(json::source).collect();
     let fields = json!({
-        "path": path.map(|path| path.display().to_string()),
+        "path": report.path.display().to_string(),
         "size": report.size,
         "root": report.root.to_string(),
         "seconds": report.elapsed.as_secs_f64(),
@@ -195,14 +194,13 @@ fn tell(report: &Report, to_stdout: bool, output: &Output) {
         return;
     }
     output.event("done", fields);
-    let Some(path) = path else { return };
     let resumed = match report.resumed {
         0 => String::new(),
         bytes => format!(", {} of it from an earlier try", text::bytes(bytes)),
     };
     output.line(format_args!(
         "{}  {}{resumed} in {:.1} s, {}/s, verified, root {}",
-        printable(&path.display().to_string()),
+        printable(&report.path.display().to_string()),
         text::bytes(report.size),
         report.elapsed.as_secs_f64(),
         text::bytes(report.bytes_per_second() as u64),

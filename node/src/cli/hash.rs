@@ -47,7 +47,7 @@ fn root_of(path: &Path, common: &CommonOptions) -> Result<(ftx_proto::digest::Ro
         let message = format!("cannot hash {}: it is not a file", printable(&path.display().to_string()));
         return Err(Error::new(Code::Usage, message));
     }
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = std::thread::available_parallelism().unwrap_or(std::num::NonZero::<usize>::MIN);
     let display = HashDisplay::new(path, metadata.len(), common);
     let layer = hash_file(path, threads, &|bytes| display.hashed(bytes)).map_err(failed)?;
     Ok((layer.root(), layer.geometry().size()))

@@ -85,8 +85,8 @@ pub enum SourceState {
 /// A fetch that is done.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    /// Where the content is; `None` if it went to a temporary file.
-    pub path: Option<PathBuf>,
+    /// Where the content is; `-` if it went to a temporary file.
+    pub path: PathBuf,
     /// Bytes of the content.
     pub size: u64,
     /// Its root.

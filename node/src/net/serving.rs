@@ -9,7 +9,7 @@ use ftx_proto::engine::serve::SessionId;
 use ftx_proto::geometry::{PieceIndex, Span};
 use ftx_proto::limits::{FRAME_HASHES_MAX, FRAME_PAYLOAD_MAX};
 use ftx_proto::merkle::PieceLayer;
-use ftx_proto::wire::session::{Message, RequestId};
+use ftx_proto::wire::session::{Message, Refusal, RequestId};
 use ractor::ActorRef;
 use tokio::io::AsyncWrite;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::frame::FrameWriter;
 use crate::actors::server::ServerMessage;
-use crate::catalog::{Content, ContentReader};
+use crate::catalog::ContentReader;
 use crate::limits::FRAME_WRITE_MAX;
 
 /// Something to be written to a peer. A permit goes with it and is given back once it is written.
@@ -43,7 +43,7 @@ pub enum Outgoing {
         /// Which piece.
         piece: PieceIndex,
         /// Where to read it.
-        content: Arc<Content>,
+        reader: Arc<ContentReader>,
         /// Given back when written.
         permit: OwnedSemaphorePermit,
     },
@@ -75,17 +75,17 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
                 Outgoing::Layer { request, layer, permit: _permit } => {
                     write_hashes(&mut writer, request, layer.hashes()).await
                 }
-                Outgoing::Leaves { request, root, piece, content, permit: _permit } => {
-                    match content.leaves(piece) {
+                Outgoing::Leaves { request, root, piece, reader, permit: _permit } => {
+                    match reader.leaves(piece) {
                         Ok(leaves) => write_hashes(&mut writer, request, &leaves).await,
                         Err(error) => {
-                            let reason = error.refusal();
+                            let reason = Refusal::from(&error);
                             writer.write(&Message::Refused { request: Some(request), root, reason }, b"").await
                         }
                     }
                 }
                 Outgoing::Run { request, root, span, reader } => {
-                    let bytes = reader.geometry().len_of(span);
+                    let bytes = reader.len_of(span);
                     buffer.resize(FRAME_PAYLOAD_MAX, 0);
                     let run = &mut buffer[..bytes as usize];
                     let written = match reader.read(span, run) {
@@ -94,7 +94,7 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
                         }
                         Err(error) => {
                             let _ = server.cast(ServerMessage::Cancelled { session, request });
-                            let reason = error.refusal();
+                            let reason = Refusal::from(&error);
                             writer.write(&Message::Refused { request: Some(request), root, reason }, b"").await
                         }
                     };
