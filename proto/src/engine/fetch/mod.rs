@@ -306,24 +306,20 @@ impl FetchEngine {
 
     fn refused(&mut self, id: SourceId, request: RequestId, refusal: Refusal) {
         let piece = self.piece_of(id, request);
+        if piece.is_some() {
+            self.release(&[request], Release::Refused);
+        }
         let Some(source) = self.sources.get_mut(&id) else { return };
-        match refusal {
-            Refusal::Busy { retry_after_ms } => {
+        match (refusal, piece) {
+            (Refusal::Busy { retry_after_ms }, _) => {
                 let pause = retry_after_ms.clamp(BUSY_MS_MIN, BUSY_MS_MAX);
                 source.busy_until = self.now + Duration::from_millis(u64::from(pause));
             }
-            Refusal::Missing => {
-                if let Some(piece) = piece {
-                    self.source_lacks(id, piece);
-                }
-            }
-            Refusal::Unknown | Refusal::Changed | Refusal::Unreadable => {
+            (Refusal::Missing, Some(piece)) => self.source_lacks(id, piece),
+            (Refusal::Missing, None) => {}
+            (Refusal::Unknown | Refusal::Changed | Refusal::Unreadable, _) => {
                 self.drop_source(id, DropReason::Gone(refusal));
-                return;
             }
-        }
-        if piece.is_some() {
-            self.release(&[request], Release::Refused);
         }
     }
 
