@@ -1,0 +1,119 @@
+//! A running node that shares a folder.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::network::Machine;
+use crate::process::{Finished, Invocation, Running};
+
+/// A node that shares a folder and has said that it is ready. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Share {
+    running: Running,
+    ready: Value,
+}
+
+impl Share {
+    pub(crate) fn start(invocation: Invocation) -> Self {
+        // A share runs as long as its test; what bounds it is that the test drops it.
+        let mut running = invocation.start();
+        let ready = running.wait_for("it was ready", |event| event["event"] == "ready");
+        Share { running, ready }
+    }
+
+    /// The whole `ready` event.
+    pub fn ready(&self) -> &Value {
+        &self.ready
+    }
+
+    /// The node id: 64 hex digits.
+    pub fn node(&self) -> &str {
+        self.ready["node"].as_str().expect("ready names the node")
+    }
+
+    /// The port for sessions.
+    pub fn port(&self) -> u16 {
+        let port = self.ready["port"].as_u64().expect("ready tells the port");
+        u16::try_from(port).expect("a port has 16 bits")
+    }
+
+    /// The state folder.
+    pub fn state(&self) -> PathBuf {
+        self.running.state().to_owned()
+    }
+
+    /// The process.
+    pub fn process(&self) -> &Running {
+        &self.running
+    }
+
+    /// Waits until the node tells the root of `name`, that is, has hashed it; returns the root.
+    ///
+    /// The question is asked over the network, again and again: each answer says how far the node is.
+    pub fn wait_until_hashed(&self, machine: &Machine, name: &str) -> String {
+        let deadline = Instant::now() + crate::process::DEADLINE;
+        while Instant::now() < deadline {
+            let listed = machine.node(["ls", "--json", "--timeout", "2"]).run();
+            if let Some(root) = listed.events.iter().find_map(|event| root_of(event, name)) {
+                return root;
+            }
+        }
+        panic!("{name} was not hashed in time\n--- the node wrote ---\n{}", self.running.stderr());
+    }
+
+    /// Stops the process where it is, as a machine does that hangs.
+    pub fn freeze(&self) {
+        self.running.signal(Signal::STOP);
+    }
+
+    /// Lets a frozen process go on.
+    pub fn thaw(&self) {
+        self.running.signal(Signal::CONT);
+    }
+
+    /// Ends the process as `kill -9` does.
+    pub fn kill9(self) {
+        self.running.kill9();
+    }
+
+    /// Asks the process to end, and waits until it has.
+    pub fn stop(mut self) -> Finished {
+        self.running.renew_deadline();
+        self.running.signal(Signal::TERM);
+        self.running.finish()
+    }
+}
+
+/// Copies of a node's folder: `count` fresh folders, in each the file `name` with these bytes.
+pub fn copies(machine: &Machine, count: usize, name: &str, bytes: &[u8]) -> Vec<PathBuf> {
+    let copy = |_| {
+        let folder = machine.folder();
+        put(&folder, name, bytes);
+        folder
+    };
+    (0..count).map(copy).collect()
+}
+
+/// Writes a file below `folder`, with the folders it needs.
+pub fn put(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    let parent = path.parent().expect("a file is in a folder");
+    std::fs::create_dir_all(parent).and_then(|()| std::fs::write(&path, bytes)).expect("the file is written");
+    path
+}
+
+/// The root that some object within `value` gives for `name`.
+fn root_of(value: &Value, name: &str) -> Option<String> {
+    match value {
+        Value::Array(items) => items.iter().find_map(|item| root_of(item, name)),
+        Value::Object(fields) if fields.get("name").is_some_and(|found| found == name) => {
+            let root = fields.get("root")?.as_str()?;
+            (root.len() == 64).then(|| root.to_owned())
+        }
+        Value::Object(fields) => fields.values().find_map(|field| root_of(field, name)),
+        _ => None,
+    }
+}
