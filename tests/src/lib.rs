@@ -23,6 +23,7 @@ pub use data::{Content, listing, sha256_of_file};
 pub use lan::Lan;
 pub use network::{Machine, TestNet};
 pub use process::{Finished, Invocation, Running};
+pub use rustix::process::Signal;
 pub use share::Share;
 
 /// A fresh [`TestNet`] for the node that cargo has built for this test.
@@ -37,6 +38,6 @@ macro_rules! net {
 #[macro_export]
 macro_rules! binary {
     () => {
-        option_env!("CARGO_BIN_EXE_ftx-node-under-test").expect("the node is built with this package")
+        option_env!("CARGO_BIN_EXE_ftx-node-under-test").unwrap_or("ftx-node")
     };
 }

@@ -78,6 +78,13 @@ impl Invocation {
         self
     }
 
+    /// Gives a flag that all processes of the network get, such as `--port`, another value.
+    pub fn instead(mut self, flag: &str, value: &str) -> Self {
+        let at = self.common.iter().position(|arg| arg == flag).expect("a flag that all processes get");
+        self.common[at + 1] = value.into();
+        self
+    }
+
     /// Sets a variable of the environment.
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
@@ -411,5 +418,60 @@ impl Output {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Captured> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shell in the place of the node.
+    fn shell(script: &str) -> Invocation {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh"]);
+        Invocation::new(command, Vec::new(), PathBuf::from("/nonexistent"))
+    }
+
+    #[test]
+    fn events_are_found_among_other_lines() {
+        let script = r#"
+            echo '{"event":"progress","phase":"finding","bytes":9}'
+            echo plain
+            echo '{"event":"progress","phase":"fetching","bytes":5}'
+            echo '{"event":"progress","phase":"fetching","bytes":7}'
+            printf '{"event":"error","code":"other","message":"because"}'
+            echo trouble >&2
+            exit 3"#;
+        let mut running = shell(script).start();
+        assert_eq!(running.wait_for_bytes(5), 7);
+        let finished = running.finish().expect_error(3, "other");
+        assert_eq!(finished.events.len(), 4);
+        assert_eq!(finished.stderr, "trouble\n");
+    }
+
+    #[test]
+    fn a_hang_fails_with_what_was_said() {
+        let hang = shell("echo before; echo trouble >&2; exec sleep 60").deadline(Duration::from_millis(300));
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| hang.run())).unwrap_err();
+        let message = failed.downcast_ref::<String>().unwrap();
+        assert!(message.contains("before") && message.contains("trouble"), "{message}");
+    }
+
+    #[test]
+    fn a_killed_process_is_gone() {
+        let mut running = shell("echo up; exec sleep 60").start();
+        assert_eq!(running.next_line().as_deref(), Some("up"));
+        assert!(running.peak_resident_bytes().is_some_and(|bytes| bytes > 100_000));
+        let id = running.id();
+        running.kill9();
+        assert!(!Path::new(&format!("/proc/{id}")).exists());
+    }
+
+    #[test]
+    fn the_status_of_a_signal_is_the_shells() {
+        let mut running = shell("echo up; exec sleep 60").start();
+        running.next_line();
+        running.signal(Signal::TERM);
+        assert_eq!(running.finish().status, 128 + 15);
     }
 }

@@ -50,18 +50,32 @@ impl Share {
         &self.running
     }
 
-    /// Waits until the node tells the root of `name`, that is, has hashed it; returns the root.
-    ///
-    /// The question is asked over the network, again and again: each answer says how far the node is.
+    /// Waits until a node tells the root of `name`, that is, has hashed it; returns the root.
     pub fn wait_until_hashed(&self, machine: &Machine, name: &str) -> String {
+        let mut found = None;
+        self.ask_until(machine, name, |entry| {
+            let root = entry["root"].as_str().filter(|root| root.len() == 64);
+            found = (entry["name"] == name).then(|| root.map(str::to_owned)).flatten();
+            found.is_some()
+        });
+        found.expect("it was found")
+    }
+
+    /// Waits until a node tells of a content with this root.
+    pub fn wait_until_root_is_listed(&self, machine: &Machine, root: &str) {
+        self.ask_until(machine, root, |entry| entry["root"] == root);
+    }
+
+    /// Asks the network what there is until some entry is `wanted`. Each answer says how far the nodes are.
+    fn ask_until(&self, machine: &Machine, what: &str, mut wanted: impl FnMut(&Value) -> bool) {
         let deadline = Instant::now() + crate::process::DEADLINE;
         while Instant::now() < deadline {
             let listed = machine.node(["ls", "--json", "--timeout", "2"]).run();
-            if let Some(root) = listed.events.iter().find_map(|event| root_of(event, name)) {
-                return root;
+            if listed.events.iter().any(|event| any_object(event, &mut wanted)) {
+                return;
             }
         }
-        panic!("{name} was not hashed in time\n--- the node wrote ---\n{}", self.running.stderr());
+        panic!("{what} was not listed in time\n--- the node wrote ---\n{}", self.running.stderr());
     }
 
     /// Stops the process where it is, as a machine does that hangs.
@@ -105,15 +119,11 @@ pub fn put(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// The root that some object within `value` gives for `name`.
-fn root_of(value: &Value, name: &str) -> Option<String> {
+/// Whether `wanted` accepts `value` or some object within it.
+fn any_object(value: &Value, wanted: &mut impl FnMut(&Value) -> bool) -> bool {
     match value {
-        Value::Array(items) => items.iter().find_map(|item| root_of(item, name)),
-        Value::Object(fields) if fields.get("name").is_some_and(|found| found == name) => {
-            let root = fields.get("root")?.as_str()?;
-            (root.len() == 64).then(|| root.to_owned())
-        }
-        Value::Object(fields) => fields.values().find_map(|field| root_of(field, name)),
-        _ => None,
+        Value::Array(items) => items.iter().any(|item| any_object(item, wanted)),
+        Value::Object(fields) => wanted(value) || fields.values().any(|field| any_object(field, wanted)),
+        _ => false,
     }
 }
