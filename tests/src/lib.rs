@@ -38,6 +38,6 @@ macro_rules! net {
 #[macro_export]
 macro_rules! binary {
     () => {
-        option_env!("CARGO_BIN_EXE_ftx-node-under-test").unwrap_or("ftx-node")
+        env!("CARGO_BIN_EXE_ftx-node-under-test")
     };
 }
