@@ -34,7 +34,7 @@ const ENTRIES_MAX: u64 = 2 * FILES_MAX as u64;
 pub(crate) struct Cache {
     database: Database,
     path: PathBuf,
-    /// Set when it was found damaged; it is not used any more then.
+    /// Set when it was found damaged; or could not be written; it is not used any more then.
     broken: AtomicBool,
 }
 
@@ -106,7 +106,7 @@ impl Cache {
         });
     }
 
-    /// Runs something on the database; if that turns out to be damaged, it is set aside and not used any more.
+    /// Runs something on the database. After a failure it is not used any more, and if it is damaged, set aside.
     fn guarded<T>(&self, run: impl FnOnce() -> Result<T, redb::Error>) -> Option<T> {
         if self.broken.load(Ordering::Relaxed) {
             return None;
@@ -114,11 +114,17 @@ impl Cache {
         // A panic within the database must not take the node down.
         let problem = match catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(value)) => return Some(value),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it made the database fail".to_owned(),
+            Ok(Err(error)) => error,
+            Err(_) => redb::Error::Corrupted("it made the database fail".to_owned()),
         };
         if !self.broken.swap(true, Ordering::Relaxed) {
-            set_aside(&self.path, &problem);
+            match problem {
+                // The disk is full, or gone; that says nothing about what is in it.
+                redb::Error::Io(error) => {
+                    tracing::warn!("hashes are not remembered from now on: {}: {error}", self.path.display());
+                }
+                problem => set_aside(&self.path, &problem.to_string()),
+            }
         }
         None
     }

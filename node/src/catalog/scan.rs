@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ftx_proto::name::{NameError, RelativePath, printable};
 use walkdir::{DirEntry, WalkDir};
@@ -133,9 +134,14 @@ impl Shares {
         })
     }
 
-    /// Walks the shares in order and hands over what it comes across, until told to stop. Blocks on the disk.
-    pub(crate) fn scan(&self, emit: &mut dyn FnMut(Batch) -> ControlFlow<()>) -> ControlFlow<()> {
-        let mut scan = Scan { batch: Batch::default(), found: 0, emit };
+    /// Walks the shares in order and hands over what it comes across, until told to stop, by `stop` or in answer to a
+    /// batch. Blocks on the disk.
+    pub(crate) fn scan(
+        &self,
+        stop: &AtomicBool,
+        emit: &mut dyn FnMut(Batch) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let mut scan = Scan { batch: Batch::default(), found: 0, stop, emit };
         for (index, share) in self.shares.iter().enumerate() {
             match &share.only {
                 Some(only) => {
@@ -177,11 +183,15 @@ impl Shares {
 struct Scan<'a> {
     batch: Batch,
     found: usize,
+    stop: &'a AtomicBool,
     emit: &'a mut dyn FnMut(Batch) -> ControlFlow<()>,
 }
 
 impl Scan<'_> {
     fn entry(&mut self, share: usize, folder: &Path, entry: &DirEntry) -> ControlFlow<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return ControlFlow::Break(());
+        }
         let kind = entry.file_type();
         if kind.is_dir() || kind.is_file() && is_own_file(entry.file_name()) {
             return ControlFlow::Continue(());
@@ -250,7 +260,7 @@ mod tests {
 
     fn scan(shares: &Shares) -> (Vec<String>, BTreeMap<String, SkipReason>) {
         let (mut names, mut skipped) = (Vec::new(), BTreeMap::new());
-        let flow = shares.scan(&mut |batch| {
+        let flow = shares.scan(&AtomicBool::new(false), &mut |batch| {
             names.extend(batch.found.iter().map(|found| format!("{}:{}", found.share, found.name.as_str())));
             skipped.extend(batch.skipped.into_iter().map(|skipped| (skipped.path, skipped.reason)));
             ControlFlow::Continue(())
@@ -317,10 +327,13 @@ mod tests {
             fs::write(folder.path().join(number.to_string()), "").unwrap();
         }
         let mut batches = 0;
-        let flow = Shares::new(&[folder.path().to_owned()], None).scan(&mut |_| {
+        let shares = Shares::new(&[folder.path().to_owned()], None);
+        let flow = shares.scan(&AtomicBool::new(false), &mut |_| {
             batches += 1;
             ControlFlow::Break(())
         });
         assert_eq!((flow, batches), (ControlFlow::Break(()), 1));
+        let flow = shares.scan(&AtomicBool::new(true), &mut |batch| panic!("{batch:?}"));
+        assert_eq!(flow, ControlFlow::Break(()));
     }
 }
