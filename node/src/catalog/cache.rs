@@ -13,7 +13,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ftx_proto::digest::{Digest, Root};
 use ftx_proto::geometry::Geometry;
 use ftx_proto::merkle::PieceLayer;
-use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTableMetadata, StorageError, TableDefinition};
+use redb::{
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTableMetadata, StorageError, TableDefinition,
+};
 
 use super::content::Stamp;
 use super::scan::FILES_MAX;
@@ -140,9 +142,14 @@ fn open(path: &Path) -> Result<Database, OpenError> {
     let create = || Builder::new().set_cache_size(MEMORY_BYTES_MAX).create(path);
     match catch_unwind(AssertUnwindSafe(create)) {
         Ok(Ok(database)) => Ok(database),
-        Ok(Err(DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch)) => Err(OpenError::InUse),
+        Ok(Err(DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch)) => {
+            Err(OpenError::InUse)
+        }
         Ok(Err(DatabaseError::Storage(StorageError::Io(error))))
-            if !matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof) =>
+            if !matches!(
+                error.kind(),
+                std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+            ) =>
         {
             Err(OpenError::Other(error.to_string()))
         }
@@ -266,8 +273,11 @@ mod tests {
     fn a_damaged_database_is_set_aside() {
         let folder = tempfile::tempdir().unwrap();
         let (path, stamp, layer) = entry(PIECE_SIZE);
-        std::fs::write(folder.path().join(FILE_NAME), "this is no database, but it is long enough for one".repeat(99))
-            .unwrap();
+        std::fs::write(
+            folder.path().join(FILE_NAME),
+            "this is no database, but it is long enough for one".repeat(99),
+        )
+        .unwrap();
         let cache = Cache::open(folder.path()).unwrap();
         cache.save(&[(path.clone(), stamp, layer.clone())], &[]);
         assert_eq!(cache.find(&path, &stamp), Some(layer));

@@ -26,7 +26,7 @@ use ftx_proto::wire::session::ListingEntry;
 
 use super::content::{Content, Have, Stamp};
 use super::pool::{Hashed, Job, Ticket};
-use super::scan::{FILES_MAX, Found, Shares};
+use super::scan::{FILES_MAX, Found, Shares, SkipReason};
 
 /// Most entries in the answer to a lookup: what fits a datagram with short names.
 const LOOKUP_ENTRIES_MAX: usize = 16;
@@ -84,10 +84,17 @@ pub(crate) struct Change {
     pub(crate) job: Option<Job>,
     /// Not to be hashed any more.
     pub(crate) withdrawn: Option<Ticket>,
-    /// Another file of this name counts.
-    pub(crate) shadowed: bool,
-    /// There is no room for it.
-    pub(crate) refused: bool,
+    /// It is not offered.
+    pub(crate) skipped: Option<SkipReason>,
+}
+
+/// Some of the files that a scan did not see.
+#[derive(Debug, Default)]
+pub(crate) struct Unseen {
+    /// Their names and shares.
+    pub(crate) files: Vec<(Arc<RelativePath>, usize)>,
+    /// Where to go on, if there are more files.
+    pub(crate) next: Option<Arc<RelativePath>>,
 }
 
 /// What a question about an unhashed file asks of those who hash: how many bytes are done.
@@ -119,7 +126,7 @@ impl Index {
         match self.files.get_mut(&found.name) {
             // Shares are scanned in order, so one that this scan has seen already comes first.
             Some(file) if file.share < found.share && file.seen >= scan => {
-                change.shadowed = true;
+                change.skipped = Some(SkipReason::Shadowed);
                 return change;
             }
             Some(file) if file.share == found.share && file.stamp.is_same_content(&found.stamp) => {
@@ -130,7 +137,7 @@ impl Index {
                 }
             }
             None if is_full => {
-                change.refused = true;
+                change.skipped = Some(SkipReason::TooMany);
                 return change;
             }
             _ => {}
@@ -172,24 +179,20 @@ impl Index {
         }
     }
 
-    /// Of the next files behind `after`, the names of those that scan number `scan` did not see; and where to go on.
-    pub(crate) fn unseen(
-        &self,
-        after: Option<&RelativePath>,
-        scan: u64,
-        limit: usize,
-    ) -> (Vec<(Arc<RelativePath>, usize)>, Option<Arc<RelativePath>>) {
-        let mut unseen = Vec::new();
+    /// Of the next files behind `after`, at most `limit`, those that scan number `scan` did not see.
+    pub(crate) fn unseen(&self, after: Option<&RelativePath>, scan: u64, limit: usize) -> Unseen {
+        let mut unseen = Unseen::default();
         let mut last = None;
         let mut count = 0;
         for (name, file) in self.behind(after).take(limit) {
             if file.seen < scan {
-                unseen.push((name.clone(), file.share));
+                unseen.files.push((name.clone(), file.share));
             }
             last = Some(name);
             count += 1;
         }
-        (unseen, last.filter(|_| count == limit).cloned())
+        unseen.next = last.filter(|_| count == limit).cloned();
+        unseen
     }
 
     /// A job came back with a root. `false` if it is not waited for.
@@ -220,7 +223,9 @@ impl Index {
     }
 
     fn waiting(&mut self, name: &RelativePath, ticket: Ticket) -> Option<&mut File> {
-        self.files.get_mut(name).filter(|file| matches!(file.state, State::Unhashed(other) if other == ticket))
+        self.files
+            .get_mut(name)
+            .filter(|file| matches!(file.state, State::Unhashed(other) if other == ticket))
     }
 
     /// Which share a file is in.
@@ -317,13 +322,17 @@ impl Index {
     }
 
     fn hashed_with(&self, root: &Root) -> impl Iterator<Item = (&Arc<RelativePath>, &File)> {
-        self.hashed_from(*root).take_while(move |(found, _, _)| *found == *root).map(|(_, name, file)| (name, file))
+        self.hashed_from(*root)
+            .take_while(move |(found, _, _)| *found == *root)
+            .map(|(_, name, file)| (name, file))
     }
 
     fn hashed_as(&self, prefix: &RootPrefix) -> impl Iterator<Item = (&Arc<RelativePath>, &File)> {
         // The least root that begins so.
         let first = format!("{:0<64}", prefix.as_str()).parse().unwrap_or(Root([0; 32]));
-        self.hashed_from(first).take_while(|(root, _, _)| prefix.matches(root)).map(|(_, name, file)| (name, file))
+        self.hashed_from(first)
+            .take_while(|(root, _, _)| prefix.matches(root))
+            .map(|(_, name, file)| (name, file))
     }
 
     fn hashed_from(&self, first: Root) -> impl Iterator<Item = (Root, &Arc<RelativePath>, &File)> {
@@ -336,11 +345,14 @@ impl Index {
 fn offer_partial(content: &Content) -> OfferEntry {
     let root = match content.have() {
         Have::Whole => OfferedRoot::Whole(content.root()),
-        Have::Partial(have) => {
-            OfferedRoot::Partial { root: content.root(), pieces: have.borrow().count() }
-        }
+        Have::Partial(have) => OfferedRoot::Partial { root: content.root(), pieces: have.borrow().count() },
     };
-    OfferEntry { name: content.name().clone(), size: content.geometry().size(), mtime: content.mtime().0, root }
+    OfferEntry {
+        name: content.name().clone(),
+        size: content.geometry().size(),
+        mtime: content.mtime().0,
+        root,
+    }
 }
 
 #[cfg(test)]
@@ -351,7 +363,8 @@ mod tests {
     use std::path::PathBuf;
 
     fn index(shares: usize) -> Index {
-        let paths: Vec<PathBuf> = (0..shares).map(|share| PathBuf::from(format!("/no/such/share/{share}"))).collect();
+        let paths: Vec<PathBuf> =
+            (0..shares).map(|share| PathBuf::from(format!("/no/such/share/{share}"))).collect();
         Index::new(Arc::new(Shares::new(&paths, None)))
     }
 
@@ -391,7 +404,7 @@ mod tests {
         let change = index.found(found(0, "a", 8), 2);
         assert!(change.job.is_some() && change.withdrawn.is_some());
         let change = index.found(found(1, "a", 7), 2);
-        assert!(change.shadowed && change.job.is_none());
+        assert!(change.skipped == Some(SkipReason::Shadowed) && change.job.is_none());
         // And goes away from there: scan 3 sees the second one only.
         assert!(index.found(found(1, "a", 7), 3).job.is_some());
         assert_eq!(index.share_of(&name("a")), Some(1));
@@ -508,12 +521,12 @@ mod tests {
         }
         let (mut after, mut gone) = (None, 0);
         loop {
-            let (unseen, next) = index.unseen(after.as_deref(), 2, 7);
-            for (name, _) in unseen {
+            let unseen = index.unseen(after.as_deref(), 2, 7);
+            for (name, _) in unseen.files {
                 index.remove(&name);
                 gone += 1;
             }
-            after = next;
+            after = unseen.next;
             if after.is_none() {
                 break;
             }

@@ -107,8 +107,7 @@ enum Work {
 impl HashPool {
     /// Starts `threads` threads.
     pub(crate) fn start(threads: NonZeroUsize, cache: CacheSlot, report: Report) -> Self {
-        let shared =
-            Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), cache, report });
+        let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), cache, report });
         for number in 0..threads.get() {
             let shared = shared.clone();
             let thread = std::thread::Builder::new().name(format!("hash-{number}"));
@@ -136,7 +135,9 @@ impl HashPool {
         let mut queue = self.shared.lock();
         queue.waiting.remove(&ticket);
         let place = queue.active.iter().position(|active| active.job.ticket == ticket);
-        if let Some(hash) = place.map(|place| queue.active.swap_remove(place)).as_ref().and_then(|a| a.hash.get()) {
+        if let Some(hash) =
+            place.map(|place| queue.active.swap_remove(place)).as_ref().and_then(|a| a.hash.get())
+        {
             hash.cancel();
         }
     }
@@ -183,7 +184,8 @@ impl Queue {
             if may_begin && self.waiting.contains_key(&ticket) {
                 return self.begin(ticket);
             }
-            let claimed = self.active.iter().filter(|active| active.job.ticket == ticket).find_map(Active::claim);
+            let claimed =
+                self.active.iter().filter(|active| active.job.ticket == ticket).find_map(Active::claim);
             if claimed.is_some() {
                 return claimed;
             }
@@ -259,7 +261,8 @@ impl Shared {
     /// Looks a file up in the cache; if it is not there, opens it and hashes its first run.
     fn begin(&self, active: &Arc<Active>, buffer: &mut Vec<u8>) {
         let job = &active.job;
-        let cache = self.cache.get().and_then(Option::as_ref);
+        // At the start somebody may ask before the cache is open; that is quicker than reading the file.
+        let cache = self.cache.wait().as_ref();
         if let Some(layer) = cache.and_then(|cache| cache.find(&job.location.path(), &job.stamp)) {
             return self.end(active, Ok(Hashed { stamp: job.stamp, layer, from_cache: true }));
         }
@@ -335,7 +338,10 @@ mod tests {
     fn start(threads: usize) -> (HashPool, Receiver<Outcome>) {
         let (sender, receiver) = sync_channel(0);
         let report = Arc::new(move |outcome| drop(sender.send(outcome)));
-        (HashPool::start(NonZeroUsize::new(threads).unwrap(), CacheSlot::default(), report), receiver)
+        (
+            HashPool::start(NonZeroUsize::new(threads).unwrap(), Arc::new(OnceLock::from(None)), report),
+            receiver,
+        )
     }
 
     #[test]
@@ -371,7 +377,11 @@ mod tests {
         assert_eq!(hashed.layer, expected);
         drop(pool);
         // All threads end, and with them the sender: no further report.
-        assert!(outcomes.recv_timeout(PATIENCE).is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Disconnected));
+        assert!(
+            outcomes
+                .recv_timeout(PATIENCE)
+                .is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Disconnected)
+        );
     }
 
     #[test]

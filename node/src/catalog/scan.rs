@@ -89,6 +89,12 @@ pub(crate) struct Batch {
     pub(crate) skipped: Vec<Skipped>,
 }
 
+impl Skipped {
+    pub(crate) fn new(path: &Path, reason: SkipReason) -> Self {
+        Skipped { path: printable(&path.to_string_lossy()).to_string(), reason }
+    }
+}
+
 impl Shares {
     /// These folders and single files, without anything in `state_dir`.
     pub(crate) fn new(paths: &[PathBuf], state_dir: Option<&Path>) -> Self {
@@ -98,7 +104,9 @@ impl Shares {
         let share = |path: &PathBuf| {
             let path = absolute(path);
             match (path.is_file(), path.parent(), path.file_name()) {
-                (true, Some(folder), Some(name)) => Share { folder: folder.into(), only: Some(name.to_owned()) },
+                (true, Some(folder), Some(name)) => {
+                    Share { folder: folder.into(), only: Some(name.to_owned()) }
+                }
                 _ => Share { folder: path.into(), only: None },
             }
         };
@@ -117,7 +125,9 @@ impl Shares {
     /// The file that this name stands for now, by the same rules as a scan, but without one. Blocks on the disk.
     pub(crate) fn probe(&self, name: &RelativePath) -> Option<Found> {
         self.shares.iter().enumerate().find_map(|(index, share)| {
-            if share.only.as_ref().is_some_and(|only| only != name.as_str()) || is_own_file(name.file_name().as_ref()) {
+            if share.only.as_ref().is_some_and(|only| only != name.as_str())
+                || is_own_file(name.file_name().as_ref())
+            {
                 return None;
             }
             let mut path = share.folder.to_path_buf();
@@ -213,7 +223,13 @@ impl Scan<'_> {
         }
     }
 
-    fn file(&mut self, share: usize, name: &Path, path: &Path, metadata: &std::fs::Metadata) -> ControlFlow<()> {
+    fn file(
+        &mut self,
+        share: usize,
+        name: &Path,
+        path: &Path,
+        metadata: &std::fs::Metadata,
+    ) -> ControlFlow<()> {
         let Some(stamp) = Stamp::of(metadata) else { return self.skip(path, SkipReason::Special) };
         let Some(name) = name.to_str() else { return self.skip(path, SkipReason::NotUtf8) };
         match name.parse() {
@@ -228,8 +244,7 @@ impl Scan<'_> {
     }
 
     fn skip(&mut self, path: &Path, reason: SkipReason) -> ControlFlow<()> {
-        let path = printable(&path.to_string_lossy()).to_string();
-        self.batch.skipped.push(Skipped { path, reason });
+        self.batch.skipped.push(Skipped::new(path, reason));
         self.flush_if_full()
     }
 
@@ -276,7 +291,16 @@ mod tests {
         let path = |name: &str| folder.path().join(name);
         fs::create_dir_all(path("sub/.hidden")).unwrap();
         fs::create_dir(path("state")).unwrap();
-        for name in ["a", "sub/b.txt", "sub/.hidden/c", ".dot", ".x.ftx-part", ".x.ftx-journal", "state/key", "back\\slash"] {
+        for name in [
+            "a",
+            "sub/b.txt",
+            "sub/.hidden/c",
+            ".dot",
+            ".x.ftx-part",
+            ".x.ftx-journal",
+            "state/key",
+            "back\\slash",
+        ] {
             fs::write(path(name), name).unwrap();
         }
         fs::write(folder.path().join(OsStr::from_bytes(b"latin\xe9")), "x").unwrap();
