@@ -25,6 +25,7 @@ use ftx_proto::wire::discovery::{OfferEntry, Want};
 use ftx_proto::wire::session::ListingEntry;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 
 use self::scanning::Scanning;
 use crate::catalog::Content;
@@ -147,16 +148,26 @@ pub struct CatalogState {
 
 /// What the threads share with the actor; they end when it is dropped.
 struct Background {
+    /// The last scan and the last save.
+    scan: Option<JoinHandle<()>>,
+    save: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     outcome_permits: Arc<Semaphore>,
     batch_permits: Arc<Semaphore>,
 }
 
-impl Drop for Background {
-    fn drop(&mut self) {
+impl Background {
+    /// Tells the threads to end.
+    fn end(&self) {
         self.stop.store(true, Ordering::Relaxed);
         self.outcome_permits.close();
         self.batch_permits.close();
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -177,6 +188,9 @@ const FORGOTTEN_MAX: usize = 1 << 16;
 
 /// Until a file that was changed while being hashed is tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
+
+/// How long stopping waits for reads and saves that are under way.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// From new hashes until they are saved.
 const SAVE_DELAY: Duration = Duration::from_millis(500);
@@ -236,12 +250,8 @@ impl Actor for Catalog {
         _myself: ActorRef<CatalogMessage>,
         state: &mut CatalogState,
     ) -> Result<(), ActorProcessingErr> {
-        state.pool = None;
-        state.background.stop.store(true, Ordering::Relaxed);
-        let (unsaved, forgotten) = (std::mem::take(&mut state.unsaved), std::mem::take(&mut state.forgotten));
-        if !unsaved.is_empty() || !forgotten.is_empty() {
-            let cache = state.cache.clone();
-            tokio::task::spawn_blocking(move || save(&cache, &unsaved, &forgotten)).await?;
+        if tokio::time::timeout(STOP_PATIENCE, state.stop()).await.is_err() {
+            tracing::warn!("a disk does not answer; some hashes may not have been saved");
         }
         Ok(())
     }
@@ -266,6 +276,8 @@ impl CatalogState {
             hashed_by_reading: 0,
             taken_from_cache: 0,
             background: Background {
+                scan: None,
+                save: None,
                 stop: Arc::new(AtomicBool::new(false)),
                 outcome_permits: Arc::new(Semaphore::new(OUTCOMES_MAX)),
                 batch_permits: Arc::new(Semaphore::new(BATCHES_MAX)),
@@ -437,10 +449,32 @@ impl CatalogState {
     fn save(&mut self) {
         let (unsaved, forgotten) = (std::mem::take(&mut self.unsaved), std::mem::take(&mut self.forgotten));
         let (myself, cache) = (self.myself.clone(), self.cache.clone());
-        tokio::task::spawn_blocking(move || {
+        self.background.save = Some(tokio::task::spawn_blocking(move || {
             save(&cache, &unsaved, &forgotten);
             tell(&myself, Event::Saved);
+        }));
+    }
+
+    /// Ends everything in the background and saves what there is to save. The cache is closed then, so that whoever
+    /// comes next can open it.
+    async fn stop(&mut self) {
+        self.background.end();
+        let tasks = [self.background.scan.take(), self.background.save.take()];
+        for task in tasks.into_iter().flatten() {
+            // One that failed has ended as well.
+            let _ = task.await;
+        }
+        let (pool, cache) = (self.pool.take(), std::mem::take(&mut self.cache));
+        let (unsaved, forgotten) = (std::mem::take(&mut self.unsaved), std::mem::take(&mut self.forgotten));
+        let rest = tokio::task::spawn_blocking(move || {
+            if let Some(pool) = pool {
+                pool.stop();
+            }
+            if !unsaved.is_empty() || !forgotten.is_empty() {
+                save(&cache, &unsaved, &forgotten);
+            }
         });
+        let _ = rest.await;
     }
 
     fn status(&self) -> CatalogStatus {

@@ -12,6 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 
 use ftx_proto::merkle::PieceLayer;
 use ftx_proto::name::RelativePath;
@@ -69,9 +70,10 @@ pub(crate) type Report = Arc<dyn Fn(Outcome) + Send + Sync>;
 /// The cache, once the one who opens it has tried.
 pub(crate) type CacheSlot = Arc<OnceLock<Option<Cache>>>;
 
-/// The threads. They end soon after this is dropped.
+/// The threads. They end soon after this is dropped; [`HashPool::stop`] waits for that.
 pub(crate) struct HashPool {
     shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -108,14 +110,22 @@ impl HashPool {
     /// Starts `threads` threads.
     pub(crate) fn start(threads: NonZeroUsize, cache: CacheSlot, report: Report) -> Self {
         let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), cache, report });
-        for number in 0..threads.get() {
+        let start = |number| {
             let shared = shared.clone();
             let thread = std::thread::Builder::new().name(format!("hash-{number}"));
-            if let Err(error) = thread.spawn(move || shared.work()) {
-                tracing::warn!("cannot start a thread for hashing: {error}");
-            }
-        }
-        HashPool { shared }
+            let started = thread.spawn(move || shared.work());
+            started.inspect_err(|error| tracing::warn!("cannot start a thread for hashing: {error}")).ok()
+        };
+        let threads = (0..threads.get()).filter_map(start).collect();
+        HashPool { shared, threads }
+    }
+
+    /// Ends the threads, and waits until they have let go of everything. That takes as long as reading one piece.
+    pub(crate) fn stop(mut self) {
+        let threads = std::mem::take(&mut self.threads);
+        drop(self);
+        // One that failed has ended as well.
+        threads.into_iter().for_each(|thread| drop(thread.join()));
     }
 
     /// Adds files to be hashed.

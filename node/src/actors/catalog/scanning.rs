@@ -109,7 +109,7 @@ impl CatalogState {
         let (myself, shares, cache) = (self.myself.clone(), self.shares.clone(), self.cache.clone());
         let (stop, permits) = (self.background.stop.clone(), self.background.batch_permits.clone());
         let runtime = tokio::runtime::Handle::current();
-        tokio::task::spawn_blocking(move || {
+        self.background.scan = Some(tokio::task::spawn_blocking(move || {
             // Before the first batch, and so before the first file is hashed.
             cache.get_or_init(|| state_dir.as_deref().and_then(Cache::open));
             let begun = Instant::now();
@@ -124,7 +124,7 @@ impl CatalogState {
             if flow.is_continue() {
                 tell(&myself, Event::ScanEnded { took: begun.elapsed() });
             }
-        });
+        }));
     }
 
     pub(super) fn scanned(&mut self, batch: Batch) {
