@@ -61,7 +61,7 @@ impl Fetch {
     fn finish(&self, part: &PartFile) {
         assert_eq!(part.finish(MTIME, false, false).unwrap(), self.path());
         assert!(fs::read(self.path()).unwrap() == self.bytes);
-        assert_eq!(self.files(), [self.name.clone()]);
+        assert_eq!(self.files(), std::slice::from_ref(&self.name));
     }
 
     fn files(&self) -> Vec<String> {
@@ -285,7 +285,10 @@ fn links_and_pipes_in_the_place_of_the_part_are_not_touched() {
         for make in make {
             make(&victim, &fetch.hidden(hidden));
             let result = fetch.open_with(ROOT, true);
-            assert!(matches!(&result, Err(StoreError::InTheWay(path)) if *path == fetch.hidden(hidden)), "{result:?}");
+            assert!(
+                matches!(&result, Err(StoreError::InTheWay(path)) if *path == fetch.hidden(hidden)),
+                "{result:?}"
+            );
             assert_eq!(fs::read(&victim).unwrap(), b"precious");
             fs::remove_file(fetch.hidden(hidden)).unwrap();
         }
@@ -334,14 +337,16 @@ fn space_for_the_whole_file_is_reserved_at_once() {
 
 /// Runs a test of this file again as root of a namespace of its own, on a tmpfs of 3 MiB.
 fn on_a_small_disk(test: &str) {
-    let script = "mount -t tmpfs -o size=3m tmpfs /mnt && exec \"$0\" --exact --include-ignored --nocapture \"$1\"";
+    let script =
+        "mount -t tmpfs -o size=3m tmpfs /mnt && exec \"$0\" --exact --include-ignored --nocapture \"$1\"";
     let exe = std::env::current_exe().unwrap();
     let probe = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).output();
     if !probe.is_ok_and(|output| output.status.success()) {
         eprintln!("SKIPPED: a small disk needs `unshare -rm` and mount, which are not allowed here");
         return;
     }
-    let output = Command::new("unshare").args(["-rm", "sh", "-c", script]).arg(exe).arg(test).output().unwrap();
+    let output =
+        Command::new("unshare").args(["-rm", "sh", "-c", script]).arg(exe).arg(test).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
@@ -376,7 +381,10 @@ fn inner_full_disk() {
     part.commit(&[geometry.piece(0).unwrap()]).unwrap();
     assert!(fs::write("/mnt/greedy", vec![0; 3 * mib as usize]).is_err());
     let error = part.write_at(mib, &vec![2; mib as usize]).unwrap_err();
-    assert!(matches!(&error, StoreError::DiskFull { needed, available, .. } if needed > available), "{error:?}");
+    assert!(
+        matches!(&error, StoreError::DiskFull { needed, available, .. } if needed > available),
+        "{error:?}"
+    );
     drop(part);
     // Still full: what is there stays.
     let error = PartFile::open(target("file"), geometry, ROOT, false).unwrap_err();

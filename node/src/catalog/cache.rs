@@ -13,7 +13,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ftx_proto::digest::{Digest, Root};
 use ftx_proto::geometry::Geometry;
 use ftx_proto::merkle::PieceLayer;
-use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTableMetadata, StorageError, TableDefinition};
+use redb::{
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTableMetadata, StorageError, TableDefinition,
+};
 
 use super::content::Stamp;
 use super::scan::FILES_MAX;
@@ -34,7 +36,7 @@ const ENTRIES_MAX: u64 = 2 * FILES_MAX as u64;
 pub(crate) struct Cache {
     database: Database,
     path: PathBuf,
-    /// Set when it was found damaged; it is not used any more then.
+    /// Set when it was found damaged; or could not be written; it is not used any more then.
     broken: AtomicBool,
 }
 
@@ -106,7 +108,7 @@ impl Cache {
         });
     }
 
-    /// Runs something on the database; if that turns out to be damaged, it is set aside and not used any more.
+    /// Runs something on the database. After a failure it is not used any more, and if it is damaged, set aside.
     fn guarded<T>(&self, run: impl FnOnce() -> Result<T, redb::Error>) -> Option<T> {
         if self.broken.load(Ordering::Relaxed) {
             return None;
@@ -114,11 +116,17 @@ impl Cache {
         // A panic within the database must not take the node down.
         let problem = match catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(value)) => return Some(value),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it made the database fail".to_owned(),
+            Ok(Err(error)) => error,
+            Err(_) => redb::Error::Corrupted("it made the database fail".to_owned()),
         };
         if !self.broken.swap(true, Ordering::Relaxed) {
-            set_aside(&self.path, &problem);
+            match problem {
+                // The disk is full, or gone; that says nothing about what is in it.
+                redb::Error::Io(error) => {
+                    tracing::warn!("hashes are not remembered from now on: {}: {error}", self.path.display());
+                }
+                problem => set_aside(&self.path, &problem.to_string()),
+            }
         }
         None
     }
@@ -134,9 +142,14 @@ fn open(path: &Path) -> Result<Database, OpenError> {
     let create = || Builder::new().set_cache_size(MEMORY_BYTES_MAX).create(path);
     match catch_unwind(AssertUnwindSafe(create)) {
         Ok(Ok(database)) => Ok(database),
-        Ok(Err(DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch)) => Err(OpenError::InUse),
+        Ok(Err(DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch)) => {
+            Err(OpenError::InUse)
+        }
         Ok(Err(DatabaseError::Storage(StorageError::Io(error))))
-            if !matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof) =>
+            if !matches!(
+                error.kind(),
+                std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+            ) =>
         {
             Err(OpenError::Other(error.to_string()))
         }
@@ -260,8 +273,11 @@ mod tests {
     fn a_damaged_database_is_set_aside() {
         let folder = tempfile::tempdir().unwrap();
         let (path, stamp, layer) = entry(PIECE_SIZE);
-        std::fs::write(folder.path().join(FILE_NAME), "this is no database, but it is long enough for one".repeat(99))
-            .unwrap();
+        std::fs::write(
+            folder.path().join(FILE_NAME),
+            "this is no database, but it is long enough for one".repeat(99),
+        )
+        .unwrap();
         let cache = Cache::open(folder.path()).unwrap();
         cache.save(&[(path.clone(), stamp, layer.clone())], &[]);
         assert_eq!(cache.find(&path, &stamp), Some(layer));

@@ -39,7 +39,7 @@ pub struct Stamp {
 
 /// Where a shared file is: the folder of the share, and the path in it, which links cannot lead out of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Location {
+pub(crate) struct Location {
     folder: Arc<Path>,
     relative: PathBuf,
 }

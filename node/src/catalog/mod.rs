@@ -17,7 +17,9 @@
 
 pub(crate) mod cache;
 mod content;
-mod hash;
+pub(crate) mod hash;
+pub(crate) mod index;
+pub(crate) mod pool;
 pub(crate) mod scan;
 
 pub use content::{Content, ContentReader, Have, ReadError, Stamp};

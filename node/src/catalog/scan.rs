@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ftx_proto::name::{NameError, RelativePath, printable};
 use walkdir::{DirEntry, WalkDir};
@@ -88,6 +89,12 @@ pub(crate) struct Batch {
     pub(crate) skipped: Vec<Skipped>,
 }
 
+impl Skipped {
+    pub(crate) fn new(path: &Path, reason: SkipReason) -> Self {
+        Skipped { path: printable(&path.to_string_lossy()).to_string(), reason }
+    }
+}
+
 impl Shares {
     /// These folders and single files, without anything in `state_dir`.
     pub(crate) fn new(paths: &[PathBuf], state_dir: Option<&Path>) -> Self {
@@ -97,7 +104,9 @@ impl Shares {
         let share = |path: &PathBuf| {
             let path = absolute(path);
             match (path.is_file(), path.parent(), path.file_name()) {
-                (true, Some(folder), Some(name)) => Share { folder: folder.into(), only: Some(name.to_owned()) },
+                (true, Some(folder), Some(name)) => {
+                    Share { folder: folder.into(), only: Some(name.to_owned()) }
+                }
                 _ => Share { folder: path.into(), only: None },
             }
         };
@@ -116,7 +125,9 @@ impl Shares {
     /// The file that this name stands for now, by the same rules as a scan, but without one. Blocks on the disk.
     pub(crate) fn probe(&self, name: &RelativePath) -> Option<Found> {
         self.shares.iter().enumerate().find_map(|(index, share)| {
-            if share.only.as_ref().is_some_and(|only| only != name.as_str()) || is_own_file(name.file_name().as_ref()) {
+            if share.only.as_ref().is_some_and(|only| only != name.as_str())
+                || is_own_file(name.file_name().as_ref())
+            {
                 return None;
             }
             let mut path = share.folder.to_path_buf();
@@ -133,9 +144,14 @@ impl Shares {
         })
     }
 
-    /// Walks the shares in order and hands over what it comes across, until told to stop. Blocks on the disk.
-    pub(crate) fn scan(&self, emit: &mut dyn FnMut(Batch) -> ControlFlow<()>) -> ControlFlow<()> {
-        let mut scan = Scan { batch: Batch::default(), found: 0, emit };
+    /// Walks the shares in order and hands over what it comes across, until told to stop, by `stop` or in answer to a
+    /// batch. Blocks on the disk.
+    pub(crate) fn scan(
+        &self,
+        stop: &AtomicBool,
+        emit: &mut dyn FnMut(Batch) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let mut scan = Scan { batch: Batch::default(), found: 0, stop, emit };
         for (index, share) in self.shares.iter().enumerate() {
             match &share.only {
                 Some(only) => {
@@ -177,11 +193,15 @@ impl Shares {
 struct Scan<'a> {
     batch: Batch,
     found: usize,
+    stop: &'a AtomicBool,
     emit: &'a mut dyn FnMut(Batch) -> ControlFlow<()>,
 }
 
 impl Scan<'_> {
     fn entry(&mut self, share: usize, folder: &Path, entry: &DirEntry) -> ControlFlow<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return ControlFlow::Break(());
+        }
         let kind = entry.file_type();
         if kind.is_dir() || kind.is_file() && is_own_file(entry.file_name()) {
             return ControlFlow::Continue(());
@@ -203,7 +223,13 @@ impl Scan<'_> {
         }
     }
 
-    fn file(&mut self, share: usize, name: &Path, path: &Path, metadata: &std::fs::Metadata) -> ControlFlow<()> {
+    fn file(
+        &mut self,
+        share: usize,
+        name: &Path,
+        path: &Path,
+        metadata: &std::fs::Metadata,
+    ) -> ControlFlow<()> {
         let Some(stamp) = Stamp::of(metadata) else { return self.skip(path, SkipReason::Special) };
         let Some(name) = name.to_str() else { return self.skip(path, SkipReason::NotUtf8) };
         match name.parse() {
@@ -218,8 +244,7 @@ impl Scan<'_> {
     }
 
     fn skip(&mut self, path: &Path, reason: SkipReason) -> ControlFlow<()> {
-        let path = printable(&path.to_string_lossy()).to_string();
-        self.batch.skipped.push(Skipped { path, reason });
+        self.batch.skipped.push(Skipped::new(path, reason));
         self.flush_if_full()
     }
 
@@ -250,7 +275,7 @@ mod tests {
 
     fn scan(shares: &Shares) -> (Vec<String>, BTreeMap<String, SkipReason>) {
         let (mut names, mut skipped) = (Vec::new(), BTreeMap::new());
-        let flow = shares.scan(&mut |batch| {
+        let flow = shares.scan(&AtomicBool::new(false), &mut |batch| {
             names.extend(batch.found.iter().map(|found| format!("{}:{}", found.share, found.name.as_str())));
             skipped.extend(batch.skipped.into_iter().map(|skipped| (skipped.path, skipped.reason)));
             ControlFlow::Continue(())
@@ -266,7 +291,16 @@ mod tests {
         let path = |name: &str| folder.path().join(name);
         fs::create_dir_all(path("sub/.hidden")).unwrap();
         fs::create_dir(path("state")).unwrap();
-        for name in ["a", "sub/b.txt", "sub/.hidden/c", ".dot", ".x.ftx-part", ".x.ftx-journal", "state/key", "back\\slash"] {
+        for name in [
+            "a",
+            "sub/b.txt",
+            "sub/.hidden/c",
+            ".dot",
+            ".x.ftx-part",
+            ".x.ftx-journal",
+            "state/key",
+            "back\\slash",
+        ] {
             fs::write(path(name), name).unwrap();
         }
         fs::write(folder.path().join(OsStr::from_bytes(b"latin\xe9")), "x").unwrap();
@@ -317,10 +351,13 @@ mod tests {
             fs::write(folder.path().join(number.to_string()), "").unwrap();
         }
         let mut batches = 0;
-        let flow = Shares::new(&[folder.path().to_owned()], None).scan(&mut |_| {
+        let shares = Shares::new(&[folder.path().to_owned()], None);
+        let flow = shares.scan(&AtomicBool::new(false), &mut |_| {
             batches += 1;
             ControlFlow::Break(())
         });
         assert_eq!((flow, batches), (ControlFlow::Break(()), 1));
+        let flow = shares.scan(&AtomicBool::new(true), &mut |batch| panic!("{batch:?}"));
+        assert_eq!(flow, ControlFlow::Break(()));
     }
 }

@@ -177,7 +177,8 @@ mod tests {
         let mut bytes = bytes();
         let (second, third) = (HEADER_LEN + RECORD_LEN, HEADER_LEN + 2 * RECORD_LEN);
         bytes.copy_within(third.., second);
-        assert_eq!(pieces_in(&bytes), Some(vec![0..2]));
+        let first = 0..2;
+        assert_eq!(pieces_in(&bytes), Some(vec![first]));
     }
 
     #[test]

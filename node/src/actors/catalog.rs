@@ -1,0 +1,560 @@
+//! The actor that knows what the node offers.
+//!
+//! It owns the table of files and of what is being fetched, and the questions about it. It never touches the disk itself:
+//! a scan, a look at one file, hashing and saving hashes run on threads of their own and tell it what they found. They
+//! hold a permit for everything they tell, so its mailbox stays short. It answers at once, while it is scanning and
+//! hashing; and without shares it starts nothing at all.
+//!
+//! A question for a name looks at that very file first, so a file that was put there, changed or removed a moment ago is
+//! answered for as it is; a question for a root that is not known leads to a scan, at most one a second.
+//!
+//! A crash of the actor loses what is being fetched ([`CatalogMessage::AddPartial`]), which its fetchers add again.
+
+mod scanning;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ftx_proto::digest::Root;
+use ftx_proto::name::RelativePath;
+use ftx_proto::wire::discovery::{OfferEntry, Want};
+use ftx_proto::wire::session::ListingEntry;
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+
+use self::scanning::Scanning;
+use crate::catalog::Content;
+use crate::catalog::cache::Entry;
+use crate::catalog::hash::HashError;
+use crate::catalog::index::Index;
+use crate::catalog::pool::{CacheSlot, HashPool, Outcome};
+use crate::catalog::scan::{Batch, Found, Shares, SkipReason, Skipped};
+
+/// The actor; what it owns is made when it starts.
+#[derive(Debug)]
+pub struct Catalog;
+
+/// What a catalog needs to start.
+#[derive(Debug, Clone)]
+pub struct CatalogArguments {
+    /// The folders and single files to offer, in the order in which their names count.
+    pub shares: Vec<PathBuf>,
+    /// Where hashes are remembered; nothing in it is ever offered. `None`: not remembered.
+    pub state_dir: Option<PathBuf>,
+    /// How many threads hash.
+    pub hash_threads: NonZeroUsize,
+    /// Time from the end of a scan to the beginning of the next. Longer if scans take long.
+    pub rescan_interval: Duration,
+}
+
+/// What a catalog can be asked and told.
+#[derive(Debug)]
+pub enum CatalogMessage {
+    /// What is there of this? The entries, and whether there are more.
+    Lookup(Want, RpcReplyPort<(Vec<OfferEntry>, bool)>),
+    /// The files in order of their names.
+    List {
+        /// Where to go on; `None` for the beginning.
+        after: Option<RelativePath>,
+        /// Most entries in the answer; it may have less.
+        limit: usize,
+        /// The entries, and whether there are more.
+        reply: RpcReplyPort<(Vec<ListingEntry>, bool)>,
+    },
+    /// The content of this root, if it is known.
+    Open(Root, RpcReplyPort<Option<Arc<Content>>>),
+    /// Offers a content that is being fetched.
+    AddPartial(Arc<Content>),
+    /// Does not offer it any more as being fetched. It is offered whole if it is in a share.
+    RemovePartial(Root),
+    /// Looks through the shares again, soon.
+    Rescan,
+    /// How it is going.
+    Status(RpcReplyPort<CatalogStatus>),
+    /// From its own threads.
+    Internal(Internal),
+}
+
+/// How it is going with a catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogStatus {
+    /// Files found in the shares.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files whose root is known.
+    pub hashed_files: u64,
+    /// Their bytes.
+    pub hashed_bytes: u64,
+    /// Files that wait for their root or are being hashed.
+    pub queue: usize,
+    /// Files that were hashed since the start by reading them.
+    pub hashed_by_reading: u64,
+    /// Files whose hashes were remembered from an earlier run.
+    pub taken_from_cache: u64,
+    /// Scans that were completed.
+    pub scans: u64,
+    /// Whether a scan is under way.
+    pub scanning: bool,
+    /// Entries that are not offered.
+    pub skipped: u64,
+    /// Some of those, with the reason.
+    pub skipped_examples: Vec<(String, String)>,
+}
+
+/// A message of a catalog's own threads; nobody else can make one.
+#[derive(Debug)]
+pub struct Internal(Event);
+
+#[derive(Debug)]
+enum Event {
+    Scanned { batch: Batch, _permit: OwnedSemaphorePermit },
+    ScanEnded { took: Duration },
+    Sweep { after: Option<Arc<RelativePath>> },
+    ScanDue,
+    Probed { name: RelativePath, found: Option<Found>, reply: Option<RpcReplyPort<(Vec<OfferEntry>, bool)>> },
+    Hashed { outcome: Outcome, _permit: OwnedSemaphorePermit },
+    RetryDue,
+    SaveDue,
+    Saved,
+}
+
+/// What the actor owns.
+pub struct CatalogState {
+    myself: ActorRef<CatalogMessage>,
+    shares: Arc<Shares>,
+    index: Index,
+    /// None without shares.
+    pool: Option<HashPool>,
+    cache: CacheSlot,
+    scanning: Scanning,
+    probes: usize,
+    /// Files that were changed while being hashed, to be looked at again.
+    unsettled: Vec<Arc<RelativePath>>,
+    unsaved: Vec<Entry>,
+    forgotten: Vec<PathBuf>,
+    /// A save is under way or will be in a moment.
+    saving: bool,
+    skipped: SkippedLog,
+    hashed_by_reading: u64,
+    taken_from_cache: u64,
+    background: Background,
+}
+
+/// What the threads share with the actor; they end when it is dropped.
+struct Background {
+    /// The last scan and the last save.
+    scan: Option<JoinHandle<()>>,
+    save: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    outcome_permits: Arc<Semaphore>,
+    batch_permits: Arc<Semaphore>,
+}
+
+impl Background {
+    /// Tells the threads to end.
+    fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.outcome_permits.close();
+        self.batch_permits.close();
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Most outcomes of hashing that wait in the mailbox.
+const OUTCOMES_MAX: usize = 256;
+
+/// Most batches of a scan that wait in the mailbox.
+const BATCHES_MAX: usize = 4;
+
+/// Most looks at single files under way; questions beyond are answered from the table.
+const PROBES_MAX: usize = 16;
+
+/// Most files that were changed while being hashed and are looked at again before the next scan.
+const UNSETTLED_MAX: usize = 256;
+
+/// Most removed files whose hashes are forgotten before the next save; the others are remembered in vain.
+const FORGOTTEN_MAX: usize = 1 << 16;
+
+/// Until a file that was changed while being hashed is tried again.
+const RETRY_DELAY: Duration = Duration::from_secs(2);
+
+/// How long stopping waits for reads and saves that are under way.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// From new hashes until they are saved.
+const SAVE_DELAY: Duration = Duration::from_millis(500);
+
+impl Actor for Catalog {
+    type Msg = CatalogMessage;
+    type State = CatalogState;
+    type Arguments = CatalogArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<CatalogMessage>,
+        arguments: CatalogArguments,
+    ) -> Result<CatalogState, ActorProcessingErr> {
+        let mut state = CatalogState::new(myself, &arguments);
+        if !state.shares.is_empty() {
+            state.start_pool(arguments.hash_threads);
+            state.begin_scan(arguments.state_dir);
+        }
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<CatalogMessage>,
+        message: CatalogMessage,
+        state: &mut CatalogState,
+    ) -> Result<(), ActorProcessingErr> {
+        // A reply that cannot be sent is to somebody who does not wait any more.
+        match message {
+            CatalogMessage::Lookup(want, reply) => state.lookup(want, reply),
+            CatalogMessage::List { after, limit, reply } => {
+                let _ = reply.send(state.index.list(after.as_ref(), limit));
+            }
+            CatalogMessage::Open(root, reply) => {
+                let _ = reply.send(state.index.open(&root));
+            }
+            CatalogMessage::AddPartial(content) => {
+                if !state.index.add_partial(content) {
+                    tracing::warn!(
+                        "too many fetches at once; a further one is not offered to others meanwhile"
+                    );
+                }
+            }
+            CatalogMessage::RemovePartial(root) => state.index.remove_partial(&root),
+            CatalogMessage::Rescan => state.want_scan(),
+            CatalogMessage::Status(reply) => {
+                let _ = reply.send(state.status());
+            }
+            CatalogMessage::Internal(Internal(event)) => state.event(event),
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<CatalogMessage>,
+        state: &mut CatalogState,
+    ) -> Result<(), ActorProcessingErr> {
+        if tokio::time::timeout(STOP_PATIENCE, state.stop()).await.is_err() {
+            tracing::warn!("a disk does not answer; some hashes may not have been saved");
+        }
+        Ok(())
+    }
+}
+
+impl CatalogState {
+    fn new(myself: ActorRef<CatalogMessage>, arguments: &CatalogArguments) -> Self {
+        let shares = Arc::new(Shares::new(&arguments.shares, arguments.state_dir.as_deref()));
+        CatalogState {
+            myself,
+            index: Index::new(shares.clone()),
+            scanning: Scanning::new(arguments.shares.len(), arguments.rescan_interval),
+            shares,
+            pool: None,
+            cache: CacheSlot::default(),
+            probes: 0,
+            unsettled: Vec::new(),
+            unsaved: Vec::new(),
+            forgotten: Vec::new(),
+            saving: false,
+            skipped: SkippedLog::default(),
+            hashed_by_reading: 0,
+            taken_from_cache: 0,
+            background: Background {
+                scan: None,
+                save: None,
+                stop: Arc::new(AtomicBool::new(false)),
+                outcome_permits: Arc::new(Semaphore::new(OUTCOMES_MAX)),
+                batch_permits: Arc::new(Semaphore::new(BATCHES_MAX)),
+            },
+        }
+    }
+
+    fn start_pool(&mut self, threads: NonZeroUsize) {
+        let (myself, permits) = (self.myself.clone(), self.background.outcome_permits.clone());
+        let runtime = tokio::runtime::Handle::current();
+        let report = move |outcome| {
+            // Closed when the actor is gone, and then nobody wants to hear it.
+            if let Ok(permit) = runtime.block_on(permits.clone().acquire_owned()) {
+                tell(&myself, Event::Hashed { outcome, _permit: permit });
+            }
+        };
+        self.pool = Some(HashPool::start(threads, self.cache.clone(), Arc::new(report)));
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Scanned { batch, _permit } => self.scanned(batch),
+            Event::ScanEnded { took } => self.scan_ended(took),
+            Event::Sweep { after } => self.sweep(after),
+            Event::ScanDue => self.scan_due(),
+            Event::Probed { name, found, reply } => self.probed(name, found, reply),
+            Event::Hashed { outcome, _permit } => self.hashed(outcome),
+            Event::RetryDue => self.retry(),
+            Event::SaveDue => self.save(),
+            Event::Saved => {
+                self.saving = false;
+                self.save_soon();
+            }
+        }
+    }
+
+    fn lookup(&mut self, want: Want, reply: RpcReplyPort<(Vec<OfferEntry>, bool)>) {
+        if let Want::Name(name) = &want
+            && !self.shares.is_empty()
+            && self.probes < PROBES_MAX
+        {
+            return self.probe(name.clone(), Some(reply));
+        }
+        let answer = self.answer(&want);
+        if answer.0.is_empty() && matches!(want, Want::Root(_)) {
+            self.want_scan();
+        }
+        let _ = reply.send(answer);
+    }
+
+    fn answer(&self, want: &Want) -> (Vec<OfferEntry>, bool) {
+        self.index.lookup(want, &|ticket| match (&self.pool, want) {
+            (Some(pool), Want::All) => pool.bytes_done(ticket),
+            (Some(pool), _) => pool.ask(ticket),
+            (None, _) => 0,
+        })
+    }
+
+    /// Has a look at the file of this name, and answers then.
+    fn probe(&mut self, name: RelativePath, reply: Option<RpcReplyPort<(Vec<OfferEntry>, bool)>>) {
+        self.probes += 1;
+        let (myself, shares) = (self.myself.clone(), self.shares.clone());
+        tokio::task::spawn_blocking(move || {
+            let found = shares.probe(&name);
+            tell(&myself, Event::Probed { name, found, reply });
+        });
+    }
+
+    fn probed(
+        &mut self,
+        name: RelativePath,
+        found: Option<Found>,
+        reply: Option<RpcReplyPort<(Vec<OfferEntry>, bool)>>,
+    ) {
+        self.probes -= 1;
+        if self.index.share_of(&name) != found.as_ref().map(|found| found.share) {
+            self.remove(&name);
+        }
+        if let Some(found) = found {
+            self.found(vec![found]);
+        }
+        if let Some(reply) = reply {
+            let _ = reply.send(self.answer(&Want::Name(name)));
+        }
+    }
+
+    fn remove(&mut self, name: &RelativePath) {
+        if let (Some(ticket), Some(pool)) = (self.index.remove(name), &self.pool) {
+            pool.withdraw(ticket);
+        }
+    }
+
+    /// Files were seen.
+    fn found(&mut self, found: Vec<Found>) {
+        let mut jobs = Vec::new();
+        for found in found {
+            let location = self.shares.location(found.share, &found.name);
+            let change = self.index.found(found, self.scanning.number());
+            if let Some(reason) = change.skipped {
+                self.skipped.note(Skipped::new(&location.path(), reason), self.scanning.number());
+            }
+            if let (Some(ticket), Some(pool)) = (change.withdrawn, &self.pool) {
+                pool.withdraw(ticket);
+            }
+            jobs.extend(change.job);
+        }
+        if let (false, Some(pool)) = (jobs.is_empty(), &self.pool) {
+            pool.submit(jobs);
+        }
+    }
+
+    fn hashed(&mut self, outcome: Outcome) {
+        let Outcome { ticket, name, result } = outcome;
+        match result {
+            Ok(hashed) => {
+                if !self.index.hashed(&name, ticket, &hashed) {
+                    return;
+                }
+                if hashed.from_cache {
+                    self.taken_from_cache += 1;
+                    return;
+                }
+                self.hashed_by_reading += 1;
+                if let Some(share) = self.index.share_of(&name) {
+                    let path = self.shares.location(share, &name).path();
+                    self.unsaved.push((path, hashed.stamp, hashed.layer));
+                    self.save_soon();
+                }
+            }
+            Err(HashError::Changed) => {
+                if self.index.unsettled(&name, ticket) && self.unsettled.len() < UNSETTLED_MAX {
+                    if self.unsettled.is_empty() {
+                        self.tell_later(RETRY_DELAY, Event::RetryDue);
+                    }
+                    self.unsettled.push(name);
+                }
+            }
+            Err(HashError::Unreadable(error)) => {
+                if self.index.failed(&name, ticket)
+                    && let Some(share) = self.index.share_of(&name)
+                {
+                    let path = self.shares.location(share, &name).path();
+                    self.skipped.note(
+                        Skipped::new(&path, SkipReason::Unreadable(error.to_string())),
+                        self.scanning.number(),
+                    );
+                }
+            }
+            // By whoever withdrew it.
+            Err(HashError::Cancelled) => {}
+        }
+    }
+
+    /// Looks again at the files that were changed while they were hashed.
+    fn retry(&mut self) {
+        for name in std::mem::take(&mut self.unsettled) {
+            self.probe(RelativePath::clone(&name), None);
+        }
+    }
+
+    fn save_soon(&mut self) {
+        let is_something = !self.unsaved.is_empty() || !self.forgotten.is_empty();
+        if is_something && !self.saving {
+            self.saving = true;
+            self.tell_later(SAVE_DELAY, Event::SaveDue);
+        }
+    }
+
+    fn save(&mut self) {
+        let (unsaved, forgotten) = (std::mem::take(&mut self.unsaved), std::mem::take(&mut self.forgotten));
+        let (myself, cache) = (self.myself.clone(), self.cache.clone());
+        self.background.save = Some(tokio::task::spawn_blocking(move || {
+            save(&cache, &unsaved, &forgotten);
+            tell(&myself, Event::Saved);
+        }));
+    }
+
+    /// Ends everything in the background and saves what there is to save. The cache is closed then, so that whoever
+    /// comes next can open it.
+    async fn stop(&mut self) {
+        self.background.end();
+        let tasks = [self.background.scan.take(), self.background.save.take()];
+        for task in tasks.into_iter().flatten() {
+            // One that failed has ended as well.
+            let _ = task.await;
+        }
+        let (pool, cache) = (self.pool.take(), std::mem::take(&mut self.cache));
+        let (unsaved, forgotten) = (std::mem::take(&mut self.unsaved), std::mem::take(&mut self.forgotten));
+        let rest = tokio::task::spawn_blocking(move || {
+            if let Some(pool) = pool {
+                pool.stop();
+            }
+            if !unsaved.is_empty() || !forgotten.is_empty() {
+                save(&cache, &unsaved, &forgotten);
+            }
+        });
+        let _ = rest.await;
+    }
+
+    fn status(&self) -> CatalogStatus {
+        let totals = self.index.totals();
+        CatalogStatus {
+            files: totals.files,
+            bytes: totals.bytes,
+            hashed_files: totals.hashed_files,
+            hashed_bytes: totals.hashed_bytes,
+            queue: self.pool.as_ref().map_or(0, HashPool::len),
+            hashed_by_reading: self.hashed_by_reading,
+            taken_from_cache: self.taken_from_cache,
+            scans: self.scanning.completed(),
+            scanning: self.scanning.is_under_way(),
+            skipped: self.skipped.count(),
+            skipped_examples: self.skipped.examples(),
+        }
+    }
+
+    fn tell_later(&self, delay: Duration, event: Event) {
+        // Ends by itself when the actor is gone.
+        self.myself.send_after(delay, move || CatalogMessage::Internal(Internal(event)));
+    }
+}
+
+/// Tells the actor; if it is gone, nobody wants to hear it.
+fn tell(myself: &ActorRef<CatalogMessage>, event: Event) {
+    let _ = myself.cast(CatalogMessage::Internal(Internal(event)));
+}
+
+fn save(cache: &CacheSlot, unsaved: &[Entry], forgotten: &[PathBuf]) {
+    if let Some(cache) = cache.get().and_then(Option::as_ref) {
+        cache.save(unsaved, forgotten);
+    }
+}
+
+/// What is not offered and why; each is logged once.
+#[derive(Debug, Default)]
+struct SkippedLog {
+    /// Path to reason, and the scan that came across it last.
+    entries: BTreeMap<String, (String, u64)>,
+    /// How many did not fit, in this scan and in the last one.
+    beyond: u64,
+    beyond_before: u64,
+}
+
+impl SkippedLog {
+    /// Most entries that are kept, and logged by name.
+    const ENTRIES_MAX: usize = 1024;
+
+    /// Most entries that are shown.
+    const EXAMPLES_MAX: usize = 32;
+
+    fn note(&mut self, Skipped { path, reason }: Skipped, scan: u64) {
+        let reason = reason.to_string();
+        if let Some(known) = self.entries.get_mut(&path) {
+            *known = (reason, scan);
+        } else if self.entries.len() < Self::ENTRIES_MAX {
+            tracing::warn!("{path} is not shared: {reason}");
+            self.entries.insert(path, (reason, scan));
+        } else {
+            self.beyond += 1;
+        }
+    }
+
+    fn scan_ended(&mut self, scan: u64) {
+        // What hashing came across after the last scan is found out again after this one.
+        self.entries.retain(|_, (_, seen)| *seen + 1 >= scan);
+        if self.beyond > 0 && self.beyond_before == 0 {
+            tracing::warn!("{} further entries are not shared", self.beyond);
+        }
+        self.beyond_before = std::mem::take(&mut self.beyond);
+    }
+
+    fn count(&self) -> u64 {
+        self.entries.len() as u64 + self.beyond.max(self.beyond_before)
+    }
+
+    fn examples(&self) -> Vec<(String, String)> {
+        let shown = self.entries.iter().take(Self::EXAMPLES_MAX);
+        shown.map(|(path, (reason, _))| (path.clone(), reason.clone())).collect()
+    }
+}
