@@ -78,7 +78,8 @@ impl Node {
             catalog: CatalogArguments {
                 shares: config.shares.clone(),
                 state_dir: (!config.shares.is_empty()).then(|| config.state.clone()),
-                ..CatalogArguments::default()
+                hash_threads: std::thread::available_parallelism().unwrap_or(std::num::NonZero::<usize>::MIN),
+                rescan_interval: RESCAN_INTERVAL,
             },
             discovery: DiscoveryArguments {
                 me: announce.clone(),
@@ -456,6 +457,9 @@ const SETTLE: Duration = Duration::from_millis(150);
 
 /// How often the nodes are asked how far their hashing is.
 const HASHING_POLL: Duration = Duration::from_millis(300);
+
+/// How often shares are looked through for changes.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long the node may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
