@@ -1,0 +1,108 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use ftx_node::cli::text::parse_bytes;
+use ftx_node::error::{Code, Error};
+
+use crate::scenario::{Content, Scenario};
+
+/// Run many nodes of ftx-node in one process, and check that files arrive whole whatever happens to the nodes.
+///
+/// Without a command: a demonstration with five nodes, of which four share a file and one fetches it by its name.
+/// Everything stays on this machine (127.0.0.1) and in a temporary folder.
+#[derive(Debug, Parser)]
+#[command(name = "ftx-sim", version, after_help = AFTER_HELP)]
+pub(super) struct Options {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+    /// From what everything that is left to chance is chosen: data, who is killed and when, what is damaged
+    #[arg(long, global = true, value_name = "X", default_value_t = 1)]
+    pub(super) seed: u64,
+    /// Print one JSON object a line on stdout; the last is `done` or `error`
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  ftx-sim                                                 the demonstration
+  ftx-sim loopback --nodes 50 --sources 45 --size 64MiB   five nodes fetch from 45 at once
+  ftx-sim loopback --nodes 9 --kill 3 --liars 2           three sources die, two have rotten disks
+  ftx-sim loopback --nodes 4 --slow 1MB/s --seed 7 --json
+
+Exit status: 0 every fetch ended with the right bytes, 1 some did not, 2 usage, 130 interrupted.";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Nodes on the loopback interface of this machine
+    Loopback(LoopbackOptions),
+}
+
+/// What is to happen to the nodes.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct LoopbackOptions {
+    /// Nodes in all
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    nodes: usize,
+    /// How many of them share the file; the others fetch it, all at once [default: all but one]
+    #[arg(long, value_name = "S")]
+    sources: Option<usize>,
+    /// How large the file is, which is made from the seed, such as 64MiB
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_bytes)]
+    size: u64,
+    /// Share this file instead; it is only read
+    #[arg(long, value_name = "PATH", conflicts_with = "size")]
+    file: Option<PathBuf>,
+    /// How many sources are killed in the middle
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    kill: usize,
+    /// How many sources send wrong bytes in good faith: their disks rot after they have hashed the file
+    #[arg(long, value_name = "L", default_value_t = 0)]
+    liars: usize,
+    /// One more source that sends at most so many bytes per second, such as 2MB/s; may be given several times
+    #[arg(long, value_name = "RATE", value_parser = parse_bytes)]
+    slow: Vec<u64>,
+}
+
+impl LoopbackOptions {
+    /// What the options describe.
+    pub(super) fn scenario(&self, seed: u64) -> Result<Scenario, Error> {
+        let (nodes, kill, liars) = (self.nodes, self.kill, self.liars);
+        let sources = self.sources.or(nodes.checked_sub(1));
+        let sources = sources.ok_or_else(|| Error::new(Code::Usage, "--nodes 0: there must be at least two"))?;
+        let content = self.file.clone().map_or(Content::Random(self.size), Content::File);
+        Ok(Scenario { nodes, sources, content, kill, liars, slow: self.slow.clone(), seed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_parser_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn all_but_one_share_unless_it_is_said() {
+        let parse = |line: &str| {
+            let options = Options::try_parse_from(line.split(' ')).unwrap();
+            match options.command {
+                Some(Command::Loopback(loopback)) => loopback.scenario(options.seed).unwrap(),
+                None => panic!("{line}"),
+            }
+        };
+        let scenario = parse("ftx-sim loopback --nodes 7 --slow 2MB/s --slow 1K --seed 9");
+        assert_eq!((scenario.nodes, scenario.sources, scenario.seed), (7, 6, 9));
+        assert_eq!(scenario.slow, [2_000_000, 1000]);
+        assert_eq!(scenario.content, Content::Random(64 << 20));
+        assert_eq!(parse("ftx-sim --seed 3 loopback --sources 2").sources, 2);
+        assert!(Options::try_parse_from(["ftx-sim", "loopback", "--size", "1", "--file", "x"]).is_err());
+        assert!(Options::try_parse_from(["ftx-sim"]).unwrap().command.is_none());
+    }
+}
