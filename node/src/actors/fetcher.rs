@@ -186,7 +186,8 @@ pub struct FetcherState {
     mtime: (i64, u32),
     executable: bool,
     begun: Time,
-    starved_since: Option<Time>,
+    /// When a source joined or a chunk came, last.
+    fed_at: Time,
     last_refusal: Option<DropReason>,
     ending: Option<Ending>,
     done: Option<oneshot::Sender<Result<Report, Error>>>,
@@ -283,7 +284,7 @@ impl Actor for Fetcher {
             mtime,
             executable: false,
             begun: now,
-            starved_since: None,
+            fed_at: now,
             last_refusal: None,
             ending: None,
             done: Some(done),
@@ -309,11 +310,15 @@ impl Actor for Fetcher {
                 return Ok(());
             }
             FetcherMessage::SourceReady { source, described } => match state.ready(source, described) {
-                Some(input) => input,
+                Some(input) => {
+                    state.fed_at = now;
+                    input
+                }
                 None => return Ok(()),
             },
             FetcherMessage::SourceHas { source, pieces } => Input::SourceHas { source, pieces },
             FetcherMessage::Arrived { source, request, first, leaves } => {
+                state.fed_at = now;
                 Input::Arrived { source, request, first, leaves }
             }
             FetcherMessage::Refused { source, request, refusal } => {
@@ -466,7 +471,9 @@ impl FetcherState {
             .candidates
             .iter()
             .filter(|(_, candidate)| {
-                !candidate.banned && candidate.actor.is_none() && candidate.retry_at.is_some_and(|at| at <= now)
+                !candidate.banned
+                    && candidate.actor.is_none()
+                    && candidate.retry_at.is_some_and(|at| at <= now)
             })
             .map(|(instance, _)| *instance)
             .take(SOURCES_MAX.saturating_sub(connected))
@@ -501,7 +508,9 @@ impl FetcherState {
     /// A source is connected: is it one that may be asked?
     fn ready(&mut self, source: SourceId, described: Described) -> Option<Input> {
         let instance = *self.by_source.get(&source)?;
-        let lied = |candidate: &Candidate| candidate.banned && candidate.peer.as_ref().map(|p| p.node) == Some(described.peer.node);
+        let lied = |candidate: &Candidate| {
+            candidate.banned && candidate.peer.as_ref().map(|p| p.node) == Some(described.peer.node)
+        };
         let unwanted = if self.candidates.values().any(lied) {
             Some("it is a node that was dropped before".to_owned())
         } else if self.arguments.only.is_some_and(|only| only != described.peer.node) {
@@ -576,12 +585,8 @@ impl FetcherState {
         if self.ending.is_some() {
             return;
         }
-        if !self.engine.is_starved() {
-            self.starved_since = None;
-            return;
-        }
-        let since = *self.starved_since.get_or_insert(now);
-        if now.since(since) >= self.arguments.patience {
+        // Whether nobody is there or those who are give nothing, it comes to the same for whoever waits.
+        if now.since(self.fed_at) >= self.arguments.patience {
             let error = self.starved();
             self.fail(myself, error);
         }
@@ -617,7 +622,7 @@ impl FetcherState {
         }
         if progress.bytes > 0 {
             let message = format!(
-                "{what}: no node has had the rest for {seconds} s; {} of {} bytes are here and verified; the \
+                "{what}: no node has given the rest for {seconds} s; {} of {} bytes are here and verified; the \
                  same command goes on from there",
                 progress.bytes, progress.bytes_total
             );
@@ -629,7 +634,7 @@ impl FetcherState {
             }
             _ => Error::new(
                 Code::Timeout,
-                format!("{what}: no node that has it could be reached for {seconds} s; see `-v` for why"),
+                format!("{what}: no node that has it gave anything for {seconds} s; see `-v` for why"),
             ),
         }
     }
@@ -707,11 +712,7 @@ impl FetcherState {
         }
     }
 
-    fn finished(
-        &mut self,
-        myself: &ActorRef<FetcherMessage>,
-        result: Result<PathBuf, StoreError>,
-    ) {
+    fn finished(&mut self, myself: &ActorRef<FetcherMessage>, result: Result<PathBuf, StoreError>) {
         let result = result.map_err(Error::from).map(|path| Report {
             path,
             size: self.arguments.geometry.size(),
@@ -783,7 +784,9 @@ impl Candidate {
     fn who(&self) -> String {
         match &self.peer {
             Some(peer) => format!("{} ({})", printable(&peer.name), peer.node.short()),
-            None => format!("{} ({}, not proved)", printable(&self.announced.name), self.announced.node.short()),
+            None => {
+                format!("{} ({}, not proved)", printable(&self.announced.name), self.announced.node.short())
+            }
         }
     }
 

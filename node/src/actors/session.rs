@@ -247,7 +247,8 @@ impl SessionState {
     }
 
     async fn list(&mut self, after: Option<RelativePath>, permit: OwnedSemaphorePermit) {
-        let listing = self.catalog.call(|reply| CatalogMessage::List { after, limit: LISTING_ENTRIES_MAX, reply });
+        let listing =
+            self.catalog.call(|reply| CatalogMessage::List { after, limit: LISTING_ENTRIES_MAX, reply });
         let (mut entries, mut more) = listing.await.unwrap_or_default();
         let fitting = entries_that_fit(&entries);
         more |= fitting < entries.len();

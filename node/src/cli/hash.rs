@@ -15,7 +15,10 @@ use crate::error::{Code, Error};
 pub(super) fn hash(paths: &[PathBuf], common: &CommonOptions, output: &Output) -> Result<(), Error> {
     for path in paths {
         let (root, size) = root_of(path, common)?;
-        output.event("hash", json!({ "path": path.display().to_string(), "size": size, "root": root.to_string() }));
+        output.event(
+            "hash",
+            json!({ "path": path.display().to_string(), "size": size, "root": root.to_string() }),
+        );
         output.line(format_args!("{root}  {}", printable(&path.display().to_string())));
     }
     output.event("done", json!({ "files": paths.len() }));
@@ -23,8 +26,9 @@ pub(super) fn hash(paths: &[PathBuf], common: &CommonOptions, output: &Output) -
 }
 
 pub(super) fn verify(path: &Path, root: &str, common: &CommonOptions, output: &Output) -> Result<(), Error> {
-    let wanted: RootPrefix =
-        root.parse().map_err(|error| Error::new(Code::Usage, format!("'{}' is no root: {error}", printable(root))))?;
+    let wanted: RootPrefix = root
+        .parse()
+        .map_err(|error| Error::new(Code::Usage, format!("'{}' is no root: {error}", printable(root))))?;
     let (found, size) = root_of(path, common)?;
     let shown = printable(&path.display().to_string()).to_string();
     if !wanted.matches(&found) {
