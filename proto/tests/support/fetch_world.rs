@@ -258,7 +258,15 @@ impl World {
     /// Until the fetch is complete, or nothing can happen any more, or this time is reached.
     pub(crate) fn run(&mut self, until: Duration) {
         let until = Time::from_origin(until);
-        while self.completed_at.is_none() && self.now < until && self.step() {}
+        while self.completed_at.is_none() && self.next_at().is_some_and(|at| at <= until) && self.step() {}
+        if self.completed_at.is_none() {
+            self.now = self.now.max(until);
+        }
+    }
+
+    fn next_at(&self) -> Option<Time> {
+        let event = self.events.first_key_value().map(|(&(at, _), _)| at);
+        event.into_iter().chain(self.engine.deadline()).min()
     }
 
     /// The next event or deadline. `false` if there is none.
@@ -273,7 +281,7 @@ impl World {
                 self.happen(event);
             }
             (_, Some(due)) => {
-                assert!(due > self.now || event.is_some(), "the engine wants to be woken in the past");
+                assert!(due >= self.now, "the engine wants to be woken in the past");
                 self.now = self.now.max(due);
                 self.tell(Input::Tick);
             }

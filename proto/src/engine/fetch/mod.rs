@@ -414,6 +414,7 @@ impl FetchEngine {
         if let Some(source) = self.sources.get_mut(&asked.source) {
             source.queue.remove(&request);
             source.outstanding -= asked.unanswered.count();
+            source.wanted -= asked.counted_wanted;
         }
         self.settle(piece);
         Some(asked)
@@ -425,6 +426,15 @@ impl FetchEngine {
         let unassigned = active.unassigned().count();
         self.unassigned = self.unassigned + u64::from(unassigned) - u64::from(active.counted_unassigned);
         active.counted_unassigned = unassigned;
+        for asked in active.asked_mut() {
+            let wanted = asked.wanted.count();
+            if let (true, Some(source)) =
+                (wanted != asked.counted_wanted, self.sources.get_mut(&asked.source))
+            {
+                source.wanted = source.wanted + wanted - asked.counted_wanted;
+                asked.counted_wanted = wanted;
+            }
+        }
         if unassigned > 0 {
             self.open.insert(piece);
         } else {
