@@ -171,7 +171,8 @@ fn pieces_that_are_begun_and_left_do_not_pile_up() {
     bench.tell(Input::SourceJoined { source: A, whole: false });
     let mut resets = 0;
     for piece in 0..6000 {
-        bench.tell(Input::SourceHas { source: A, pieces: vec![piece..piece + 1] });
+        let only = piece..piece + 1;
+        bench.tell(Input::SourceHas { source: A, pieces: vec![only] });
         let (_, request, span) = *bench.requests().first().expect("what it has is asked for");
         assert_eq!(span.first().piece().get(), piece);
         resets += bench.outputs.iter().filter(|output| matches!(output, Output::Reset { .. })).count();

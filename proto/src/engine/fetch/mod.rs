@@ -107,11 +107,11 @@ impl FetchEngine {
         assert_eq!(have.geometry(), geometry, "the pieces are those of this content");
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let order = Shuffle::new(geometry.piece_count(), &mut random);
-        let mut fresh = PlaceSet::empty(geometry.piece_count());
-        let mut missing = 0;
-        for piece in geometry.pieces().filter(|&piece| !have.contains(piece)) {
-            fresh.insert(order.place_of(piece.get()));
-            missing += u64::from(geometry.span_of(piece).count());
+        let mut fresh = PlaceSet::full(geometry.piece_count());
+        let mut missing = u64::from(geometry.chunk_count());
+        for piece in have.iter() {
+            fresh.remove(order.place_of(piece.get()));
+            missing -= u64::from(geometry.span_of(piece).count());
         }
         let mut engine = FetchEngine {
             config,
