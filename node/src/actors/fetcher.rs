@@ -5,7 +5,7 @@
 //! node serve what is verified. A failed source is a source less; only a full or broken disk ends a fetch at once.
 //! A crash loses nothing that the journal says: see [`crate::store`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -218,7 +218,8 @@ struct Arguments {
 #[derive(Debug)]
 struct Candidate {
     source: SourceId,
-    addr: SocketAddr,
+    /// Where it was heard, the best of them first. A node on several of our networks has several.
+    addrs: VecDeque<SocketAddr>,
     announced: Announce,
     peer: Option<Peer>,
     actor: Option<ActorRef<SourceMessage>>,
@@ -442,7 +443,7 @@ impl FetcherState {
         let next = SourceId(self.candidates.len() as u32);
         let candidate = self.candidates.entry(announced.instance).or_insert_with(|| Candidate {
             source: next,
-            addr,
+            addrs: VecDeque::new(),
             announced: announced.clone(),
             peer: None,
             actor: None,
@@ -452,9 +453,14 @@ impl FetcherState {
             state: None,
             banned: false,
         });
+        if !candidate.addrs.contains(&addr) {
+            candidate.addrs.push_back(addr);
+            if candidate.addrs.len() > ADDRESSES_MAX {
+                candidate.addrs.pop_front();
+            }
+        }
         if candidate.actor.is_none() && !candidate.banned {
-            // It is there again, or still: wherever it was heard last is where it is.
-            candidate.addr = addr;
+            // It is there again, or still.
             candidate.tries = candidate.tries.min(1);
             candidate.retry_at.get_or_insert(Time::ZERO);
         }
@@ -480,10 +486,11 @@ impl FetcherState {
             .collect();
         for instance in due {
             let Some(candidate) = self.candidates.get_mut(&instance) else { continue };
+            let Some(addr) = candidate.addrs.front().copied() else { continue };
             let arguments = SourceArguments {
                 source: candidate.source,
                 dialling: Dialling {
-                    addr: candidate.addr,
+                    addr,
                     local: self.arguments.local,
                     tls: self.arguments.tls.clone(),
                     hello: self.arguments.hello.clone(),
@@ -528,7 +535,7 @@ impl FetcherState {
             candidate.ban(why);
             return None;
         }
-        tracing::info!(source = %who, addr = %candidate.addr, whole = described.whole, "source");
+        tracing::info!(source = %who, addr = ?candidate.addrs.front(), whole = described.whole, "source");
         candidate.tries = 0;
         candidate.state = Some(SourceState::Joined);
         if self.mtime.1 == 0 {
@@ -567,6 +574,8 @@ impl FetcherState {
         let candidate = self.candidates.get_mut(&instance)?;
         candidate.actor = None;
         candidate.lanes = 0;
+        // Perhaps another way leads there.
+        candidate.addrs.rotate_left(usize::from(!candidate.addrs.is_empty()));
         tracing::info!(source = %candidate.who(), %reason, "source left");
         if candidate.state == Some(SourceState::Joined) {
             candidate.state = Some(SourceState::Left(reason));
@@ -823,3 +832,6 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// How often in a row a source is tried until it is heard of again.
 const TRIES_MAX: u32 = 6;
+
+/// Most addresses that are remembered of one candidate.
+const ADDRESSES_MAX: usize = 8;
