@@ -56,7 +56,9 @@ impl Node {
         check_shares(&config)?;
         std::fs::create_dir_all(&config.state).map_err(|error| {
             let state = config.state.display();
-            Error::other(format!("cannot create the state folder {state}: {error}; choose another with --state"))
+            Error::other(format!(
+                "cannot create the state folder {state}: {error}; choose another with --state"
+            ))
         })?;
         let identity = Identity::load_or_create(&config.state)?;
         let tls = Tls::new(&identity)?;
@@ -232,9 +234,10 @@ impl Node {
     /// What [`PartFile::open`] says of the target.
     pub async fn fetch(&self, request: FetchRequest) -> Result<Fetch, Error> {
         let FetchRequest { resolved, target, force, patience, only } = request;
-        let geometry =
-            Geometry::new(resolved.size).map_err(|error| Error::other(format!("{}: {error}", resolved.name)))?;
-        let opening = tokio::task::spawn_blocking(move || PartFile::open(target, geometry, resolved.root, force));
+        let geometry = Geometry::new(resolved.size)
+            .map_err(|error| Error::other(format!("{}: {error}", resolved.name)))?;
+        let opening =
+            tokio::task::spawn_blocking(move || PartFile::open(target, geometry, resolved.root, force));
         let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))?;
         let (part, have) = opened?;
         let part = Arc::new(part);
@@ -410,7 +413,9 @@ fn listen(bind: Option<IpAddr>, port: u16, elsewhere: bool) -> Result<TcpListene
         }
         Err(error) => {
             let message = match bind {
-                Some(bind) => format!("cannot listen at {bind}, port {port}: {error}; is that this machine's address?"),
+                Some(bind) => {
+                    format!("cannot listen at {bind}, port {port}: {error}; is that this machine's address?")
+                }
                 None => format!("cannot listen at port {port}: {error}"),
             };
             Err(Error::new(Code::Network, message))

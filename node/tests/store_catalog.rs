@@ -251,6 +251,35 @@ async fn no_link_leads_out_of_a_share() {
 }
 
 #[tokio::test]
+async fn a_question_overtakes_a_huge_file_and_stopping_does_not_wait_for_it() {
+    let share = tempfile::tempdir().unwrap();
+    // Some minutes of work, and no space on the disk.
+    fs::File::create(share.path().join("huge")).unwrap().set_len(500 << 30).unwrap();
+    let catalog = Running::start(&[share.path()], None).await;
+    let begun = Instant::now();
+    loop {
+        match catalog.lookup(want("huge")).await.as_slice() {
+            [OfferEntry { root: OfferedRoot::Hashing(bytes), size, .. }] if *bytes > 0 => {
+                assert!(bytes < size);
+                break;
+            }
+            other => assert!(begun.elapsed() < PATIENCE, "waiting for progress: {other:?}"),
+        }
+    }
+    for number in 0..10 {
+        let name = number.to_string();
+        fs::write(share.path().join(&name), &name).unwrap();
+        assert_eq!(catalog.root_of(&name).await, root(&share.path().join(&name)));
+    }
+    let status = catalog.status().await;
+    assert_eq!((status.queue, status.hashed_files), (1, 10));
+    assert!(matches!(catalog.lookup(want("huge")).await[0].root, OfferedRoot::Hashing(_)));
+    let begun = Instant::now();
+    catalog.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "stopping took {:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn hashes_are_remembered_across_restarts() {
     let (share, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for number in 0..20 {

@@ -216,3 +216,33 @@ fn a_seed_gives_the_same_log_every_time() {
         assert_eq!(one.log, other.log, "seed {seed}");
     }
 }
+
+#[test]
+fn without_faults_it_takes_about_as_long_as_the_rates_allow() {
+    let (mut asked, mut needed, mut duplicates) = (0, 0, 0);
+    for seed in 0..300 {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let chunks = random.random_range(1..3000u64);
+        let mut world = World::new(seed, chunks * u64::from(CHUNK_SIZE));
+        let (mut rates, mut latency) = (0.0, Duration::ZERO);
+        for _ in 0..random.random_range(1..7) {
+            let behaviour = Behaviour {
+                rate: 10f64.powf(random.random_range(2.0..4.5)),
+                latency: ms(&mut random, 0..20),
+                ..Behaviour::default()
+            };
+            rates += behaviour.rate;
+            latency = latency.max(behaviour.latency);
+            world.add(behaviour);
+        }
+        world.run(Duration::from_secs(3600));
+        world.check_end();
+        // Beyond that: a few round trips, and the last run of 16 chunks, which takes the slowest source 0.16 s.
+        let (took, ideal) = (world.seconds(), chunks as f64 / rates);
+        let most = 1.25 * ideal + 8.0 * latency.as_secs_f64() + 0.16;
+        assert!(took < most, "seed {seed}: {took} s where {ideal} s are possible");
+        (asked, needed) = (asked + world.requested_chunks, needed + chunks);
+        duplicates += world.engine.all_stats().map(|(_, stats)| stats.duplicates).sum::<u64>();
+    }
+    assert!(asked < needed * 5 / 4 && duplicates < needed / 10, "{needed} needed {asked} {duplicates}");
+}

@@ -1,6 +1,7 @@
 //! The bytes of every message, pinned. They are the protocol: a change here is another version of it.
 //!
-//! With `FTX_WRITE_GOLDEN=1` in the environment the files are written anew instead of being compared.
+//! With `FTX_WRITE_GOLDEN=1` in the environment the files are written anew instead of being compared, and with them the
+//! seeds of the fuzzers.
 
 mod messages;
 
@@ -48,6 +49,7 @@ fn golden(file: &str, encoded: Vec<(&'static str, Vec<u8>)>) -> Vec<(String, Vec
     }
     if std::env::var_os("FTX_WRITE_GOLDEN").is_some() {
         std::fs::write(&path, &text).expect("the golden file can be written");
+        seed_fuzzers(file, &encoded);
     }
     let golden = std::fs::read_to_string(&path).expect("the golden file is there");
     for (ours, golden) in text.lines().zip(golden.lines()) {
@@ -64,4 +66,30 @@ fn parse(line: &str) -> Option<(String, Vec<u8>)> {
     let mut bytes: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect::<Option<_>>()?;
     bytes.resize(bytes.len() + padding.parse::<usize>().ok()?, 0);
     Some((name.to_owned(), bytes))
+}
+
+/// Writes each message where the fuzzers begin: alone, and a datagram also as something that the engine receives.
+fn seed_fuzzers(file: &str, encoded: &[(&'static str, Vec<u8>)]) {
+    let write = |target: &str, name: &str, bytes: &[u8]| {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+        std::fs::create_dir_all(&folder).expect("the folder can be made");
+        std::fs::write(folder.join(name.replace(' ', "-")), bytes).expect("the seed can be written");
+    };
+    for (name, bytes) in encoded {
+        if file == "session.txt" {
+            write("session_message", name, bytes);
+            continue;
+        }
+        write("discovery_datagram", name, bytes);
+        let len = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1).min(255);
+        let receive = [&[2, 7, len as u8], &bytes[..len]].concat();
+        // Announce, find, receive it, answer, let a second pass, receive it again.
+        let operations = [&[1, 7, 4, 1][..], &receive, &[6, 1, 1, 1], &receive, &[0, 50]].concat();
+        write("discovery_engine", name, &operations);
+    }
+    for (name, text) in
+        [("plain", "a/b/c.txt"), ("dots", "a/../b"), ("drive", "C:/x"), ("bidi", "a\u{202e}b")]
+    {
+        write("relative_path", name, text.as_bytes());
+    }
 }

@@ -32,7 +32,7 @@ fn odd_names_are_fetched_under_their_own_name() {
         "Üñï 文件 🦀",
         "-rf",
         "...",
-        "a:b",
+        "ab:c",
         "me@host.txt",
         "line\nbreak",
         "100%s{}",

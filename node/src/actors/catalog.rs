@@ -11,8 +11,8 @@
 //! A crash of the actor loses what is being fetched ([`CatalogMessage::AddPartial`]), which its fetchers add again.
 
 mod scanning;
+mod skipped;
 
-use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use self::scanning::Scanning;
+use self::skipped::SkippedLog;
 use crate::catalog::Content;
 use crate::catalog::cache::Entry;
 use crate::catalog::hash::HashError;
@@ -183,8 +184,9 @@ const PROBES_MAX: usize = 16;
 /// Most files that were changed while being hashed and are looked at again before the next scan.
 const UNSETTLED_MAX: usize = 256;
 
-/// Most removed files whose hashes are forgotten before the next save; the others are remembered in vain.
-const FORGOTTEN_MAX: usize = 1 << 16;
+/// Most files whose hashes wait to be saved, and most whose hashes wait to be forgotten. Beyond that the disk is too slow
+/// for us: the one costs hashing again after a restart, the other some space.
+const UNSAVED_MAX: usize = 1 << 16;
 
 /// Until a file that was changed while being hashed is tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
@@ -401,7 +403,9 @@ impl CatalogState {
                     return;
                 }
                 self.hashed_by_reading += 1;
-                if let Some(share) = self.index.share_of(&name) {
+                if let Some(share) = self.index.share_of(&name)
+                    && self.unsaved.len() < UNSAVED_MAX
+                {
                     let path = self.shares.location(share, &name).path();
                     self.unsaved.push((path, hashed.stamp, hashed.layer));
                     self.save_soon();
@@ -508,53 +512,5 @@ fn tell(myself: &ActorRef<CatalogMessage>, event: Event) {
 fn save(cache: &CacheSlot, unsaved: &[Entry], forgotten: &[PathBuf]) {
     if let Some(cache) = cache.get().and_then(Option::as_ref) {
         cache.save(unsaved, forgotten);
-    }
-}
-
-/// What is not offered and why; each is logged once.
-#[derive(Debug, Default)]
-struct SkippedLog {
-    /// Path to reason, and the scan that came across it last.
-    entries: BTreeMap<String, (String, u64)>,
-    /// How many did not fit, in this scan and in the last one.
-    beyond: u64,
-    beyond_before: u64,
-}
-
-impl SkippedLog {
-    /// Most entries that are kept, and logged by name.
-    const ENTRIES_MAX: usize = 1024;
-
-    /// Most entries that are shown.
-    const EXAMPLES_MAX: usize = 32;
-
-    fn note(&mut self, Skipped { path, reason }: Skipped, scan: u64) {
-        let reason = reason.to_string();
-        if let Some(known) = self.entries.get_mut(&path) {
-            *known = (reason, scan);
-        } else if self.entries.len() < Self::ENTRIES_MAX {
-            tracing::warn!("{path} is not shared: {reason}");
-            self.entries.insert(path, (reason, scan));
-        } else {
-            self.beyond += 1;
-        }
-    }
-
-    fn scan_ended(&mut self, scan: u64) {
-        // What hashing came across after the last scan is found out again after this one.
-        self.entries.retain(|_, (_, seen)| *seen + 1 >= scan);
-        if self.beyond > 0 && self.beyond_before == 0 {
-            tracing::warn!("{} further entries are not shared", self.beyond);
-        }
-        self.beyond_before = std::mem::take(&mut self.beyond);
-    }
-
-    fn count(&self) -> u64 {
-        self.entries.len() as u64 + self.beyond.max(self.beyond_before)
-    }
-
-    fn examples(&self) -> Vec<(String, String)> {
-        let shown = self.entries.iter().take(Self::EXAMPLES_MAX);
-        shown.map(|(path, (reason, _))| (path.clone(), reason.clone())).collect()
     }
 }

@@ -289,10 +289,8 @@ impl DiscoveryState {
     }
 
     fn look_up(&mut self, myself: &ActorRef<DiscoveryMessage>, token: LookupToken, want: Want) {
-        // Those that are done are taken out here, so that the set holds no more than the engine waits for.
-        while self.tasks.try_join_next().is_some() {}
         let (answer, actor) = ((self.lookup)(want), myself.clone());
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             if let Ok(answer) = tokio::time::timeout(LOOKUP_TIMEOUT, answer).await {
                 tell(&actor, Event::Answer { token, answer });
             }
@@ -316,10 +314,17 @@ impl DiscoveryState {
         let incomplete = self.sockets.incomplete();
         let pause = if incomplete { INTERFACES_INTERVAL_INCOMPLETE } else { INTERFACES_INTERVAL };
         let actor = myself.clone();
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             tokio::time::sleep(pause).await;
             tell(&actor, Event::LookAtInterfaces);
         });
+    }
+
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        // Those that are done are taken out here, so that the set holds no more than are under way: the two timers, and
+        // a lookup for each answer that the engine waits for.
+        while self.tasks.try_join_next().is_some() {}
+        self.tasks.spawn(task);
     }
 
     fn statistics(&self) -> DiscoveryStatistics {

@@ -5,7 +5,7 @@
 //! node serve what is verified. A failed source is a source less; only a full or broken disk ends a fetch at once.
 //! A crash loses nothing that the journal says: see [`crate::store`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -186,7 +186,8 @@ pub struct FetcherState {
     mtime: (i64, u32),
     executable: bool,
     begun: Time,
-    starved_since: Option<Time>,
+    /// When a source joined or a chunk came, last.
+    fed_at: Time,
     last_refusal: Option<DropReason>,
     ending: Option<Ending>,
     done: Option<oneshot::Sender<Result<Report, Error>>>,
@@ -217,7 +218,8 @@ struct Arguments {
 #[derive(Debug)]
 struct Candidate {
     source: SourceId,
-    addr: SocketAddr,
+    /// Where it was heard, the best of them first. A node on several of our networks has several.
+    addrs: VecDeque<SocketAddr>,
     announced: Announce,
     peer: Option<Peer>,
     actor: Option<ActorRef<SourceMessage>>,
@@ -283,7 +285,7 @@ impl Actor for Fetcher {
             mtime,
             executable: false,
             begun: now,
-            starved_since: None,
+            fed_at: now,
             last_refusal: None,
             ending: None,
             done: Some(done),
@@ -309,11 +311,15 @@ impl Actor for Fetcher {
                 return Ok(());
             }
             FetcherMessage::SourceReady { source, described } => match state.ready(source, described) {
-                Some(input) => input,
+                Some(input) => {
+                    state.fed_at = now;
+                    input
+                }
                 None => return Ok(()),
             },
             FetcherMessage::SourceHas { source, pieces } => Input::SourceHas { source, pieces },
             FetcherMessage::Arrived { source, request, first, leaves } => {
+                state.fed_at = now;
                 Input::Arrived { source, request, first, leaves }
             }
             FetcherMessage::Refused { source, request, refusal } => {
@@ -437,7 +443,7 @@ impl FetcherState {
         let next = SourceId(self.candidates.len() as u32);
         let candidate = self.candidates.entry(announced.instance).or_insert_with(|| Candidate {
             source: next,
-            addr,
+            addrs: VecDeque::new(),
             announced: announced.clone(),
             peer: None,
             actor: None,
@@ -447,9 +453,14 @@ impl FetcherState {
             state: None,
             banned: false,
         });
+        if !candidate.addrs.contains(&addr) {
+            candidate.addrs.push_back(addr);
+            if candidate.addrs.len() > ADDRESSES_MAX {
+                candidate.addrs.pop_front();
+            }
+        }
         if candidate.actor.is_none() && !candidate.banned {
-            // It is there again, or still: wherever it was heard last is where it is.
-            candidate.addr = addr;
+            // It is there again, or still.
             candidate.tries = candidate.tries.min(1);
             candidate.retry_at.get_or_insert(Time::ZERO);
         }
@@ -466,17 +477,20 @@ impl FetcherState {
             .candidates
             .iter()
             .filter(|(_, candidate)| {
-                !candidate.banned && candidate.actor.is_none() && candidate.retry_at.is_some_and(|at| at <= now)
+                !candidate.banned
+                    && candidate.actor.is_none()
+                    && candidate.retry_at.is_some_and(|at| at <= now)
             })
             .map(|(instance, _)| *instance)
             .take(SOURCES_MAX.saturating_sub(connected))
             .collect();
         for instance in due {
             let Some(candidate) = self.candidates.get_mut(&instance) else { continue };
+            let Some(addr) = candidate.addrs.front().copied() else { continue };
             let arguments = SourceArguments {
                 source: candidate.source,
                 dialling: Dialling {
-                    addr: candidate.addr,
+                    addr,
                     local: self.arguments.local,
                     tls: self.arguments.tls.clone(),
                     hello: self.arguments.hello.clone(),
@@ -501,7 +515,9 @@ impl FetcherState {
     /// A source is connected: is it one that may be asked?
     fn ready(&mut self, source: SourceId, described: Described) -> Option<Input> {
         let instance = *self.by_source.get(&source)?;
-        let lied = |candidate: &Candidate| candidate.banned && candidate.peer.as_ref().map(|p| p.node) == Some(described.peer.node);
+        let lied = |candidate: &Candidate| {
+            candidate.banned && candidate.peer.as_ref().map(|p| p.node) == Some(described.peer.node)
+        };
         let unwanted = if self.candidates.values().any(lied) {
             Some("it is a node that was dropped before".to_owned())
         } else if self.arguments.only.is_some_and(|only| only != described.peer.node) {
@@ -519,7 +535,7 @@ impl FetcherState {
             candidate.ban(why);
             return None;
         }
-        tracing::info!(source = %who, addr = %candidate.addr, whole = described.whole, "source");
+        tracing::info!(source = %who, addr = ?candidate.addrs.front(), whole = described.whole, "source");
         candidate.tries = 0;
         candidate.state = Some(SourceState::Joined);
         if self.mtime.1 == 0 {
@@ -558,6 +574,8 @@ impl FetcherState {
         let candidate = self.candidates.get_mut(&instance)?;
         candidate.actor = None;
         candidate.lanes = 0;
+        // Perhaps another way leads there.
+        candidate.addrs.rotate_left(usize::from(!candidate.addrs.is_empty()));
         tracing::info!(source = %candidate.who(), %reason, "source left");
         if candidate.state == Some(SourceState::Joined) {
             candidate.state = Some(SourceState::Left(reason));
@@ -576,12 +594,8 @@ impl FetcherState {
         if self.ending.is_some() {
             return;
         }
-        if !self.engine.is_starved() {
-            self.starved_since = None;
-            return;
-        }
-        let since = *self.starved_since.get_or_insert(now);
-        if now.since(since) >= self.arguments.patience {
+        // Whether nobody is there or those who are give nothing, it comes to the same for whoever waits.
+        if now.since(self.fed_at) >= self.arguments.patience {
             let error = self.starved();
             self.fail(myself, error);
         }
@@ -617,7 +631,7 @@ impl FetcherState {
         }
         if progress.bytes > 0 {
             let message = format!(
-                "{what}: no node has had the rest for {seconds} s; {} of {} bytes are here and verified; the \
+                "{what}: no node has given the rest for {seconds} s; {} of {} bytes are here and verified; the \
                  same command goes on from there",
                 progress.bytes, progress.bytes_total
             );
@@ -629,7 +643,7 @@ impl FetcherState {
             }
             _ => Error::new(
                 Code::Timeout,
-                format!("{what}: no node that has it could be reached for {seconds} s; see `-v` for why"),
+                format!("{what}: no node that has it gave anything for {seconds} s; see `-v` for why"),
             ),
         }
     }
@@ -707,11 +721,7 @@ impl FetcherState {
         }
     }
 
-    fn finished(
-        &mut self,
-        myself: &ActorRef<FetcherMessage>,
-        result: Result<PathBuf, StoreError>,
-    ) {
+    fn finished(&mut self, myself: &ActorRef<FetcherMessage>, result: Result<PathBuf, StoreError>) {
         let result = result.map_err(Error::from).map(|path| Report {
             path,
             size: self.arguments.geometry.size(),
@@ -783,7 +793,9 @@ impl Candidate {
     fn who(&self) -> String {
         match &self.peer {
             Some(peer) => format!("{} ({})", printable(&peer.name), peer.node.short()),
-            None => format!("{} ({}, not proved)", printable(&self.announced.name), self.announced.node.short()),
+            None => {
+                format!("{} ({}, not proved)", printable(&self.announced.name), self.announced.node.short())
+            }
         }
     }
 
@@ -820,3 +832,6 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// How often in a row a source is tried until it is heard of again.
 const TRIES_MAX: u32 = 6;
+
+/// Most addresses that are remembered of one candidate.
+const ADDRESSES_MAX: usize = 8;

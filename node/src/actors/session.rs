@@ -13,10 +13,10 @@ use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::Root;
 use ftx_proto::engine::serve::{ContentKey, PeerKey, SessionId};
 use ftx_proto::geometry::Span;
-use ftx_proto::limits::{FRAME_META_MAX, HAVE_RANGES_MAX, LISTING_ENTRIES_MAX, TEXT_BYTES_MAX};
+use ftx_proto::limits::{HAVE_RANGES_MAX, LISTING_ENTRIES_MAX};
 use ftx_proto::merkle::PieceLayer;
 use ftx_proto::name::RelativePath;
-use ftx_proto::wire::session::{Hello, ListingEntry, Message, Refusal, RequestId, WhichHashes};
+use ftx_proto::wire::session::{Hello, Message, Refusal, RequestId, WhichHashes};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
@@ -247,12 +247,10 @@ impl SessionState {
     }
 
     async fn list(&mut self, after: Option<RelativePath>, permit: OwnedSemaphorePermit) {
-        let listing = self.catalog.call(|reply| CatalogMessage::List { after, limit: LISTING_ENTRIES_MAX, reply });
-        let (mut entries, mut more) = listing.await.unwrap_or_default();
-        let fitting = entries_that_fit(&entries);
-        more |= fitting < entries.len();
-        entries.truncate(fitting);
-        self.send(Outgoing::Message(Message::Listing { entries, more }, Some(permit)));
+        let listing =
+            self.catalog.call(|reply| CatalogMessage::List { after, limit: LISTING_ENTRIES_MAX, reply });
+        let (entries, more) = listing.await.unwrap_or_default();
+        self.send(Outgoing::Message(Message::listing(entries, more), Some(permit)));
     }
 
     async fn subscribe(&mut self, root: Root, permit: OwnedSemaphorePermit) -> Result<(), Violation> {
@@ -356,9 +354,8 @@ impl SessionState {
     }
 
     fn say_goodbye(&mut self, reason: &str) {
-        let text = reason.chars().take(TEXT_BYTES_MAX / 4).collect();
         // Best effort: the connection is given up in any case.
-        let _ = self.outgoing.try_send(Outgoing::Message(Message::Goodbye(text), None));
+        let _ = self.outgoing.try_send(Outgoing::Message(Message::goodbye(reason), None));
     }
 
     /// Puts something into the writer's queue. Permits and grants are as many as the queue is long, so it is never
@@ -423,17 +420,3 @@ async fn tell_what_is_new(
     }
 }
 
-/// How many of the entries fit one frame.
-fn entries_that_fit(entries: &[ListingEntry]) -> usize {
-    const ENTRY_OVERHEAD: usize = 64;
-    let mut room = FRAME_META_MAX - ENTRY_OVERHEAD;
-    entries
-        .iter()
-        .take_while(|entry| {
-            let needed = entry.name.as_str().len() + ENTRY_OVERHEAD;
-            let fits = needed <= room;
-            room = room.saturating_sub(needed);
-            fits
-        })
-        .count()
-}

@@ -13,8 +13,8 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use super::fetcher::FetcherMessage;
-use crate::fetch::lane::{Described, Lane, LaneArguments, LaneCommand};
 use crate::fetch::landing::Landing;
+use crate::fetch::lane::{Described, Lane, LaneArguments, LaneCommand};
 use crate::limits::LANES_PER_SOURCE_MAX;
 use crate::net::connection::Dialling;
 

@@ -24,17 +24,17 @@ use crate::store::PartFile;
 /// Two writes within one tick of the file system's clock (up to 10 ms) that leave the size alone cannot be told apart
 /// by it; so a file is not hashed before its last change is that long ago.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     /// Bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Seconds and nanoseconds since 1970 of the last change.
-    pub mtime: (i64, u32),
+    pub(crate) mtime: (i64, u32),
     /// Number of the file on its device.
-    pub inode: u64,
+    pub(crate) inode: u64,
     /// The device.
-    pub device: u64,
+    pub(crate) device: u64,
     /// Whether somebody may execute it. No change of the content if it differs.
-    pub executable: bool,
+    pub(crate) executable: bool,
 }
 
 /// Where a shared file is: the folder of the share, and the path in it, which links cannot lead out of.

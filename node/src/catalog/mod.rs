@@ -22,6 +22,6 @@ pub(crate) mod index;
 pub(crate) mod pool;
 pub(crate) mod scan;
 
-pub use content::{Content, ContentReader, Have, ReadError, Stamp};
+pub use content::{Content, ContentReader, Have, ReadError};
 pub use hash::hash_file;
 pub use scan::{FILES_MAX, SkipReason, Skipped};

@@ -203,7 +203,7 @@ impl Scan<'_> {
             return ControlFlow::Break(());
         }
         let kind = entry.file_type();
-        if kind.is_dir() || kind.is_file() && is_own_file(entry.file_name()) {
+        if kind.is_dir() {
             return ControlFlow::Continue(());
         }
         let path = entry.path();
@@ -230,6 +230,9 @@ impl Scan<'_> {
         path: &Path,
         metadata: &std::fs::Metadata,
     ) -> ControlFlow<()> {
+        if path.file_name().is_some_and(is_own_file) {
+            return ControlFlow::Continue(());
+        }
         let Some(stamp) = Stamp::of(metadata) else { return self.skip(path, SkipReason::Special) };
         let Some(name) = name.to_str() else { return self.skip(path, SkipReason::NotUtf8) };
         match name.parse() {

@@ -136,8 +136,9 @@ impl Options {
     /// Fills in what only the configuration file says.
     pub(super) fn with_file(mut self) -> Result<Self, Error> {
         let Some(path) = self.common.config.clone() else { return Ok(self) };
-        let wrong =
-            |error: String| Error::new(Code::Usage, format!("configuration file {}: {error}", path.display()));
+        let wrong = |error: String| {
+            Error::new(Code::Usage, format!("configuration file {}: {error}", path.display()))
+        };
         let text = std::fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;
         let file: File = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         if self.share.share.is_empty() && self.command.is_none() {

@@ -55,7 +55,11 @@ async fn find_and_fetch(
     let resolved = node
         .resolve(wanted, options.from.clone(), common.search_patience(), |verdict| {
             if let Verdict::Hashing { hashed, size } = verdict {
-                let text = format!("the nodes that have it are hashing it: {} of {}", text::bytes(*hashed), text::bytes(*size));
+                let text = format!(
+                    "the nodes that have it are hashing it: {} of {}",
+                    text::bytes(*hashed),
+                    text::bytes(*size)
+                );
                 display.waiting("hashing", &text, *hashed, *size);
             }
         })
@@ -91,7 +95,11 @@ fn check_target(options: &GetOptions, wanted: &Wanted) -> Result<(), Error> {
     use ftx_proto::wire::discovery::Want;
     let to_stdout = options.output.as_ref().is_some_and(|path| path.as_os_str() == "-");
     if to_stdout {
-        return if options.force { Err(Error::new(Code::Usage, "--force makes no sense with -o -")) } else { Ok(()) };
+        return if options.force {
+            Err(Error::new(Code::Usage, "--force makes no sense with -o -"))
+        } else {
+            Ok(())
+        };
     }
     if let [only] = wanted.readings()
         && let Want::Name(name) = &only.want

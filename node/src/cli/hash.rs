@@ -13,18 +13,35 @@ use crate::catalog::hash_file;
 use crate::error::{Code, Error};
 
 pub(super) fn hash(paths: &[PathBuf], common: &CommonOptions, output: &Output) -> Result<(), Error> {
+    let mut failed = None;
     for path in paths {
-        let (root, size) = root_of(path, common)?;
-        output.event("hash", json!({ "path": path.display().to_string(), "size": size, "root": root.to_string() }));
-        output.line(format_args!("{root}  {}", printable(&path.display().to_string())));
+        match root_of(path, common) {
+            Ok((root, size)) => {
+                let path = path.display().to_string();
+                output.event("hash", json!({ "path": path, "size": size, "root": root.to_string() }));
+                output.line(format_args!("{root}  {}", printable(&path)));
+            }
+            // The others are hashed all the same; the last error is the command's.
+            Err(error) => {
+                if let Some(before) = failed.replace(error) {
+                    eprintln!("ftx-node: {before}");
+                }
+            }
+        }
     }
-    output.event("done", json!({ "files": paths.len() }));
-    Ok(())
+    match failed {
+        Some(error) => Err(error),
+        None => {
+            output.event("done", json!({ "files": paths.len() }));
+            Ok(())
+        }
+    }
 }
 
 pub(super) fn verify(path: &Path, root: &str, common: &CommonOptions, output: &Output) -> Result<(), Error> {
-    let wanted: RootPrefix =
-        root.parse().map_err(|error| Error::new(Code::Usage, format!("'{}' is no root: {error}", printable(root))))?;
+    let wanted: RootPrefix = root
+        .parse()
+        .map_err(|error| Error::new(Code::Usage, format!("'{}' is no root: {error}", printable(root))))?;
     let (found, size) = root_of(path, common)?;
     let shown = printable(&path.display().to_string()).to_string();
     if !wanted.matches(&found) {

@@ -49,7 +49,10 @@ impl Output {
         let mut fields = json!({ "code": error.code.as_str(), "message": error.message });
         if !error.contents.is_empty() {
             let contents = error.contents.iter().map(|content| {
-                let nodes = content.nodes.iter().map(|(node, name)| json!({ "node": node.to_string(), "name": name }));
+                let nodes = content
+                    .nodes
+                    .iter()
+                    .map(|(node, name)| json!({ "node": node.to_string(), "name": name }));
                 json!({
                     "root": content.root.map(|root| root.to_string()),
                     "size": content.size,

@@ -27,6 +27,9 @@ struct Seen {
     addr: SocketAddr,
 }
 
+/// Name, root and size: what makes two files of two nodes the same line.
+type Listed = (RelativePath, Option<Root>, u64);
+
 pub(super) async fn peers(common: CommonOptions, data: Handle, output: &Output) -> Result<(), Error> {
     let node = Node::start(common.node_config(Sessions::None)?, data).await?;
     let seen = look_around(&node, &common).await?;
@@ -72,18 +75,24 @@ pub(super) async fn ls(
         });
     }
     // The same content under the same name is one line, with everybody who has it.
-    let mut entries: BTreeMap<(RelativePath, Option<Root>, u64), (i64, Vec<Announce>)> = BTreeMap::new();
+    let mut entries: BTreeMap<Listed, (i64, Vec<Announce>)> = BTreeMap::new();
     while let Some(Ok((peer, listing))) = listings.join_next().await {
         match listing {
             Ok(listing) => {
-                let matching = |name: &RelativePath| pattern.as_ref().is_none_or(|p| p.matches(name.as_str()));
+                let matching =
+                    |name: &RelativePath| pattern.as_ref().is_none_or(|p| p.matches(name.as_str()));
                 for entry in listing.into_iter().filter(|entry| matching(&entry.name)) {
                     let key = (entry.name, entry.root, entry.size);
                     entries.entry(key).or_insert((entry.mtime, Vec::new())).1.push(peer.announce.clone());
                 }
             }
             Err(error) => {
-                let who = format!("{} ({}) at {}", printable(&peer.announce.name), peer.announce.node.short(), peer.addr);
+                let who = format!(
+                    "{} ({}) at {}",
+                    printable(&peer.announce.name),
+                    peer.announce.node.short(),
+                    peer.addr
+                );
                 tracing::warn!("cannot list what {who} has: {error}");
             }
         }
@@ -155,7 +164,8 @@ async fn list(dialling: connection::Dialling) -> Result<Vec<ListingEntry>, Strin
         match session.reader.read().await.map_err(|error| error.to_string())? {
             Some(Message::Listing { entries, more }) => {
                 // Names come in order: what does not go on would go round for ever.
-                let goes_on = entries.first().is_some_and(|first| all.last().is_none_or(|last| first.name > last.name));
+                let goes_on =
+                    entries.first().is_some_and(|first| all.last().is_none_or(|last| first.name > last.name));
                 all.extend(entries);
                 if all.len() > LISTED_MAX {
                     return Err(format!("it lists more than {LISTED_MAX} files"));

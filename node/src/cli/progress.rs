@@ -46,10 +46,8 @@ impl Display {
             bar.set_message(format!("{}: {text}", self.what));
         }
         if self.due(EVENT_INTERVAL, LINE_INTERVAL) {
-            self.output.event(
-                "progress",
-                json!({ "phase": phase, "bytes": bytes, "size": size, "sources": 0 }),
-            );
+            self.output
+                .event("progress", json!({ "phase": phase, "bytes": bytes, "size": size, "sources": 0 }));
             if self.lines {
                 eprintln!("{}: {text}", self.what);
             }

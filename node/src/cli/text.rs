@@ -34,7 +34,8 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 /// # Errors
 /// What is wrong with the text.
 pub fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.trim_end_matches('s').parse().map_err(|_| format!("'{text}' is not a number of seconds"))?;
+    let seconds: f64 =
+        text.trim_end_matches('s').parse().map_err(|_| format!("'{text}' is not a number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|error| format!("'{text}': {error}"))
 }
 

@@ -86,7 +86,10 @@ pub struct LaneBroken;
 
 impl Lane {
     /// Starts a lane. Its task ends with the connection, or when the lane is dropped.
-    pub fn start(arguments: LaneArguments, data: &tokio::runtime::Handle) -> (Self, tokio::task::AbortHandle) {
+    pub fn start(
+        arguments: LaneArguments,
+        data: &tokio::runtime::Handle,
+    ) -> (Self, tokio::task::AbortHandle) {
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
         let asked = Arc::new(Mutex::new(Asked::default()));
         let task = data.spawn(run(arguments, queue, Arc::clone(&asked)));
@@ -377,7 +380,8 @@ impl Hashes {
         let piece = match request {
             LAYER_REQUEST => None,
             RequestId(number) => {
-                let piece = number.checked_sub(LEAVES_REQUESTS).and_then(|p| geometry.piece(u32::try_from(p).ok()?));
+                let piece =
+                    number.checked_sub(LEAVES_REQUESTS).and_then(|p| geometry.piece(u32::try_from(p).ok()?));
                 Some(piece.ok_or("sends hashes that nobody asked for")?)
             }
         };

@@ -195,9 +195,10 @@ impl Offers {
     pub fn verdict(&self) -> Verdict {
         let known: Vec<&Group> = self.groups.iter().filter(|group| group.root.is_some()).collect();
         // Who still hashes a content of the same size most likely has the same.
-        let others = self.groups.iter().filter(|group| {
-            group.root.is_none() && known.iter().all(|known| known.size != group.size)
-        });
+        let others = self
+            .groups
+            .iter()
+            .filter(|group| group.root.is_none() && known.iter().all(|known| known.size != group.size));
         let contents: Vec<&Group> = known.iter().copied().chain(others).collect();
         match contents.as_slice() {
             [] => Verdict::Nothing,
@@ -228,12 +229,21 @@ impl Offers {
                 return Error::new(Code::NoNode, message);
             }
             (Some(from), _) if self.refused_by_from => {
-                format!("{wanted}: other nodes have it, but not '{}'; leave --from out to fetch it", printable(from))
+                format!(
+                    "{wanted}: other nodes have it, but not '{}'; leave --from out to fetch it",
+                    printable(from)
+                )
             }
-            (Some(from), _) => format!("{wanted}: not found on '{}' ({nodes} nodes answered)", printable(from)),
-            (None, 1) => format!("{wanted}: not found; the one node that answered does not have it; see `ftx-node ls`"),
+            (Some(from), _) => {
+                format!("{wanted}: not found on '{}' ({nodes} nodes answered)", printable(from))
+            }
+            (None, 1) => {
+                format!("{wanted}: not found; the one node that answered does not have it; see `ftx-node ls`")
+            }
             (None, _) => {
-                format!("{wanted}: not found; none of the {nodes} nodes that answered has it; see `ftx-node ls`")
+                format!(
+                    "{wanted}: not found; none of the {nodes} nodes that answered has it; see `ftx-node ls`"
+                )
             }
         };
         Error::new(Code::NotFound, message)
@@ -255,8 +265,11 @@ pub fn ambiguous(wanted: &Wanted, contents: Vec<ContentGroup>) -> Error {
     );
     for content in &contents {
         let root = content.root.map_or("(being hashed)".to_owned(), |root| root.to_string());
-        let nodes: Vec<String> =
-            content.nodes.iter().map(|(node, name)| format!("{} ({})", printable(name), node.short())).collect();
+        let nodes: Vec<String> = content
+            .nodes
+            .iter()
+            .map(|(node, name)| format!("{} ({})", printable(name), node.short()))
+            .collect();
         message.push_str(&format!(
             "\n  {root}  {} bytes  changed {}  on {}",
             content.size,

@@ -80,7 +80,9 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
                         Ok(leaves) => write_hashes(&mut writer, request, &leaves).await,
                         Err(error) => {
                             let reason = Refusal::from(&error);
-                            writer.write(&Message::Refused { request: Some(request), root, reason }, b"").await
+                            writer
+                                .write(&Message::Refused { request: Some(request), root, reason }, b"")
+                                .await
                         }
                     }
                 }
@@ -95,7 +97,9 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
                         Err(error) => {
                             let _ = server.cast(ServerMessage::Cancelled { session, request });
                             let reason = Refusal::from(&error);
-                            writer.write(&Message::Refused { request: Some(request), root, reason }, b"").await
+                            writer
+                                .write(&Message::Refused { request: Some(request), root, reason }, b"")
+                                .await
                         }
                     };
                     let _ = server.cast(ServerMessage::Sent { session, bytes });

@@ -33,7 +33,8 @@ impl Tls {
     pub fn new(identity: &Identity) -> Result<Self, Error> {
         let provider = Arc::new(provider());
         let verifier = Arc::new(AnySelfSigned { algorithms: provider.signature_verification_algorithms });
-        let unusable = |error: rustls::Error| Error::other(format!("this node's key cannot be used: {error}"));
+        let unusable =
+            |error: rustls::Error| Error::other(format!("this node's key cannot be used: {error}"));
         let versions = &[&rustls::version::TLS13];
 
         let mut server = ServerConfig::builder_with_provider(provider.clone())

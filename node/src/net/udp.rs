@@ -107,7 +107,10 @@ impl Sockets {
     /// Looks which interfaces there are now, and opens and closes sockets accordingly. Whether there is a new one.
     pub fn refresh(&mut self) -> io::Result<bool> {
         self.interfaces = Interfaces::list(self.bind)?;
-        let wanted: BTreeSet<Interface> = self.interfaces.speakers().take(LINKS_MAX).cloned().collect();
+        // IPv4 first: a machine full of containers has a link-local address on each of their interfaces.
+        let (v4, v6): (Vec<_>, Vec<_>) =
+            self.interfaces.speakers().cloned().partition(|interface| interface.addr.is_ipv4());
+        let wanted: BTreeSet<Interface> = v4.into_iter().chain(v6).take(LINKS_MAX).collect();
         self.links.retain(|interface, _| wanted.contains(interface));
         self.failed.retain(|interface| wanted.contains(interface));
         let mut news = false;

@@ -127,7 +127,7 @@ impl PartFile {
         if progress.journal.is_none() || pieces.is_empty() {
             return Ok(());
         }
-        self.sync_data(&mut progress)?;
+        self.sync(&mut progress, File::sync_data)?;
         match &mut progress.journal {
             Some(journal) => {
                 journal.append(&ranges_of(pieces)).map_err(|error| self.failed("write the journal of", error))
@@ -147,7 +147,7 @@ impl PartFile {
             return Ok(self.path.clone());
         };
         self.set_attributes(mtime, executable);
-        self.sync_data(&mut progress)?;
+        self.sync(&mut progress, File::sync_all)?;
         if !folder.is_same(&folder.part, &self.data)? {
             return Err(StoreError::InTheWay(folder.path_of(&folder.part)));
         }
@@ -181,14 +181,14 @@ impl PartFile {
     }
 
     /// Puts the data on the disk, as long as that never failed.
-    fn sync_data(&self, progress: &mut Progress) -> Result<(), StoreError> {
+    fn sync(&self, progress: &mut Progress, how: fn(&File) -> io::Result<()>) -> Result<(), StoreError> {
         let refuse = |why: &str| self.failed("sync", io::Error::other(why.to_owned()));
         match progress.stage {
             Stage::Writing => {}
             Stage::Broken => return Err(refuse("the disk lost data before; run the same command again")),
             Stage::Finished | Stage::Discarded => return Err(refuse("it is finished or discarded already")),
         }
-        self.data.sync_all().map_err(|error| {
+        how(&self.data).map_err(|error| {
             progress.stage = Stage::Broken;
             self.failed("sync", error)
         })

@@ -4,16 +4,17 @@
 //! No bytes exist here: a chunk is its leaf hash, and a lie is another hash.
 #![allow(dead_code, reason = "every test program uses its part")]
 
+#[path = "fetch_checks.rs"]
+mod fetch_checks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::ops::Range;
 use std::time::Duration;
 
-use ftx_proto::chunk_set::{ChunkMask, PieceSet};
+use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::{Digest, Root};
-use ftx_proto::engine::fetch::{
-    DropReason, FetchConfig, FetchEngine, Input, Lie, Output, SourceId, SourceStats,
-};
+use ftx_proto::engine::fetch::{DropReason, FetchConfig, FetchEngine, Input, Output, SourceId, SourceStats};
 use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PieceIndex, Span};
 use ftx_proto::limits::RUN_CHUNKS_MAX;
 use ftx_proto::merkle::{PieceLayer, piece_hash};
@@ -258,7 +259,15 @@ impl World {
     /// Until the fetch is complete, or nothing can happen any more, or this time is reached.
     pub(crate) fn run(&mut self, until: Duration) {
         let until = Time::from_origin(until);
-        while self.completed_at.is_none() && self.now < until && self.step() {}
+        while self.completed_at.is_none() && self.next_at().is_some_and(|at| at <= until) && self.step() {}
+        if self.completed_at.is_none() {
+            self.now = self.now.max(until);
+        }
+    }
+
+    fn next_at(&self) -> Option<Time> {
+        let event = self.events.first_key_value().map(|(&(at, _), _)| at);
+        event.into_iter().chain(self.engine.deadline()).min()
     }
 
     /// The next event or deadline. `false` if there is none.
@@ -273,7 +282,7 @@ impl World {
                 self.happen(event);
             }
             (_, Some(due)) => {
-                assert!(due > self.now || event.is_some(), "the engine wants to be woken in the past");
+                assert!(due >= self.now, "the engine wants to be woken in the past");
                 self.now = self.now.max(due);
                 self.tell(Input::Tick);
             }
@@ -533,16 +542,6 @@ impl World {
         }
     }
 
-    fn settle_asked(&mut self, id: SourceId, request: RequestId, run: Range<u32>) {
-        let asked = &mut self.peers.get_mut(&id).unwrap().asked;
-        if let Some(chunks) = asked.get_mut(&request) {
-            chunks.retain(|chunk| !run.contains(chunk));
-            if chunks.is_empty() {
-                asked.remove(&request);
-            }
-        }
-    }
-
     fn drain(&mut self) {
         while let Some(output) = self.engine.poll() {
             self.note(">", &output);
@@ -576,122 +575,12 @@ impl World {
         assert_eq!(self.engine.have(), &self.verified);
     }
 
-    fn check_request(&mut self, id: SourceId, request: RequestId, span: Span) {
-        assert!(self.requests_made.insert(request), "no request number is used twice");
-        let piece = span.first().piece();
-        assert!(self.geometry.span_of(piece).contains(span), "a request lies in one piece");
-        for chunk in span.chunks().map(|chunk| chunk.get()) {
-            assert!(!self.reported.contains(&chunk), "what is here is not asked for");
-            if self.check_always {
-                let copies =
-                    self.peers.values().flat_map(|peer| peer.asked.values()).filter(|a| a.contains(&chunk));
-                assert!(copies.count() < 2, "never more than two copies");
-                assert!(!self.peers[&id].asked.values().any(|asked| asked.contains(&chunk)));
-            }
-        }
-        let peer = self.peers.get_mut(&id).unwrap();
-        assert!(peer.here && !peer.banned, "only who is here is asked");
-        assert!(peer.announced.contains(piece), "nothing is asked from who lacks it");
-        peer.asked.insert(request, span.chunks().map(|chunk| chunk.get()).collect());
-        let outstanding: usize = peer.asked.values().map(BTreeSet::len).sum();
-        assert!(outstanding as u32 <= self.window_chunks_max, "the window holds");
-        self.requested_chunks += u64::from(span.count());
-        self.send(id, Question::Request(request, span));
-    }
-
     fn send(&mut self, id: SourceId, question: Question) {
         let peer = &self.peers[&id];
         assert!(peer.here, "only who is here is spoken to: {id:?} {question:?}");
         let (stay, latency, loss) = (peer.stay, peer.behaviour.latency, peer.behaviour.loss);
         if !self.chance(loss) {
             self.after(latency, Event::AtSource(id, stay, question));
-        }
-    }
-
-    fn reset(&mut self, piece: PieceIndex, chunks: ChunkMask) {
-        assert!(!chunks.is_empty() && !self.verified.contains(piece), "what is verified stays");
-        let hashes_refused = self.peers.values().any(|peer| {
-            peer.behaviour.refuses_hashes > 0.0
-                || peer.behaviour.loss > 0.0
-                || peer.behaviour.dies_at.is_some()
-        });
-        for place in chunks.iter() {
-            let chunk = (piece.get() * 64 + place) as usize;
-            let (leaf, _) = self.written[chunk].take().expect("only what is written is reset");
-            assert!(leaf != self.truth[chunk] || hashes_refused, "what is right is kept");
-            assert!(self.reported.remove(&(chunk as u32)));
-        }
-    }
-
-    fn check_drop(&mut self, id: SourceId, why: DropReason) {
-        self.dropped.push((id, why));
-        let peer = self.peers.get_mut(&id).unwrap();
-        match why {
-            DropReason::Lied(lie) => {
-                let really = match lie {
-                    Lie::Layer | Lie::Leaves(_) => peer.lied_about_hashes,
-                    Lie::Chunk(chunk) => peer.lies_told.contains(&chunk.get()),
-                    Lie::Piece(piece) => peer.lies_told.iter().any(|chunk| chunk / 64 == piece.get()),
-                };
-                assert!(really, "only liars are called that: {id:?} {why:?}");
-                peer.banned = true;
-            }
-            DropReason::Gone(_) => assert!(peer.refused_for_good),
-            DropReason::Unresponsive => assert!(peer.here),
-        }
-        self.leave(id);
-    }
-
-    /// What must hold when a fetch has ended, one way or the other.
-    pub(crate) fn check_end(&self) {
-        self.engine.check_invariants();
-        let total = u64::from(self.geometry.chunk_count());
-        if self.completed_at.is_some() {
-            let stats: Vec<_> = self.engine.all_stats().collect();
-            let chunks: u64 = stats.iter().map(|(_, stats)| stats.chunks).sum();
-            assert_eq!(chunks, total - self.resumed_chunks, "every chunk is somebody's");
-            let progress = self.engine.progress();
-            assert_eq!((progress.pieces, progress.bytes), (progress.pieces_total, progress.bytes_total));
-            assert_eq!(self.engine.deadline(), None);
-            for (id, peer) in &self.peers {
-                let named = self
-                    .dropped
-                    .iter()
-                    .any(|(dropped, why)| dropped == id && matches!(why, DropReason::Lied(_)));
-                let bad = self.stats(*id).bad;
-                assert!(bad <= peer.lied_written, "only lies count as bad");
-                if peer.behaviour.refuses_hashes == 0.0
-                    && self.peers.values().all(|p| {
-                        p.behaviour.loss == 0.0
-                            && p.behaviour.dies_at.is_none()
-                            && p.behaviour.refuses_hashes == 0.0
-                    })
-                {
-                    assert_eq!(bad, peer.lied_written, "every lie that was written is counted: {id:?}");
-                    assert!(named || peer.lied_written == 0, "whoever lied is named: {id:?}");
-                }
-            }
-            return;
-        }
-        // Not complete: then nobody who is here and honest has anything that is missing.
-        let gives = |peer: &Peer| {
-            let dead = peer.behaviour.dies_at.is_some_and(|at| self.now >= Time::from_origin(at));
-            let missing = self.geometry.pieces().filter(|&piece| !self.verified.contains(piece));
-            peer.here && !dead && missing.into_iter().any(|piece| peer.announced.contains(piece))
-        };
-        if let Some((id, _)) = self.peers.iter().find(|(_, peer)| gives(peer)) {
-            panic!(
-                "stuck at {:?} although {id:?} has what is missing: {:?}",
-                self.now,
-                self.engine.progress()
-            );
-        }
-        let reachable = self.peers.values().any(|peer| {
-            peer.here
-                && self.geometry.pieces().any(|p| !self.verified.contains(p) && peer.announced.contains(p))
-        });
-        if !reachable && (self.engine.layer().is_some() || !self.peers.values().any(|peer| peer.here)) {
-            assert!(self.engine.is_starved(), "with nobody to ask, a fetch knows that it starves");
         }
     }
 }

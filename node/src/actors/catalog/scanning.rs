@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use ftx_proto::name::RelativePath;
 use tokio::task::JoinHandle;
 
-use super::{CatalogMessage, CatalogState, Event, FORGOTTEN_MAX, Internal, tell};
+use super::{CatalogMessage, CatalogState, Event, Internal, UNSAVED_MAX, tell};
 use crate::catalog::cache::Cache;
 use crate::catalog::scan::Batch;
 
@@ -149,7 +149,7 @@ impl CatalogState {
         for (name, share) in unseen.files {
             self.remove(&name);
             // A share where nothing at all is found is more likely a disk that is not there now.
-            if self.scanning.found[share] > 0 && self.forgotten.len() < FORGOTTEN_MAX {
+            if self.scanning.found[share] > 0 && self.forgotten.len() < UNSAVED_MAX {
                 self.forgotten.push(self.shares.location(share, &name).path());
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::QueryHandle;
@@ -19,6 +19,9 @@ const GAPS_MS: [u64; 9] = [60, 190, 60, 440, 60, 940, 60, 1940, 4000];
 
 /// The gap between all further askings.
 const GAP_LAST: Duration = Duration::from_secs(5);
+
+/// No address is less than this one.
+const LEAST_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 #[derive(Debug)]
 pub(super) struct Queries {
@@ -141,8 +144,8 @@ impl Queries {
     /// A node went away: should it come back, its offers are new.
     pub(super) fn forget_node(&mut self, instance: Instance) {
         for query in self.live.values_mut() {
-            let gone: Vec<_> =
-                query.offers.iter().map(|(key, _)| *key).filter(|(node, _)| *node == instance).collect();
+            let keys = query.offers.keys_from((instance, LEAST_ADDR)).copied();
+            let gone: Vec<_> = keys.take_while(|(node, _)| *node == instance).collect();
             for key in gone {
                 query.offers.remove(&key);
             }

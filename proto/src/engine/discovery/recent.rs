@@ -69,6 +69,11 @@ impl<K: Ord + Clone, V> Recent<K, V> {
         self.entries.iter().map(|(key, entry)| (key, &entry.value))
     }
 
+    /// The keys from `first` on, in order.
+    pub(super) fn keys_from(&self, first: K) -> impl Iterator<Item = &K> {
+        self.entries.range(first..).map(|(key, _)| key)
+    }
+
     fn pop_oldest(&mut self) -> Option<(K, V)> {
         let (_, key) = self.order.pop_first()?;
         let entry = self.entries.remove(&key)?;

@@ -65,7 +65,7 @@ pub enum Input {
         /// Which one.
         source: SourceId,
     },
-    /// A run of consecutive chunks came in, and each was written unless another copy had been claimed before.
+    /// A run of consecutive chunks of one piece came in, and each was written unless another copy had been claimed before.
     ///
     /// A chunk is claimed by exactly one arrival until [`Output::Reset`]. What is said here is a fact whether the
     /// request is still wanted or not: a written chunk is taken even when it comes late.

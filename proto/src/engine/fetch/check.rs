@@ -77,11 +77,12 @@ impl FetchEngine {
                 let piece = self.requests.get(request)?;
                 let asked = self.active.get(piece)?.find_asked(*request)?;
                 assert_eq!(asked.source, *id);
-                Some(asked.unanswered.count())
+                assert_eq!(asked.counted_wanted, asked.wanted.count());
+                Some((asked.unanswered.count(), asked.wanted.count()))
             };
-            let outstanding =
-                source.queue.iter().map(|request| owed(request).expect("a queued request is known"));
-            assert_eq!(outstanding.sum::<u32>(), source.outstanding);
+            let owed = source.queue.iter().map(|request| owed(request).expect("a queued request is known"));
+            let sums = owed.fold((0, 0), |(owed, wanted), (o, w)| (owed + o, wanted + w));
+            assert_eq!(sums, (source.outstanding, source.wanted), "totals are sums");
             if let Holding::Part { has, fresh } = &source.holding {
                 for piece in self.geometry.pieces() {
                     let place = self.order.place_of(piece.get());

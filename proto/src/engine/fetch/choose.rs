@@ -4,6 +4,7 @@ use rand::RngExt;
 
 use crate::chunk_set::ChunkMask;
 use crate::geometry::{PIECE_CHUNKS, PieceIndex};
+use crate::limits::RUN_CHUNKS_MAX;
 use crate::wire::session::RequestId;
 
 use super::piece::Asked;
@@ -20,8 +21,11 @@ impl FetchEngine {
         for (&id, source) in
             self.sources.iter().filter(|(_, source)| !source.is_busy(now) && source.room() > 0)
         {
-            if source.is_responsive() { responsive.push(id) } else { silent.push(id) }
+            if source.is_responsive() { responsive.push(id) } else { silent.push((source.pace.misses(), id)) }
         }
+        // Among silent ones the least so first: otherwise a dead one could keep the last chunk from one that is not.
+        silent.sort_unstable();
+        let silent: Vec<_> = silent.into_iter().map(|(_, id)| id).collect();
         let turn = self.next_request as usize % responsive.len().max(1);
         responsive.rotate_left(turn);
         self.take_in_turns(&responsive);
@@ -40,11 +44,10 @@ impl FetchEngine {
     /// Asks the source for some unassigned chunks. `false` if it has no room, or nothing of what is unassigned.
     fn take(&mut self, id: SourceId) -> bool {
         let sources = self.sources.len() as u64;
-        // Towards the end requests become smaller, so that all sources end at about the same time.
-        let share = match sources {
-            0 | 1 => PIECE_CHUNKS,
-            _ => (self.unassigned / (2 * sources)).clamp(1, u64::from(PIECE_CHUNKS)) as u32,
-        };
+        // Towards the end requests become smaller, so that all sources end at about the same time. From a source that
+        // is alone not smaller than a run: just enough for others that join now to take something over.
+        let least = if sources > 1 { 1 } else { u64::from(RUN_CHUNKS_MAX) };
+        let share = (self.unassigned / (2 * sources.max(2))).clamp(least, u64::from(PIECE_CHUNKS)) as u32;
         let Some(source) = self.sources.get(&id) else { return false };
         let grain = source.pace.grain().min(share);
         if source.room() < grain {
@@ -169,6 +172,7 @@ impl FetchEngine {
             overdue_at_delivered: source.pace.delivered() + patience,
             unanswered: chunks,
             wanted: chunks,
+            counted_wanted: 0,
         });
         self.requests.insert(request, piece);
         self.settle(piece);

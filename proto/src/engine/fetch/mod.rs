@@ -107,11 +107,11 @@ impl FetchEngine {
         assert_eq!(have.geometry(), geometry, "the pieces are those of this content");
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let order = Shuffle::new(geometry.piece_count(), &mut random);
-        let mut fresh = PlaceSet::empty(geometry.piece_count());
-        let mut missing = 0;
-        for piece in geometry.pieces().filter(|&piece| !have.contains(piece)) {
-            fresh.insert(order.place_of(piece.get()));
-            missing += u64::from(geometry.span_of(piece).count());
+        let mut fresh = PlaceSet::full(geometry.piece_count());
+        let mut missing = u64::from(geometry.chunk_count());
+        for piece in have.iter() {
+            fresh.remove(order.place_of(piece.get()));
+            missing -= u64::from(geometry.span_of(piece).count());
         }
         let mut engine = FetchEngine {
             config,
@@ -198,20 +198,21 @@ impl FetchEngine {
         self.have.is_full()
     }
 
-    /// Whether the fetch can only wait: nothing is under way, and no source can give anything that is missing. A source
-    /// that is only busy can.
+    /// Whether the fetch can only wait: no source that answers can give anything that is missing. One that is only busy
+    /// can; one that was late with everything several times in a row cannot, nor one that never gives the layer.
     pub fn is_starved(&self) -> bool {
-        if self.is_complete() || !self.requests.is_empty() {
-            return false;
-        }
         let can_give = |source: &Source| {
+            if self.layer.is_none() {
+                return source.layer_attempts <= LAYER_ATTEMPTS_STARVED;
+            }
             let fresh = match &source.holding {
                 Holding::Whole => &self.fresh,
                 Holding::Part { fresh, .. } => fresh,
             };
-            self.layer.is_none() || !fresh.is_empty() || self.active.keys().any(|&piece| source.has(piece))
+            source.pace.misses() < MISSES_STARVED
+                && (!fresh.is_empty() || self.active.keys().any(|&piece| source.has(piece)))
         };
-        !self.sources.values().any(can_give)
+        !self.is_complete() && !self.sources.values().any(can_give)
     }
 
     /// What a source has done, if it ever joined.
@@ -414,6 +415,7 @@ impl FetchEngine {
         if let Some(source) = self.sources.get_mut(&asked.source) {
             source.queue.remove(&request);
             source.outstanding -= asked.unanswered.count();
+            source.wanted -= asked.counted_wanted;
         }
         self.settle(piece);
         Some(asked)
@@ -425,6 +427,15 @@ impl FetchEngine {
         let unassigned = active.unassigned().count();
         self.unassigned = self.unassigned + u64::from(unassigned) - u64::from(active.counted_unassigned);
         active.counted_unassigned = unassigned;
+        for asked in active.asked_mut() {
+            let wanted = asked.wanted.count();
+            if let (true, Some(source)) =
+                (wanted != asked.counted_wanted, self.sources.get_mut(&asked.source))
+            {
+                source.wanted = source.wanted + wanted - asked.counted_wanted;
+                asked.counted_wanted = wanted;
+            }
+        }
         if unassigned > 0 {
             self.open.insert(piece);
         } else {
@@ -508,6 +519,10 @@ fn last_run(chunks: ChunkMask, count: u32) -> ChunkMask {
 
 /// Most pieces begun at the same time: 256 sources with full windows. Each takes 2.5 KiB.
 const ACTIVE_PIECES_MAX: usize = 4096;
+
+/// How often in a row a source was late with everything, or was asked for the layer, before it counts as no source.
+const MISSES_STARVED: u32 = 3;
+const LAYER_ATTEMPTS_STARVED: u32 = 3;
 
 /// Shortest and longest time that a busy source is left alone, whatever it says.
 const BUSY_MS_MIN: u32 = 20;

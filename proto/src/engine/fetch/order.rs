@@ -72,6 +72,20 @@ impl PlaceSet {
         PlaceSet { levels, count: 0 }
     }
 
+    pub(super) fn full(len: u32) -> Self {
+        let mut set = Self::empty(len);
+        let mut members = len as usize;
+        for level in &mut set.levels {
+            for (word, index) in level.iter_mut().zip(0usize..) {
+                let here = members.saturating_sub(index * 64).min(64);
+                *word = if here == 64 { u64::MAX } else { (1 << here) - 1 };
+            }
+            members = members.div_ceil(64);
+        }
+        set.count = len;
+        set
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -171,9 +185,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_place_set_is_a_set(len in 1u32..10_000, actions in prop::collection::vec((0u32..10_000, 0u8..3), 0..300)) {
-            let mut set = PlaceSet::empty(len);
-            let mut model = BTreeSet::new();
+        fn a_place_set_is_a_set(full: bool, len in 1u32..10_000, actions in prop::collection::vec((0u32..10_000, 0u8..3), 0..300)) {
+            let (mut set, mut model) = match full {
+                true => (PlaceSet::full(len), (0..len).collect()),
+                false => (PlaceSet::empty(len), BTreeSet::new()),
+            };
             for (place, action) in actions {
                 let place = place % len;
                 match action {

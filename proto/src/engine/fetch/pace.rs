@@ -184,7 +184,7 @@ const GRAIN_SECONDS: f64 = 0.25;
 const RATE_MEMORY_SECONDS: f64 = 0.25;
 /// Chunks a second below which a source counts as that slow; keeps estimates finite.
 const RATE_MIN: f64 = 0.01;
-const BUCKET: Duration = Duration::from_millis(50);
+const BUCKET: Duration = Duration::from_millis(20);
 const BUCKET_MIN: Duration = Duration::from_millis(5);
 const TIMEOUT_UNKNOWN: Duration = Duration::from_secs(1);
 const TIMEOUT_MIN: Duration = Duration::from_millis(500);

@@ -23,6 +23,8 @@ pub(super) struct Asked {
     pub(super) unanswered: ChunkMask,
     /// What is counted on: a part of `unanswered`. The rest is here already, or was given to a faster source.
     pub(super) wanted: ChunkMask,
+    /// What the source's total has counted of `wanted`.
+    pub(super) counted_wanted: u32,
 }
 
 /// A piece that is begun and not verified.
@@ -114,6 +116,10 @@ impl ActivePiece {
 
     pub(super) fn asked(&self) -> &[Asked] {
         &self.asked
+    }
+
+    pub(super) fn asked_mut(&mut self) -> &mut [Asked] {
+        &mut self.asked
     }
 
     pub(super) fn find_asked(&self, id: RequestId) -> Option<&Asked> {

@@ -28,6 +28,8 @@ pub(super) struct Source {
     pub(super) queue: BTreeSet<RequestId>,
     /// Chunks that these requests still owe.
     pub(super) outstanding: u32,
+    /// How many of these are counted on, and not asked from somebody else instead.
+    pub(super) wanted: u32,
     /// Where in the order it begins its next piece.
     pub(super) cursor: u32,
     /// The piece that it goes on with.
@@ -52,6 +54,7 @@ impl Source {
             pace,
             queue: BTreeSet::new(),
             outstanding: 0,
+            wanted: 0,
             cursor,
             current: None,
             busy_until: now,
@@ -82,8 +85,8 @@ impl Source {
         self.pace.misses() == 0
     }
 
-    /// Seconds until all that is requested from it is here.
+    /// Seconds until all that is wanted from it is here.
     pub(super) fn seconds_left(&self) -> f64 {
-        f64::from(self.outstanding) / self.pace.rate()
+        f64::from(self.wanted) / self.pace.rate()
     }
 }

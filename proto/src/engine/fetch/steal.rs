@@ -26,21 +26,29 @@ impl FetchEngine {
     fn steal(&mut self, id: SourceId) -> bool {
         let Some(thief) = self.sources.get(&id).filter(|thief| thief.room() > 0) else { return false };
         let own_left = thief.seconds_left();
-        let longest = self
-            .sources
-            .iter()
-            .filter(|&(&other, source)| other != id && source.outstanding > 1)
-            .max_by(|(_, a), (_, b)| a.seconds_left().total_cmp(&b.seconds_left()));
-        let Some((_, victim)) = longest else { return false };
-        if victim.seconds_left() - own_left <= GAIN_SECONDS_MIN + 2.0 * thief.pace.latency() {
+        // Only one that would soon be idle: estimates are rough, and moving work to and fro costs more than it gains.
+        let soon = IDLE_SECONDS + 2.0 * thief.pace.latency();
+        if own_left > soon {
             return false;
         }
-        // So much that both need the same time for what they have then.
-        let rates = (thief.pace.rate(), victim.pace.rate());
-        let balance = (f64::from(victim.outstanding) * rates.0 - f64::from(thief.outstanding) * rates.1)
-            / (rates.0 + rates.1);
-        let most = (balance as u32).min(thief.room());
-        let Some((request, piece, chunks)) = self.end_of_queue(victim, thief, most) else { return false };
+        let mut victims: Vec<&Source> = self
+            .sources
+            .iter()
+            .filter(|&(&other, source)| {
+                let gain = source.seconds_left() - own_left;
+                other != id && source.wanted > 1 && gain > GAIN_SECONDS_MIN + 2.0 * thief.pace.latency()
+            })
+            .map(|(_, source)| source)
+            .collect();
+        victims.sort_by(|a, b| b.seconds_left().total_cmp(&a.seconds_left()));
+        let found = victims.iter().find_map(|victim| {
+            // So much that both need the same time for what they have then.
+            let (own, other) = (thief.pace.rate(), victim.pace.rate());
+            let surplus = f64::from(victim.wanted) * own - f64::from(thief.wanted) * other;
+            let most = ((surplus / (own + other)) as u32).min(thief.room());
+            self.end_of_queue(victim, thief, most)
+        });
+        let Some((request, piece, chunks)) = found else { return false };
         self.take_over(id, request, piece, chunks);
         true
     }
@@ -76,6 +84,7 @@ impl FetchEngine {
             if let Some(active) = self.active.get_mut(&piece) {
                 active.give_away(request, chunks);
             }
+            self.settle(piece);
             self.conclude(piece);
         }
     }
@@ -103,6 +112,9 @@ impl FetchEngine {
         }
     }
 }
+
+/// A source that has work for less than this, beyond what it costs to ask, looks for more.
+const IDLE_SECONDS: f64 = 0.02;
 
 /// Least time that stealing must save, beyond what it costs to ask.
 const GAIN_SECONDS_MIN: f64 = 0.002;
