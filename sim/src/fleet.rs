@@ -157,7 +157,10 @@ impl Fleet {
                 None => return Ok(()),
                 Some(member) if last_news.elapsed() > HASHING_MAX => {
                     let seconds = HASHING_MAX.as_secs();
-                    return Err(Error::other(format!("{} has not hashed its file in {seconds} s", member.name)));
+                    return Err(Error::other(format!(
+                        "{} has not hashed its file in {seconds} s",
+                        member.name
+                    )));
                 }
                 Some(_) => _ = looking.tick().await,
             }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ftx_node::Node;
-use ftx_node::error::Error;
+use ftx_node::error::{Code, Error};
 use ftx_node::fetch::report::{Phase, Progress, Report, SourceReport, SourceState};
 use ftx_node::fetch::resolve::{Resolved, Wanted};
 use ftx_node::node::FetchRequest;
@@ -129,7 +129,7 @@ pub async fn run(
     let original = make(scenario, &scratch).await?;
     observe(Event::Made(&original));
     let mut fleet = Fleet::new(scratch.path(), data)?;
-    let sources = start_sources(&mut fleet, &original, &roles).await?;
+    let sources = start_sources(&mut fleet, &original, &roles, scenario.max_upload).await?;
     let mut fetchers = Vec::new();
     for _ in scenario.sources..scenario.nodes {
         fetchers.push(fleet.start_fetcher().await?);
@@ -146,7 +146,10 @@ pub async fn run(
     let mut fetching = Fetching::begin(&fleet, &fetchers, &original)?;
     let killed_at = fetching.watch(&mut fleet, &sources, observe).await;
     Ok(Outcome {
-        root: fetching.fetches.iter().find_map(|fetched| fetched.result.as_ref().ok().map(|report| report.root)),
+        root: fetching
+            .fetches
+            .iter()
+            .find_map(|fetched| fetched.result.as_ref().ok().map(|report| report.root)),
         original,
         elapsed: begun.elapsed(),
         sources: sources
@@ -174,11 +177,12 @@ async fn start_sources(
     fleet: &mut Fleet,
     original: &Original,
     roles: &[Role],
+    otherwise: Option<u64>,
 ) -> Result<Vec<(MemberIndex, Role)>, Error> {
     let mut sources = Vec::new();
     for role in roles {
         let placement = if *role == Role::Liar { Placement::Copied } else { Placement::Linked };
-        let max_upload = if let Role::Slow { rate } = role { Some(*rate) } else { None };
+        let max_upload = if let Role::Slow { rate } = role { Some(*rate) } else { otherwise };
         sources.push((fleet.start_source(original, placement, max_upload).await?, *role));
     }
     Ok(sources)
@@ -348,7 +352,8 @@ impl Outcome {
             match result {
                 Err(error) => problems.push(format!("{name}: {error}")),
                 Ok(report) => {
-                    problems.extend(wrong.iter().map(|wrong| format!("{name} fetched something else: {wrong}")));
+                    problems
+                        .extend(wrong.iter().map(|wrong| format!("{name} fetched something else: {wrong}")));
                     problems.extend(report.sources.iter().filter_map(|source| {
                         let wrong = self.misjudged(source)?;
                         Some(format!("{name}: {} {wrong}", source.name))
@@ -365,7 +370,9 @@ impl Outcome {
         let dropped = matches!(source.state, SourceState::Dropped(_));
         match fate.map(|fate| fate.role) {
             // Not a single chunk of it is right.
-            Some(Role::Liar) if source.bytes > 0 => Some("has nothing right, but is said to have sent verified bytes"),
+            Some(Role::Liar) if source.bytes > 0 => {
+                Some("has nothing right, but is said to have sent verified bytes")
+            }
             Some(Role::Liar) if source.bad > 0 && !dropped => Some("sent wrong bytes, but was not dropped"),
             Some(Role::Liar) => None,
             _ if source.bad > 0 => Some("is honest, but is said to have sent wrong bytes"),
@@ -404,8 +411,9 @@ impl Scenario {
             Content::Random(size) => (*size, 1),
             Content::File(path) => {
                 let metadata = std::fs::metadata(path).map_err(|error| error.to_string());
-                let file = metadata.and_then(|it| if it.is_file() { Ok(it) } else { Err("it is no file".to_owned()) });
-                let usage = |error| Error::new(ftx_node::error::Code::Usage, format!("{}: {error}", path.display()));
+                let file = metadata
+                    .and_then(|it| if it.is_file() { Ok(it) } else { Err("it is no file".to_owned()) });
+                let usage = |error| Error::new(Code::Usage, format!("{}: {error}", path.display()));
                 // On another file system every source has a copy of its own.
                 (file.map_err(usage)?.len(), self.sources)
             }

@@ -25,6 +25,8 @@ pub struct Scenario {
     pub liars: usize,
     /// For each slow source the bytes per second that it sends at most.
     pub slow: Vec<u64>,
+    /// What every other source sends at most, in bytes per second.
+    pub max_upload: Option<u64>,
     /// From what everything that is chosen by chance is chosen.
     pub seed: u64,
 }
@@ -60,7 +62,17 @@ pub enum Role {
 impl Scenario {
     /// Five nodes, of which four share the content and one fetches it.
     pub fn demonstration(size: u64, seed: u64) -> Self {
-        Scenario { nodes: 5, sources: 4, content: Content::Random(size), kill: 0, liars: 0, slow: Vec::new(), seed }
+        let content = Content::Random(size);
+        Scenario {
+            nodes: 5,
+            sources: 4,
+            content,
+            kill: 0,
+            liars: 0,
+            slow: Vec::new(),
+            max_upload: None,
+            seed,
+        }
     }
 
     /// The role of each source. The same for the same scenario.
@@ -70,7 +82,8 @@ impl Scenario {
     pub fn roles(&self) -> Result<Vec<Role>, Error> {
         self.check()?;
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
-        let killed = (0..self.kill).map(|_| Role::Killed { after_per_mille: random.random_range(KILLED_PER_MILLE) });
+        let killed =
+            (0..self.kill).map(|_| Role::Killed { after_per_mille: random.random_range(KILLED_PER_MILLE) });
         let mut roles: Vec<Role> = killed.collect();
         roles.extend((0..self.liars).map(|_| Role::Liar));
         roles.extend(self.slow.iter().map(|rate| Role::Slow { rate: *rate }));
@@ -84,10 +97,14 @@ impl Scenario {
         let slow = self.slow.len();
         let wrong = |message: String| Err(Error::new(Code::Usage, message));
         if nodes > NODES_MAX {
-            return wrong(format!("{nodes} nodes are more than fit into one process; at most {NODES_MAX} do"));
+            return wrong(format!(
+                "{nodes} nodes are more than fit into one process; at most {NODES_MAX} do"
+            ));
         }
         if sources == 0 || sources >= nodes {
-            return wrong(format!("of {nodes} nodes {sources} share: there must be one that does and one that does not"));
+            return wrong(format!(
+                "of {nodes} nodes {sources} share: there must be one that does and one that does not"
+            ));
         }
         if kill.saturating_add(liars).saturating_add(slow) > sources {
             return wrong(format!(
@@ -119,6 +136,7 @@ mod tests {
             kill: 4,
             liars: 3,
             slow: vec![7, 8],
+            max_upload: None,
             seed: 1,
         }
     }

@@ -30,7 +30,10 @@ impl Scratch {
                 if free < needed.saturating_add(RESERVE) {
                     let (free, bytes) = (text::bytes(free), text::bytes(bytes));
                     let place = place.display();
-                    return Err(Error::new(Code::DiskFull, format!("needs {bytes}; {place} has {free} left")));
+                    return Err(Error::new(
+                        Code::DiskFull,
+                        format!("needs {bytes}; {place} has {free} left"),
+                    ));
                 }
                 let made = tempfile::Builder::new().prefix("ftx-sim-").tempdir_in(&place);
                 made.map_err(|error| failed(&place, &error))

@@ -65,6 +65,9 @@ pub(super) struct LoopbackOptions {
     /// One more source that sends at most so many bytes per second, such as 2MB/s; may be given several times
     #[arg(long, value_name = "RATE", value_parser = parse_bytes)]
     slow: Vec<u64>,
+    /// What every other source sends at most, such as 12MB/s, which is a network of 100 Mbit/s [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = parse_bytes)]
+    max_upload: Option<u64>,
 }
 
 impl LoopbackOptions {
@@ -72,9 +75,11 @@ impl LoopbackOptions {
     pub(super) fn scenario(&self, seed: u64) -> Result<Scenario, Error> {
         let (nodes, kill, liars) = (self.nodes, self.kill, self.liars);
         let sources = self.sources.or(nodes.checked_sub(1));
-        let sources = sources.ok_or_else(|| Error::new(Code::Usage, "--nodes 0: there must be at least two"))?;
+        let sources =
+            sources.ok_or_else(|| Error::new(Code::Usage, "--nodes 0: there must be at least two"))?;
         let content = self.file.clone().map_or(Content::Random(self.size), Content::File);
-        Ok(Scenario { nodes, sources, content, kill, liars, slow: self.slow.clone(), seed })
+        let (slow, max_upload) = (self.slow.clone(), self.max_upload);
+        Ok(Scenario { nodes, sources, content, kill, liars, slow, max_upload, seed })
     }
 }
 

@@ -14,23 +14,30 @@ pub(super) struct Lines;
 
 impl Display for Lines {
     fn begin(&mut self, scenario: &Scenario) {
-        tell("begin", json!({
-            "nodes": scenario.nodes,
-            "sources": scenario.sources,
-            "kill": scenario.kill,
-            "liars": scenario.liars,
-            "slow": scenario.slow,
-            "seed": scenario.seed,
-        }));
+        tell(
+            "begin",
+            json!({
+                "nodes": scenario.nodes,
+                "sources": scenario.sources,
+                "kill": scenario.kill,
+                "liars": scenario.liars,
+                "slow": scenario.slow,
+                "max_upload": scenario.max_upload,
+                "seed": scenario.seed,
+            }),
+        );
     }
 
     fn event(&mut self, event: &Event<'_>) {
         match event {
-            Event::Made(original) => tell("made", json!({
-                "path": original.path.display().to_string(),
-                "size": original.size,
-                "sha256": Digest(original.sha256).to_string(),
-            })),
+            Event::Made(original) => tell(
+                "made",
+                json!({
+                    "path": original.path.display().to_string(),
+                    "size": original.size,
+                    "sha256": Digest(original.sha256).to_string(),
+                }),
+            ),
             Event::Started(fleet) => {
                 let nodes = fleet.members().map(|(_, member)| {
                     json!({ "node": member.id.to_string(), "name": member.name, "shares": member.file.is_some() })
@@ -42,13 +49,16 @@ impl Display for Lines {
             }
             Event::Hashed { elapsed } => tell("hashed", json!({ "seconds": elapsed.as_secs_f64() })),
             Event::Spoiled { name } => tell("spoiled", json!({ "name": name })),
-            Event::Found { name, resolved, elapsed } => tell("found", json!({
-                "name": name,
-                "root": resolved.root.to_string(),
-                "size": resolved.size,
-                "holders": resolved.holders.len(),
-                "seconds": elapsed.as_secs_f64(),
-            })),
+            Event::Found { name, resolved, elapsed } => tell(
+                "found",
+                json!({
+                    "name": name,
+                    "root": resolved.root.to_string(),
+                    "size": resolved.size,
+                    "holders": resolved.holders.len(),
+                    "seconds": elapsed.as_secs_f64(),
+                }),
+            ),
             Event::Progress(total) => tell("progress", of_total(total)),
             Event::Killed { name, at } => {
                 let mut fields = of_total(at);
@@ -61,16 +71,19 @@ impl Display for Lines {
 
     fn end(&mut self, outcome: &Outcome) {
         let problems = outcome.problems();
-        tell("done", json!({
-            "ok": problems.is_empty(),
-            "problems": problems,
-            "size": outcome.original.size,
-            "sha256": Digest(outcome.original.sha256).to_string(),
-            "root": outcome.root.map(|root| root.to_string()),
-            "seconds": outcome.elapsed.as_secs_f64(),
-            "sources": outcome.sources.iter().map(of_source).collect::<Vec<_>>(),
-            "fetches": outcome.fetches.iter().map(of_fetch).collect::<Vec<_>>(),
-        }));
+        tell(
+            "done",
+            json!({
+                "ok": problems.is_empty(),
+                "problems": problems,
+                "size": outcome.original.size,
+                "sha256": Digest(outcome.original.sha256).to_string(),
+                "root": outcome.root.map(|root| root.to_string()),
+                "seconds": outcome.elapsed.as_secs_f64(),
+                "sources": outcome.sources.iter().map(of_source).collect::<Vec<_>>(),
+                "fetches": outcome.fetches.iter().map(of_fetch).collect::<Vec<_>>(),
+            }),
+        );
     }
 
     fn failed(&mut self, error: &Error) {

@@ -64,7 +64,10 @@ impl Text {
         } else if per_cent >= self.told_per_cent + STEP_PER_CENT && total.bytes < total.size {
             self.told_per_cent = per_cent;
             let (bytes, size) = (text::bytes(total.bytes), text::bytes(total.size));
-            self.step("fetching", format_args!("{per_cent:>3} %  {bytes} of {size} from {} sources", total.sources));
+            self.step(
+                "fetching",
+                format_args!("{per_cent:>3} %  {bytes} of {size} from {} sources", total.sources),
+            );
         }
     }
 
@@ -77,7 +80,6 @@ impl Text {
         );
         self.line("");
         self.line(self.strong(&title));
-        let more = sent.len().saturating_sub(ROWS_MAX);
         // What is out of the ordinary is shown in any case.
         let mut ordinary = 0;
         for (source, fate) in &sent {
@@ -87,7 +89,7 @@ impl Text {
                 self.line(row(source, *fate, all));
             }
         }
-        if more > 0 && ordinary > ROWS_MAX {
+        if ordinary > ROWS_MAX {
             self.line(format_args!("  … and {} more like these", ordinary - ROWS_MAX));
         }
         let sum = |field: fn(&SourceReport) -> u64| sent.iter().map(|(source, _)| field(source)).sum::<u64>();
@@ -101,7 +103,9 @@ impl Text {
             sum(|source| source.bad)
         );
         self.line(self.strong(&total));
-        for fate in outcome.sources.iter().filter(|fate| sent.iter().all(|(source, _)| source.node != fate.id)) {
+        for fate in
+            outcome.sources.iter().filter(|fate| sent.iter().all(|(source, _)| source.node != fate.id))
+        {
             if let Some(note) = note(fate) {
                 self.line(format_args!("  {} took no part ({note})", fate.name));
             }
@@ -114,17 +118,21 @@ impl Display for Text {
         let Scenario { nodes, sources, .. } = scenario;
         self.fetches = nodes - sources;
         self.content = match &scenario.content {
-            Content::Random(size) => format!("{} of random data (seed {})", text::bytes(*size), scenario.seed),
+            Content::Random(size) => {
+                format!("{} of random data (seed {})", text::bytes(*size), scenario.seed)
+            }
             Content::File(path) => printable(&path.display().to_string()).to_string(),
         };
         let fetch = match self.fetches {
-            1 => "The last one knows nothing but its name: it asks\nthe network for it, and fetches it".to_owned(),
-            n => format!("The other {n} know nothing but its name: they ask\nthe network for it, and fetch it"),
+            1 => "The last one knows nothing but its name: it asks\nthe network for it, and fetches it"
+                .to_owned(),
+            n => {
+                format!("The other {n} know nothing but its name: they ask\nthe network for it, and fetch it")
+            }
         };
         self.line(format_args!(
-            "{} nodes start in this process, on 127.0.0.1 only; {sources} share a file. {fetch} from all that have it at \
-             once. Every byte is encrypted on\nits way and verified when it arrives.\n",
-            self.strong(&nodes.to_string())
+            "{nodes} nodes start in this process, on 127.0.0.1 only; {sources} share a file. {fetch} from all that have it \
+             at once. Every byte is encrypted on\nits way and verified when it arrives.\n"
         ));
     }
 
@@ -146,25 +154,34 @@ impl Display for Text {
             Event::Hashing(hashing) => {
                 if let Some(bar) = &self.bar {
                     let (done, sources) = (hashing.done, hashing.sources);
-                    bar.set_message(format!("{}   {done} of {sources} sources are done", self.strong("hashing")));
+                    bar.set_message(format!(
+                        "{}   {done} of {sources} sources are done",
+                        self.strong("hashing")
+                    ));
                 }
             }
             Event::Hashed { elapsed } => {
                 self.step("hashing", format_args!("all sources have hashed it, in {}", seconds(*elapsed)));
             }
             Event::Spoiled { name } => {
-                self.step("rotten", format_args!("the disk of {name} has changed a byte in every chunk, unnoticed"));
+                self.step(
+                    "rotten",
+                    format_args!("the disk of {name} has changed a byte in every chunk, unnoticed"),
+                );
             }
             Event::Found { name, resolved, elapsed } => {
                 self.found += 1;
                 if self.found <= FOUND_MAX {
-                    self.step("found", format_args!(
-                        "{name} has found '{}' on {} nodes in {}: root {}…",
-                        resolved.name,
-                        resolved.holders.len(),
-                        seconds(*elapsed),
-                        resolved.root.short()
-                    ));
+                    self.step(
+                        "found",
+                        format_args!(
+                            "{name} has found '{}' on {} nodes in {}: root {}…",
+                            resolved.name,
+                            resolved.holders.len(),
+                            seconds(*elapsed),
+                            resolved.root.short()
+                        ),
+                    );
                 }
             }
             Event::Progress(total) => self.progress(total),
@@ -199,7 +216,10 @@ impl Display for Text {
         let rate = text::bytes((bytes as f64 / took.as_secs_f64().max(1e-6)) as u64);
         let moved = format!("{} in {}, {rate}/s", text::bytes(bytes), seconds(took));
         let sha256 = &Digest(outcome.original.sha256).to_string()[..16];
-        let (right, of) = (outcome.fetches.iter().filter(|it| it.result.is_ok() && it.wrong.is_none()).count(), outcome.fetches.len());
+        let (right, of) = (
+            outcome.fetches.iter().filter(|it| it.result.is_ok() && it.wrong.is_none()).count(),
+            outcome.fetches.len(),
+        );
         match (problems.is_empty(), of) {
             (true, 1) => self.line(format_args!(
                 "  {}  {moved}: the fetched file is the original, byte for byte (SHA-256 {sha256}…)",
@@ -209,7 +229,10 @@ impl Display for Text {
                 "  {}  {moved}: all {of} fetched files are the original, byte for byte (SHA-256 {sha256}…)",
                 self.strong("verified")
             )),
-            (false, _) => self.line(format_args!("  {}  {right} of {of} fetches ended with the right bytes", self.strong("FAILED"))),
+            (false, _) => self.line(format_args!(
+                "  {}  {right} of {of} fetches ended with the right bytes",
+                self.strong("FAILED")
+            )),
         }
     }
 
@@ -269,7 +292,9 @@ fn seconds(duration: Duration) -> String {
 
 fn style(template: &str) -> ProgressStyle {
     // The templates are ours; a broken one shows as a plain bar.
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
 }
 
 /// How far it goes from one line to the next where no bar can be drawn.
