@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::actors::catalog::{CatalogArguments, CatalogMessage, CatalogStatus};
 use crate::actors::discovery::{DiscoveryArguments, DiscoveryMessage, Found, Lookup};
 use crate::actors::fetcher::{FetcherArguments, FetcherMessage};
-use crate::actors::node::{Links, NodeArguments, NodeMessage, NodeRoot};
+use crate::actors::node::{Links, NodeArguments, NodeMessage, NodeRoot, reason_of};
 use crate::actors::server::ServerArguments;
 use crate::clock::Clock;
 use crate::config::{NodeConfig, Sessions};
@@ -105,7 +105,7 @@ impl Node {
         };
         let (root, ended) = NodeRoot::spawn(None, NodeRoot, arguments)
             .await
-            .map_err(|error| Error::new(Code::Network, format!("the node cannot start: {error}")))?;
+            .map_err(|error| Error::new(Code::Network, reason_of(error)))?;
         Ok(Node { root, ended, links, announce, tls, config, session_addr, data, clock })
     }
 

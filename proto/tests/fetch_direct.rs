@@ -167,10 +167,10 @@ fn a_wrong_layer_from_elsewhere_is_not_believed() {
 
 #[test]
 fn pieces_that_are_begun_and_left_do_not_pile_up() {
-    let mut bench = Bench::new(6000);
+    let mut bench = Bench::new(4300);
     bench.tell(Input::SourceJoined { source: A, whole: false });
     let mut resets = 0;
-    for piece in 0..6000 {
+    for piece in 0..4300 {
         let only = piece..piece + 1;
         bench.tell(Input::SourceHas { source: A, pieces: vec![only] });
         let (_, request, span) = *bench.requests().first().expect("what it has is asked for");
@@ -179,7 +179,7 @@ fn pieces_that_are_begun_and_left_do_not_pile_up() {
         bench.arrived(A, request, span.first().get(), 1);
         bench.tell(Input::Refused { source: A, request, refusal: Refusal::Missing });
     }
-    assert_eq!(resets, 6000 - 4096);
+    assert_eq!(resets, 4300 - 4096);
     bench.engine.check_invariants();
 }
 

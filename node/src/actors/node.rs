@@ -85,7 +85,7 @@ impl Actor for NodeRoot {
     ) -> Result<NodeState, ActorProcessingErr> {
         let mut state = NodeState { arguments, children: HashMap::new(), restarts: VecDeque::new() };
         for part in [Part::Catalog, Part::Server, Part::Discovery] {
-            state.start(&myself, part).await?;
+            state.start(&myself, part).await.map_err(|error| ActorProcessingErr::from(reason_of(error)))?;
         }
         Ok(state)
     }
@@ -145,7 +145,7 @@ impl Actor for NodeRoot {
         tracing::error!(?part, %why, "failed; restarting it");
         state.restarts.push_back(now);
         if let Err(error) = state.start(&myself, part).await {
-            myself.stop(Some(format!("{part:?} cannot be restarted: {error}")));
+            myself.stop(Some(format!("{part:?} cannot be restarted: {}", reason_of(error))));
         }
         Ok(())
     }
@@ -175,6 +175,14 @@ impl NodeState {
         };
         self.children.insert(id, part);
         Ok(())
+    }
+}
+
+/// Why an actor could not be started, without what ractor says around it.
+pub(crate) fn reason_of(error: SpawnErr) -> String {
+    match error {
+        SpawnErr::StartupFailed(reason) => reason.to_string(),
+        other => other.to_string(),
     }
 }
 

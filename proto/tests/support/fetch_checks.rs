@@ -103,7 +103,9 @@ impl World {
         let gives = |peer: &Peer| {
             let dead = peer.behaviour.dies_at.is_some_and(|at| self.now >= Time::from_origin(at));
             let missing = self.geometry.pieces().filter(|&piece| !self.verified.contains(piece));
-            peer.here && !dead && missing.into_iter().any(|piece| peer.announced.contains(piece))
+            // Without the layer nothing can be verified, and so nothing is asked for.
+            let tells = self.engine.layer().is_some() || peer.behaviour.refuses_hashes < 0.9;
+            peer.here && !dead && tells && missing.into_iter().any(|piece| peer.announced.contains(piece))
         };
         if let Some((id, _)) = self.peers.iter().find(|(_, peer)| gives(peer)) {
             panic!(

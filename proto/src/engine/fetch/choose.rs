@@ -163,7 +163,7 @@ impl FetchEngine {
         source.pace.asked(self.now, source.outstanding == 0);
         source.outstanding += span.count();
         source.queue.insert(request);
-        let patience = PASSED_OVER * u64::from(source.outstanding) + u64::from(PIECE_CHUNKS);
+        let patience = PASSED_OVER * u64::from(source.outstanding) + u64::from(RUN_CHUNKS_MAX);
         active.push_asked(Asked {
             id: request,
             source: id,
