@@ -1,9 +1,10 @@
 //! A part file from its first byte to its final name, with everything that comes in between.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use ftx_node::store::{PartFile, StoreError, Target};
 use ftx_proto::chunk_set::PieceSet;
@@ -333,6 +334,44 @@ fn space_for_the_whole_file_is_reserved_at_once() {
     drop(part);
     // What is reserved counts as there when the fetch goes on.
     let (_part, _) = fetch.open();
+}
+
+#[test]
+fn a_killed_process_leaves_its_pieces_and_no_lock() {
+    let fetch = Fetch::new(2 * PIECE_SIZE as usize);
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--include-ignored", "--nocapture", "inner_killed_process"])
+        .env("STORE_PART_TARGET", fetch.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.map(Result::unwrap).any(|line| line.ends_with("committed")));
+    assert!(matches!(fetch.open_with(ROOT, false), Err(StoreError::Locked(_))));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (part, pieces) = fetch.open();
+    assert_eq!(pieces.iter().map(PieceIndex::get).collect::<Vec<_>>(), [1]);
+    fetch.write(&part, [0]);
+    part.finish(MTIME, false, false).unwrap();
+    let expected = [&fetch.bytes[..PIECE_SIZE as usize], &[7; PIECE_SIZE as usize]].concat();
+    assert!(fs::read(fetch.path()).unwrap() == expected);
+}
+
+#[test]
+#[ignore = "is the process that another test kills"]
+fn inner_killed_process() {
+    let Some(path) = std::env::var_os("STORE_PART_TARGET") else { return };
+    let target = Target::new(Path::new(&path), &"ignored".parse().unwrap()).unwrap();
+    let geometry = Geometry::new(2 * PIECE_SIZE).unwrap();
+    let (part, _) = PartFile::open(target, geometry, ROOT, false).unwrap();
+    part.write_at(PIECE_SIZE, &vec![7; PIECE_SIZE as usize]).unwrap();
+    part.commit(&[geometry.piece(1).unwrap()]).unwrap();
+    println!("committed");
+    // Until the end: nobody writes to it.
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    panic!("the other process went away");
 }
 
 /// Runs a test of this file again as root of a namespace of its own, on a tmpfs of 3 MiB.

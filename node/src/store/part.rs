@@ -33,9 +33,20 @@ pub struct PartFile {
 
 #[derive(Debug)]
 struct Progress {
-    /// None for a temporary file.
-    journal: Option<Journal>,
+    /// None for a temporary file, and at the end.
+    journal: Option<(Journal, Lock)>,
     stage: Stage,
+}
+
+/// The lock on a target: its locked journal.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is not enough if a process was forked meanwhile, which has it as well until its `exec`.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 /// What became of the part file.
@@ -81,11 +92,11 @@ impl PartFile {
         };
         let lock = lock_unless_finished(&folder, force)?;
         let data = folder.open_own(&folder.part)?;
-        let (journal, pieces) = resume(&lock, &data, geometry, root)
+        let (journal, pieces) = resume(&lock.0, &data, geometry, root)
             .map_err(|error| StoreError::from_io("resume", &folder.path_of(&folder.part), error))?;
         // What the names stand for now must survive a crash, or the first commit would say nothing.
         folder.sync()?;
-        let part = part(Place::Named(folder), data, Some(journal));
+        let part = part(Place::Named(folder), data, Some((journal, lock)));
         if let Err(error) = part.reserve() {
             if pieces.is_empty() {
                 // Nothing is lost, and an unreadable leftover on a full disk helps nobody.
@@ -129,7 +140,7 @@ impl PartFile {
         }
         self.sync(&mut progress, File::sync_data)?;
         match &mut progress.journal {
-            Some(journal) => {
+            Some((journal, _)) => {
                 journal.append(&ranges_of(pieces)).map_err(|error| self.failed("write the journal of", error))
             }
             None => Ok(()),
@@ -263,7 +274,7 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 const LOCK_ATTEMPTS_MAX: u32 = 16;
 
 /// The locked journal of a target, unless the target is there already and may not be replaced.
-fn lock_unless_finished(folder: &Folder, force: bool) -> Result<File, StoreError> {
+fn lock_unless_finished(folder: &Folder, force: bool) -> Result<Lock, StoreError> {
     let may_write = |folder: &Folder| match folder.stat(&folder.name)? {
         Some(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => {
             Err(StoreError::Name { path: folder.path_of(&folder.name), reason: "it is a folder" })
@@ -290,11 +301,13 @@ fn lock_unless_finished(folder: &Folder, force: bool) -> Result<File, StoreError
 }
 
 /// Opens and locks the journal. The lock goes with the handle, so with the process at the latest.
-fn lock(folder: &Folder) -> Result<File, StoreError> {
+fn lock(folder: &Folder) -> Result<Lock, StoreError> {
     let path = || folder.path_of(&folder.name);
     for _ in 0..LOCK_ATTEMPTS_MAX {
         let file = folder.open_own(&folder.journal)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+        let lock = Lock(file);
+        match locked {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(StoreError::Locked(path())),
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => {
@@ -302,8 +315,8 @@ fn lock(folder: &Folder) -> Result<File, StoreError> {
             }
             Err(error) => return Err(StoreError::from_io("lock", &path(), error)),
         }
-        if folder.is_same(&folder.journal, &file)? {
-            return Ok(file);
+        if folder.is_same(&folder.journal, &lock.0)? {
+            return Ok(lock);
         }
     }
     Err(StoreError::Locked(path()))
