@@ -1,5 +1,27 @@
-//! A node.
+//! A peer-to-peer node that moves files on a local network: the shells around the engines of [`ftx_proto`].
+//!
+//! A map, in the order in which a file comes through:
+//!
+//! * [`cli`]: the command line; [`node`]: a running node, for programs that want one inside them; [`config`];
+//! * [`actors`]: who owns what: Node, Discovery, Catalog, Server with its Sessions, Fetcher with its Sources;
+//! * [`net`]: interfaces and datagrams, TLS, frames, connections, the writing side of a session;
+//! * [`catalog`]: what is shared, hashed in the background; [`store`]: part files, journals, final names;
+//! * [`fetch`]: lanes and where their chunks land, from a name to a root, what is told of a fetch.
+//!
+//! Two runtimes: one for actors and discovery, one ([`node::Node::start`]'s `data`) for connections, whose tasks hash,
+//! read and write what they carry themselves. A slow disk holds up the second, never the first.
 
 pub mod actors;
 pub mod catalog;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod fetch;
+pub mod identity;
+pub mod limits;
+pub mod net;
+pub mod node;
 pub mod store;
+
+pub use node::Node;

@@ -49,7 +49,43 @@ pub const SESSION_REQUESTS_MAX: usize = 4096;
 /// Most bytes that a fetch keeps requested from one source.
 pub const SOURCE_WINDOW_BYTES_MAX: u64 = 16 << 20;
 
-const _: () = assert!(FRAME_PAYLOAD_MAX % CHUNK_SIZE as usize == 0);
+/// Most queries that a node has under way at once; a further one is refused.
+pub const QUERIES_MAX: usize = 256;
+
+/// Most addresses that one query asks directly, besides its broadcasts.
+pub const QUERY_PEERS_MAX: usize = 64;
+
+/// Most offers (of a node, at an address) that one query remembers; further ones are not reported.
+pub const QUERY_OFFERS_MAX: usize = 4096;
+
+/// Most nodes in the table of peers; the one that was silent longest makes room.
+pub const PEERS_MAX: usize = 4096;
+
+/// Most addresses that are remembered of one peer: it may have several interfaces.
+pub const PEER_ADDRESSES_MAX: usize = 8;
+
+/// Most answers that wait for the catalog or for their moment; what comes beyond is not answered.
+pub const ANSWERS_PENDING_MAX: usize = 1024;
+
+/// Most answers that are remembered so as not to be given twice in a row.
+pub const ANSWERS_RECENT_MAX: usize = 1024;
+
+/// Answers a second to all askers together, when it goes on for long.
+pub const ANSWERS_PER_SECOND: u32 = 256;
+
+/// Answers in one burst to all askers together: a class room that presses the same key.
+pub const ANSWERS_BURST: u32 = 512;
+
+/// Answers a second to one asker, when it goes on for long.
+pub const SOURCE_ANSWERS_PER_SECOND: u32 = 32;
+
+/// Answers in one burst to one asker.
+pub const SOURCE_ANSWERS_BURST: u32 = 64;
+
+/// Most askers whose rate is watched one by one; the rate of all together holds whatever their number.
+pub const SOURCES_MAX: usize = 1024;
+
+const _: () = assert!(FRAME_PAYLOAD_MAX.is_multiple_of(CHUNK_SIZE as usize));
 const _: () = assert!(PIECE_CHUNKS.is_multiple_of(RUN_CHUNKS_MAX));
 const _: () = assert!(FILE_SIZE_MAX / CHUNK_SIZE as u64 <= u32::MAX as u64);
 const _: () = assert!(PATH_BYTES_MAX + NODE_NAME_BYTES_MAX + 200 <= DATAGRAM_SIZE_MAX);
@@ -57,3 +93,7 @@ const _: () = assert!(PATH_PART_BYTES_MAX < PATH_BYTES_MAX);
 const _: () = assert!(HAVE_RANGES_MAX * 10 + 64 <= FRAME_META_MAX);
 // A source can be asked for its whole window one chunk at a time without breaking the session's bound.
 const _: () = assert!(SOURCE_WINDOW_BYTES_MAX / CHUNK_SIZE as u64 <= SESSION_REQUESTS_MAX as u64);
+// No single asker can use up what is there for all, and everything that is answered in a burst can wait its moment.
+const _: () = assert!(SOURCE_ANSWERS_BURST < ANSWERS_BURST && SOURCE_ANSWERS_PER_SECOND < ANSWERS_PER_SECOND);
+const _: () = assert!(ANSWERS_BURST as usize <= ANSWERS_PENDING_MAX);
+const _: () = assert!(ANSWERS_BURST as usize <= ANSWERS_RECENT_MAX);

@@ -1,1 +1,43 @@
-//! See the description.
+//! The harness of the end-to-end tests: real processes of the node, real sockets, real files.
+//!
+//! The tests are in `tests/`, one file a topic, and read as stories on top of this:
+//!
+//! * [`network`]: a [`TestNet`] is a network of its own on loopback, apart from every other test that runs now; a
+//!   [`Machine`] is a place where the node can be started;
+//! * [`process`]: a node that runs, its output, its events, its end. Whatever is waited for has a deadline, and a
+//!   missed one fails the test with all that the process has said;
+//! * [`share`]: a node that shares a folder, known to be ready;
+//! * [`data`]: contents made from a seed, and their hashes;
+//! * [`lan`]: hosts, bridges and broadcast in network namespaces.
+//!
+//! Nothing here waits by sleeping, uses a fixed port, or sends anything that could leave the machine: on loopback the
+//! node is bound to 127.0.0.1, and the namespaces have no link to the outside.
+
+pub mod data;
+pub mod lan;
+pub mod network;
+pub mod process;
+pub mod share;
+
+pub use data::{Content, listing, sha256_of_file};
+pub use lan::Lan;
+pub use network::{Machine, TestNet};
+pub use process::{Finished, Invocation, Running};
+pub use rustix::process::Signal;
+pub use share::Share;
+
+/// A fresh [`TestNet`] for the node that cargo has built for this test.
+#[macro_export]
+macro_rules! net {
+    () => {
+        $crate::TestNet::new($crate::binary!())
+    };
+}
+
+/// The path of the node that cargo has built for this test.
+#[macro_export]
+macro_rules! binary {
+    () => {
+        env!("CARGO_BIN_EXE_ftx-node-under-test")
+    };
+}

@@ -1,3 +1,21 @@
-//! The actors: each owns one kind of state, and they exchange facts, never chunk bytes.
+//! The actors: shells that own state and sockets around the engines.
+//!
+//! ```text
+//! Node ── Discovery
+//!      ├─ Catalog
+//!      ├─ Server ── Session, one for each connection that came in
+//!      └─ Fetcher, one for each fetch ── Source, one for each peer it gets chunks from
+//! ```
+//!
+//! They exchange facts, never chunks. No actor has a name (ractor's registry is global to the process, and several
+//! nodes may live in one), every call has a time-out, and whoever fails is restarted or given up by its supervisor
+//! without harm to the others: the policy is in [`node`].
 
 pub mod catalog;
+pub mod discovery;
+pub mod fetcher;
+pub mod link;
+pub mod node;
+pub mod server;
+pub mod session;
+pub mod source;

@@ -180,6 +180,11 @@ impl Content {
 }
 
 impl ContentReader {
+    /// Bytes of a span.
+    pub fn len_of(&self, span: Span) -> u64 {
+        self.layer.geometry().len_of(span)
+    }
+
     /// Fills `buffer`, which must be as long as the span, with its bytes. Blocks on the disk.
     ///
     /// On an error the buffer holds nothing that may be given away.

@@ -55,15 +55,10 @@ pub(crate) fn decode<T: Decode<()>, const LIMIT: usize>(bytes: &[u8]) -> Result<
     }
 }
 
-/// The message that `bytes` are with nothing but zero bytes behind it; at most `LIMIT` of them.
-pub(crate) fn decode_padded<T: Decode<()>, const LIMIT: usize>(bytes: &[u8]) -> Result<T, DecodeError> {
-    match decode_prefix::<T, LIMIT>(bytes)? {
-        (message, padding) if padding.iter().all(|b| *b == 0) => Ok(message),
-        (_, rest) => Err(DecodeError::Trailing(rest.len())),
-    }
-}
-
-fn decode_prefix<T: Decode<()>, const LIMIT: usize>(bytes: &[u8]) -> Result<(T, &[u8]), DecodeError> {
+/// The message that `bytes`, at most `LIMIT` of them, begin with, and what is behind it.
+pub(crate) fn decode_prefix<T: Decode<()>, const LIMIT: usize>(
+    bytes: &[u8],
+) -> Result<(T, &[u8]), DecodeError> {
     if bytes.len() > LIMIT {
         return Err(DecodeError::TooLong { len: bytes.len(), limit: LIMIT });
     }

@@ -17,7 +17,7 @@ pub enum Datagram {
     Query(Query),
     /// The answer, to the asker's address only.
     Offer(Offer),
-    /// A node came up or changed what it has. Broadcast.
+    /// A node came up or changed what it has. Broadcast. Padded like a query, since others ask back.
     Hello(Announce),
     /// A node goes away. Broadcast.
     Bye(Announce),
@@ -59,7 +59,7 @@ pub struct Offer {
 }
 
 /// One content that a node offers.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct OfferEntry {
     /// The name it has there.
     pub name: RelativePath,
@@ -72,7 +72,7 @@ pub struct OfferEntry {
 }
 
 /// Whether a node knows the root of what it offers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum OfferedRoot {
     /// Known, and all pieces are there.
     Whole(Root),
@@ -113,25 +113,17 @@ pub struct Announce {
 impl Datagram {
     /// The bytes to send. Entries of an offer that do not fit are left out, and `more` is set.
     pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = with_magic(self);
         match self {
-            Datagram::Offer(offer) => {
-                let mut offer = offer.clone();
-                loop {
-                    let bytes = with_magic(&Datagram::Offer(offer.clone()));
-                    if bytes.len() <= DATAGRAM_SIZE_MAX || offer.entries.is_empty() {
-                        return bytes;
-                    }
-                    offer.entries.pop();
-                    offer.more = true;
-                }
+            Datagram::Offer(offer) if bytes.len() > DATAGRAM_SIZE_MAX => {
+                with_magic(&Datagram::Offer(offer.cut_to_fit()))
             }
-            Datagram::Query(_) => {
+            _ if self.is_padded() => {
                 // The padding is zero bytes behind the message: the size of a datagram is its only carrier.
-                let mut bytes = with_magic(self);
                 bytes.resize(DATAGRAM_SIZE_MAX, 0);
                 bytes
             }
-            Datagram::Hello(_) | Datagram::Bye(_) => with_magic(self),
+            _ => bytes,
         }
     }
 
@@ -141,13 +133,18 @@ impl Datagram {
             return Err(DecodeError::TooLong { len: payload.len(), limit: DATAGRAM_SIZE_MAX });
         }
         let body = payload.strip_prefix(&MAGIC).ok_or(DecodeError::Magic)?;
-        let datagram: Datagram = match body.first() {
-            Some(&QUERY_VARIANT) if payload.len() != DATAGRAM_SIZE_MAX => {
-                return Err(DecodeError::Malformed("a query without its padding".into()));
+        let (datagram, rest) = codec::decode_prefix::<Datagram, DATAGRAM_SIZE_MAX>(body)?;
+        // Judged by what was decoded, not by a look at the bytes: a number can be encoded in several ways.
+        if datagram.is_padded() {
+            if payload.len() != DATAGRAM_SIZE_MAX {
+                return Err(DecodeError::Malformed("without its padding".into()));
             }
-            Some(&QUERY_VARIANT) => codec::decode_padded::<_, DATAGRAM_SIZE_MAX>(body)?,
-            _ => codec::decode::<_, DATAGRAM_SIZE_MAX>(body)?,
-        };
+            if rest.iter().any(|byte| *byte != 0) {
+                return Err(DecodeError::Trailing(rest.len()));
+            }
+        } else if !rest.is_empty() {
+            return Err(DecodeError::Trailing(rest.len()));
+        }
         match &datagram {
             Datagram::Offer(Offer { from, .. }) | Datagram::Hello(from) | Datagram::Bye(from)
                 if from.name.len() > NODE_NAME_BYTES_MAX =>
@@ -157,10 +154,34 @@ impl Datagram {
             _ => Ok(datagram),
         }
     }
+
+    /// Whether it makes others send something back, and so has the size of the largest answer.
+    fn is_padded(&self) -> bool {
+        matches!(self, Datagram::Query(_) | Datagram::Hello(_))
+    }
 }
 
-/// First byte of an encoded [`Datagram::Query`].
-const QUERY_VARIANT: u8 = 0;
+impl Offer {
+    /// As many of the first entries as fit a datagram.
+    fn cut_to_fit(&self) -> Offer {
+        let cut = |count: usize| Offer {
+            nonce: self.nonce,
+            from: self.from.clone(),
+            entries: self.entries.iter().take(count).cloned().collect(),
+            more: true,
+        };
+        let (mut fits, mut too_many) = (0, self.entries.len());
+        while too_many - fits > 1 {
+            let middle = fits + (too_many - fits) / 2;
+            if with_magic(&Datagram::Offer(cut(middle))).len() <= DATAGRAM_SIZE_MAX {
+                fits = middle;
+            } else {
+                too_many = middle;
+            }
+        }
+        cut(fits)
+    }
+}
 
 fn with_magic(datagram: &Datagram) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();

@@ -256,6 +256,31 @@ impl Message {
         if fits { Ok(message) } else { Err(DecodeError::Limit("length of the payload")) }
     }
 
+    /// A `Listing` of as many of the first entries as fit a frame; `more` is set if that is not all of them.
+    pub fn listing(mut entries: Vec<ListingEntry>, more: bool) -> Self {
+        // For each entry: its name, its root, and what little the numbers and lengths take.
+        let mut room = FRAME_META_MAX - 16;
+        let fits = entries.iter().take(LISTING_ENTRIES_MAX).take_while(|entry| {
+            let len = entry.name.as_str().len() + 64;
+            let fits = len <= room;
+            room = room.saturating_sub(len);
+            fits
+        });
+        let count = fits.count();
+        let cut = count < entries.len();
+        entries.truncate(count);
+        Message::Listing { entries, more: more || cut }
+    }
+
+    /// A `Goodbye` with the beginning of this reason.
+    pub fn goodbye(reason: &str) -> Self {
+        let mut reason = reason.to_owned();
+        while reason.len() > TEXT_BYTES_MAX {
+            reason.pop();
+        }
+        Message::Goodbye(reason)
+    }
+
     /// A `Have` for these ranges of pieces; at most [`HAVE_RANGES_MAX`] of them.
     pub fn have(root: Root, ranges: &[Range<u32>]) -> Self {
         Message::Have { root, pieces: ranges.iter().map(|r| (r.start, r.end)).collect() }

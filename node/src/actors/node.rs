@@ -1,0 +1,182 @@
+//! The Node actor: the root, and the policy of restarts.
+//!
+//! Discovery, Catalog and Server are restarted when they fail, each with what it was first started with; links lead the
+//! others to the new one. More than [`RESTARTS_MAX`] failures within [`RESTART_WINDOW`] end the node with an error: then
+//! something is wrong that restarts do not mend. A Fetcher that fails is not restarted: its fetch ends with an error,
+//! and its journal keeps what is verified.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr, SupervisionEvent};
+
+use super::catalog::{Catalog, CatalogArguments, CatalogMessage};
+use super::discovery::{Discovery, DiscoveryArguments, DiscoveryMessage};
+use super::fetcher::{Fetcher, FetcherArguments, FetcherMessage};
+use super::link::Link;
+use super::server::{Server, ServerArguments, ServerMessage};
+use crate::clock::Clock;
+use crate::limits::{RESTART_WINDOW, RESTARTS_MAX};
+use ftx_proto::time::Time;
+
+/// The Node actor.
+#[derive(Debug)]
+pub struct NodeRoot;
+
+/// What the root is started with.
+#[derive(Clone)]
+pub struct NodeArguments {
+    /// For the Catalog.
+    pub catalog: CatalogArguments,
+    /// For Discovery.
+    pub discovery: DiscoveryArguments,
+    /// For the Server; a node that only looks around has none.
+    pub server: Option<ServerArguments>,
+    /// Where the others find them.
+    pub links: Links,
+    /// What time it is.
+    pub clock: Clock,
+}
+
+/// Where the node's actors are.
+#[derive(Debug, Clone, Default)]
+pub struct Links {
+    /// What is shared.
+    pub catalog: Link<CatalogMessage>,
+    /// Who is there.
+    pub discovery: Link<DiscoveryMessage>,
+    /// Who is being served.
+    pub server: Link<ServerMessage>,
+}
+
+/// What the root is told.
+#[derive(Debug)]
+pub enum NodeMessage {
+    /// Start a fetch. `None` in the answer: it could not be started.
+    Fetch(Box<FetcherArguments>, RpcReplyPort<Option<ActorRef<FetcherMessage>>>),
+    /// Say goodbye to the network, then stop with all that is below.
+    Stop,
+}
+
+/// What the root owns.
+pub struct NodeState {
+    arguments: NodeArguments,
+    children: HashMap<ActorId, Part>,
+    restarts: VecDeque<Time>,
+}
+
+/// A child that is restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Catalog,
+    Discovery,
+    Server,
+}
+
+impl Actor for NodeRoot {
+    type Msg = NodeMessage;
+    type State = NodeState;
+    type Arguments = NodeArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<NodeMessage>,
+        arguments: NodeArguments,
+    ) -> Result<NodeState, ActorProcessingErr> {
+        let mut state = NodeState { arguments, children: HashMap::new(), restarts: VecDeque::new() };
+        for part in [Part::Catalog, Part::Server, Part::Discovery] {
+            state.start(&myself, part).await?;
+        }
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<NodeMessage>,
+        message: NodeMessage,
+        state: &mut NodeState,
+    ) -> Result<(), ActorProcessingErr> {
+        let (arguments, reply) = match message {
+            NodeMessage::Fetch(arguments, reply) => (arguments, reply),
+            NodeMessage::Stop => {
+                // From now on whoever ends is meant to.
+                state.children.clear();
+                if let Some(discovery) = state.arguments.links.discovery.actor() {
+                    // Its last word is a broadcast; if it hangs, nobody waits for it.
+                    let _ = discovery.stop_and_wait(None, Some(STOP_TIMEOUT)).await;
+                }
+                myself.stop(None);
+                return Ok(());
+            }
+        };
+        let spawned = Fetcher::spawn_linked(None, Fetcher, *arguments, myself.get_cell()).await;
+        let fetcher = spawned.map(|(actor, _)| actor).inspect_err(|error| {
+            tracing::error!(%error, "cannot start a fetch");
+        });
+        // Whoever asked may have given up; then nobody waits for the fetch either.
+        let _ = reply.send(fetcher.ok());
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<NodeMessage>,
+        event: SupervisionEvent,
+        state: &mut NodeState,
+    ) -> Result<(), ActorProcessingErr> {
+        let (actor, why) = match event {
+            SupervisionEvent::ActorFailed(actor, error) => (actor, error.to_string()),
+            SupervisionEvent::ActorTerminated(actor, _, reason) => {
+                (actor, reason.unwrap_or_else(|| "stopped".to_owned()))
+            }
+            _ => return Ok(()),
+        };
+        let Some(part) = state.children.remove(&actor.get_id()) else { return Ok(()) };
+        let now = state.arguments.clock.now();
+        while state.restarts.front().is_some_and(|at| now.since(*at) > RESTART_WINDOW) {
+            state.restarts.pop_front();
+        }
+        if state.restarts.len() >= RESTARTS_MAX {
+            let reason = format!("{part:?} failed {} times within a minute, last: {why}", RESTARTS_MAX + 1);
+            tracing::error!(%reason, "giving up");
+            myself.stop(Some(reason));
+            return Ok(());
+        }
+        tracing::error!(?part, %why, "failed; restarting it");
+        state.restarts.push_back(now);
+        if let Err(error) = state.start(&myself, part).await {
+            myself.stop(Some(format!("{part:?} cannot be restarted: {error}")));
+        }
+        Ok(())
+    }
+}
+
+impl NodeState {
+    async fn start(&mut self, myself: &ActorRef<NodeMessage>, part: Part) -> Result<(), SpawnErr> {
+        let NodeArguments { catalog, discovery, server, links, .. } = self.arguments.clone();
+        let supervisor = myself.get_cell();
+        let id = match part {
+            Part::Catalog => {
+                let (actor, _) = Catalog::spawn_linked(None, Catalog, catalog, supervisor).await?;
+                links.catalog.set(actor.clone());
+                actor.get_id()
+            }
+            Part::Discovery => {
+                let (actor, _) = Discovery::spawn_linked(None, Discovery, discovery, supervisor).await?;
+                links.discovery.set(actor.clone());
+                actor.get_id()
+            }
+            Part::Server => {
+                let Some(server) = server else { return Ok(()) };
+                let (actor, _) = Server::spawn_linked(None, Server, server, supervisor).await?;
+                links.server.set(actor.clone());
+                actor.get_id()
+            }
+        };
+        self.children.insert(id, part);
+        Ok(())
+    }
+}
+
+/// How long discovery may take to say goodbye.
+const STOP_TIMEOUT: Duration = Duration::from_millis(500);

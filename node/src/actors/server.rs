@@ -1,0 +1,320 @@
+//! The Server actor: who is being served what.
+//!
+//! Owns the accepting task, the sessions that came in (as their supervisor), and the serve engine, which decides whose
+//! request is next. It never touches a chunk: it grants spans, the session's own task reads and sends them. When it is
+//! restarted, its sessions end and the peers dial again.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ftx_proto::engine::serve::{ContentKey, Input, Output, PeerKey, ServeConfig, ServeEngine, SessionId};
+use ftx_proto::geometry::Span;
+use ftx_proto::wire::session::{Hello, RequestId};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+
+use super::catalog::CatalogMessage;
+use super::link::Link;
+use super::session::{Session, SessionArguments, SessionMessage};
+use crate::clock::Clock;
+use crate::limits::SESSIONS_MAX;
+use crate::net::tls::Tls;
+
+/// The Server actor.
+#[derive(Debug)]
+pub struct Server;
+
+/// What the Server is started with.
+#[derive(Debug, Clone)]
+pub struct ServerArguments {
+    /// Where sessions come in; outlives restarts of the actor.
+    pub listener: Arc<TcpListener>,
+    /// How this node shows itself.
+    pub tls: Tls,
+    /// What it says first.
+    pub hello: Hello,
+    /// What there is to serve.
+    pub catalog: Link<CatalogMessage>,
+    /// Bytes per second that all sessions together may send; `None` for no limit.
+    pub max_upload: Option<u64>,
+    /// Where connections do their work.
+    pub data: Handle,
+    /// What time it is.
+    pub clock: Clock,
+}
+
+/// What the Server is told.
+#[derive(Debug)]
+pub enum ServerMessage {
+    /// A connection came in.
+    Accepted(TcpStream, SocketAddr, OwnedSemaphorePermit),
+    /// A session knows who its peer is; `fairness` is the same for all sessions of one peer.
+    Opened {
+        /// Which session.
+        session: SessionId,
+        /// By what its share of the upload is counted.
+        fairness: PeerKey,
+    },
+    /// A session's peer asks for chunks.
+    Asked {
+        /// Which session.
+        session: SessionId,
+        /// The peer's number for the request.
+        request: RequestId,
+        /// The session's number for the content.
+        content: ContentKey,
+        /// What is asked for.
+        span: Span,
+    },
+    /// The peer does not want it any more, or it cannot be read.
+    Cancelled {
+        /// Which session.
+        session: SessionId,
+        /// The peer's number for the request.
+        request: RequestId,
+    },
+    /// What was granted has left, or cannot be sent.
+    Sent {
+        /// Which session.
+        session: SessionId,
+        /// Bytes of the grant.
+        bytes: u64,
+    },
+    /// The engine's deadline has come.
+    Tick,
+    /// How much is going on.
+    Statistics(RpcReplyPort<ServerStatistics>),
+}
+
+/// How much the Server has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ServerStatistics {
+    /// Sessions open now.
+    pub sessions: usize,
+    /// Bytes of chunks sent since the start.
+    pub bytes_sent: u64,
+    /// Connections turned away because there were too many.
+    pub turned_away: u64,
+}
+
+/// What the Server owns.
+#[derive(Debug)]
+pub struct ServerState {
+    arguments: ServerArguments,
+    engine: ServeEngine,
+    sessions: HashMap<SessionId, ActorRef<SessionMessage>>,
+    by_actor: HashMap<ActorId, SessionId>,
+    next_session: u64,
+    ticking: Option<AbortHandle>,
+    accepting: AbortHandle,
+    statistics: ServerStatistics,
+    turned_away: Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl Actor for Server {
+    type Msg = ServerMessage;
+    type State = ServerState;
+    type Arguments = ServerArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<ServerMessage>,
+        arguments: ServerArguments,
+    ) -> Result<ServerState, ActorProcessingErr> {
+        let config = ServeConfig { max_upload: arguments.max_upload, ..ServeConfig::default() };
+        let turned_away = Arc::default();
+        let accepting =
+            tokio::spawn(accept_connections(arguments.listener.clone(), myself, Arc::clone(&turned_away)));
+        Ok(ServerState {
+            engine: ServeEngine::new(config, rand::random()),
+            sessions: HashMap::new(),
+            by_actor: HashMap::new(),
+            next_session: 0,
+            ticking: None,
+            accepting: accepting.abort_handle(),
+            statistics: ServerStatistics::default(),
+            turned_away,
+            arguments,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<ServerMessage>,
+        message: ServerMessage,
+        state: &mut ServerState,
+    ) -> Result<(), ActorProcessingErr> {
+        let now = state.arguments.clock.now();
+        match message {
+            ServerMessage::Accepted(tcp, addr, permit) => {
+                return state.open_session(&myself, tcp, addr, permit).await;
+            }
+            ServerMessage::Opened { session, fairness } => {
+                state.engine.handle(now, Input::Opened { session, peer: fairness });
+            }
+            ServerMessage::Asked { session, request, content, span } => {
+                state.engine.handle(now, Input::Asked { session, request, content, span });
+            }
+            ServerMessage::Cancelled { session, request } => {
+                state.engine.handle(now, Input::Cancelled { session, request });
+            }
+            ServerMessage::Sent { session, bytes } => {
+                state.statistics.bytes_sent += bytes;
+                state.engine.handle(now, Input::Sent { session, bytes });
+            }
+            ServerMessage::Tick => state.engine.handle(now, Input::Tick),
+            ServerMessage::Statistics(reply) => {
+                state.statistics.sessions = state.sessions.len();
+                state.statistics.turned_away = state.turned_away.load(std::sync::atomic::Ordering::Relaxed);
+                // Whoever asked may have given up.
+                let _ = reply.send(state.statistics);
+                return Ok(());
+            }
+        }
+        state.carry_out(&myself);
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<ServerMessage>,
+        event: SupervisionEvent,
+        state: &mut ServerState,
+    ) -> Result<(), ActorProcessingErr> {
+        let ended = match &event {
+            SupervisionEvent::ActorTerminated(actor, _, reason) => {
+                tracing::debug!(reason = reason.as_deref().unwrap_or("stopped"), "session ended");
+                Some(actor.get_id())
+            }
+            SupervisionEvent::ActorFailed(actor, error) => {
+                tracing::error!(%error, "a session failed; the others go on");
+                Some(actor.get_id())
+            }
+            _ => None,
+        };
+        if let Some(session) = ended.and_then(|actor| state.by_actor.remove(&actor)) {
+            state.sessions.remove(&session);
+            state.engine.handle(state.arguments.clock.now(), Input::Closed { session });
+            state.carry_out(&myself);
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<ServerMessage>,
+        _state: &mut ServerState,
+    ) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+impl Drop for ServerState {
+    /// Also after a panic, where `post_stop` is not called.
+    fn drop(&mut self) {
+        self.accepting.abort();
+        if let Some(tick) = self.ticking.take() {
+            tick.abort();
+        }
+    }
+}
+
+impl ServerState {
+    async fn open_session(
+        &mut self,
+        myself: &ActorRef<ServerMessage>,
+        tcp: TcpStream,
+        addr: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), ActorProcessingErr> {
+        let session = SessionId(self.next_session);
+        self.next_session += 1;
+        let arguments = SessionArguments {
+            session,
+            tcp,
+            addr,
+            permit,
+            tls: self.arguments.tls.clone(),
+            hello: self.arguments.hello.clone(),
+            server: myself.clone(),
+            catalog: self.arguments.catalog.clone(),
+            data: self.arguments.data.clone(),
+        };
+        match Session::spawn_linked(None, Session, arguments, myself.get_cell()).await {
+            Ok((actor, _)) => {
+                self.by_actor.insert(actor.get_id(), session);
+                self.sessions.insert(session, actor);
+            }
+            Err(error) => tracing::warn!(%addr, %error, "cannot start a session"),
+        }
+        Ok(())
+    }
+
+    /// Does what the engine decided, and sees that it is asked again at its deadline.
+    fn carry_out(&mut self, myself: &ActorRef<ServerMessage>) {
+        while let Some(output) = self.engine.poll() {
+            let (session, message) = match output {
+                Output::Grant { session, request, content, span } => {
+                    (session, SessionMessage::Granted { request, content, span })
+                }
+                Output::Refuse { session, request, refusal } => {
+                    (session, SessionMessage::Refuse { request, refusal })
+                }
+                Output::Violation { session } => (session, SessionMessage::TooManyRequests),
+            };
+            if let Some(actor) = self.sessions.get(&session) {
+                // A session that has just ended is reported by its supervision event.
+                let _ = actor.cast(message);
+            }
+        }
+        if let Some(tick) = self.ticking.take() {
+            tick.abort();
+        }
+        if let Some(deadline) = self.engine.deadline() {
+            let at = self.arguments.clock.instant(deadline);
+            let myself = myself.clone();
+            let tick = tokio::spawn(async move {
+                tokio::time::sleep_until(at).await;
+                let _ = myself.cast(ServerMessage::Tick);
+            });
+            self.ticking = Some(tick.abort_handle());
+        }
+    }
+}
+
+/// Takes connections as they come, as many as the limit allows, and turns away the rest.
+async fn accept_connections(
+    listener: Arc<TcpListener>,
+    server: ActorRef<ServerMessage>,
+    turned_away: Arc<std::sync::atomic::AtomicU64>,
+) {
+    let permits = Arc::new(Semaphore::new(SESSIONS_MAX));
+    loop {
+        match listener.accept().await {
+            Ok((tcp, addr)) => match Arc::clone(&permits).try_acquire_owned() {
+                Ok(permit) => {
+                    if server.cast(ServerMessage::Accepted(tcp, addr, permit)).is_err() {
+                        return;
+                    }
+                }
+                Err(_) => {
+                    turned_away.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    drop(tcp);
+                }
+            },
+            Err(error) => {
+                // Out of descriptors, mostly: that passes, and must not become a busy loop.
+                tracing::warn!(%error, "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// How long to wait after a failed `accept`.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

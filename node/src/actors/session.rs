@@ -1,0 +1,422 @@
+//! The Session actor: one connection that came in, and what its peer wants.
+//!
+//! Two tasks carry its bytes: one reads messages and hands them over, at most [`SESSION_MESSAGES_MAX`] at a time, so
+//! that a peer that asks faster than it is answered waits in its own socket; one writes, reading each granted span of
+//! a file into one buffer and sending it from there. The actor between them holds the facts: who the peer is, which
+//! contents it has subscribed to, what it was granted. It ends with its connection, and loses nothing that matters.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ftx_proto::chunk_set::PieceSet;
+use ftx_proto::digest::Root;
+use ftx_proto::engine::serve::{ContentKey, PeerKey, SessionId};
+use ftx_proto::geometry::Span;
+use ftx_proto::limits::{HAVE_RANGES_MAX, LISTING_ENTRIES_MAX};
+use ftx_proto::merkle::PieceLayer;
+use ftx_proto::name::RelativePath;
+use ftx_proto::wire::session::{Hello, Message, Refusal, RequestId, WhichHashes};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use super::catalog::CatalogMessage;
+use super::link::Link;
+use super::server::ServerMessage;
+use crate::catalog::{ContentReader, Have};
+use crate::limits::{HAVE_INTERVAL, SESSION_CONTENTS_MAX, SESSION_IDLE_MAX, SESSION_MESSAGES_MAX};
+use crate::net::connection::{self, Peer};
+use crate::net::serving::{Outgoing, write_outgoing};
+use crate::net::tls::Tls;
+
+/// The Session actor.
+#[derive(Debug)]
+pub struct Session;
+
+/// What a session is started with.
+#[derive(Debug)]
+pub struct SessionArguments {
+    /// Its number at the Server.
+    pub session: SessionId,
+    /// The connection.
+    pub tcp: TcpStream,
+    /// Where it came from.
+    pub addr: SocketAddr,
+    /// Its place among the sessions that are allowed.
+    pub permit: OwnedSemaphorePermit,
+    /// How this node shows itself.
+    pub tls: Tls,
+    /// What it says first.
+    pub hello: Hello,
+    /// Who decides what is served next.
+    pub server: ActorRef<ServerMessage>,
+    /// What there is to serve.
+    pub catalog: Link<CatalogMessage>,
+    /// Where the connection does its work.
+    pub data: Handle,
+}
+
+/// What a session is told.
+#[derive(Debug)]
+pub enum SessionMessage {
+    /// The handshake is done.
+    Established(Peer),
+    /// The peer says something.
+    Received(Message, OwnedSemaphorePermit),
+    /// The Server lets this be sent.
+    Granted {
+        /// The peer's number for the request.
+        request: RequestId,
+        /// Our number for the content.
+        content: ContentKey,
+        /// What to send.
+        span: Span,
+    },
+    /// The Server does not take the request.
+    Refuse {
+        /// The peer's number for the request.
+        request: RequestId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The peer asked for more at once than the protocol allows.
+    TooManyRequests,
+    /// The connection has ended.
+    Ended(String),
+}
+
+/// What a session owns.
+#[derive(Debug)]
+pub struct SessionState {
+    session: SessionId,
+    server: ActorRef<ServerMessage>,
+    catalog: Link<CatalogMessage>,
+    peer: Option<Peer>,
+    outgoing: mpsc::Sender<Outgoing>,
+    permits: Arc<Semaphore>,
+    contents: HashMap<Root, Subscribed>,
+    by_number: HashMap<ContentKey, Root>,
+    connection: AbortHandle,
+    /// Gives its place back when the session is gone.
+    _permit: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+struct Subscribed {
+    number: ContentKey,
+    layer: Arc<PieceLayer>,
+    reader: Arc<ContentReader>,
+    telling: Option<AbortHandle>,
+}
+
+impl Actor for Session {
+    type Msg = SessionMessage;
+    type State = SessionState;
+    type Arguments = SessionArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<SessionMessage>,
+        arguments: SessionArguments,
+    ) -> Result<SessionState, ActorProcessingErr> {
+        let SessionArguments { session, tcp, addr, permit, tls, hello, server, catalog, data } = arguments;
+        let permits = Arc::new(Semaphore::new(SESSION_MESSAGES_MAX));
+        let (outgoing, queue) = mpsc::channel(SESSION_MESSAGES_MAX + GRANTS_MAX);
+        let feeding = Arc::clone(&permits);
+        let told = (myself, server.clone());
+        let connection = data.spawn(async move {
+            let (session_actor, server) = told;
+            let ended = match connection::accept(tcp, addr, &tls, hello).await {
+                Ok(connection) => {
+                    let _ = session_actor.cast(SessionMessage::Established(connection.peer));
+                    let writing = write_outgoing(connection.writer, queue, session, server);
+                    tokio::select! {
+                        ended = read_messages(connection.reader, &session_actor, feeding) => ended,
+                        ended = writing => ended,
+                    }
+                }
+                Err(error) => format!("{addr}: {error}"),
+            };
+            let _ = session_actor.cast(SessionMessage::Ended(ended));
+        });
+        Ok(SessionState {
+            session,
+            server,
+            catalog,
+            peer: None,
+            outgoing,
+            permits,
+            contents: HashMap::new(),
+            by_number: HashMap::new(),
+            connection: connection.abort_handle(),
+            _permit: permit,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<SessionMessage>,
+        message: SessionMessage,
+        state: &mut SessionState,
+    ) -> Result<(), ActorProcessingErr> {
+        let carried_out = match message {
+            SessionMessage::Established(peer) => {
+                tracing::debug!(peer = %peer.node.short(), addr = %peer.addr, "session");
+                // All sessions of one peer share one turn; two instances of an identity are two peers.
+                let fairness = PeerKey(peer.instance.0);
+                state.peer = Some(peer);
+                let _ = state.server.cast(ServerMessage::Opened { session: state.session, fairness });
+                Ok(())
+            }
+            SessionMessage::Received(message, permit) => state.received(message, permit).await,
+            SessionMessage::Granted { request, content, span } => {
+                state.granted(request, content, span);
+                Ok(())
+            }
+            SessionMessage::Refuse { request, refusal } => {
+                state.refuse_later(request, refusal);
+                Ok(())
+            }
+            SessionMessage::TooManyRequests => Err("too many requests at once".to_owned()),
+            SessionMessage::Ended(reason) => {
+                myself.stop(Some(reason));
+                Ok(())
+            }
+        };
+        if let Err(violation) = carried_out {
+            let who = state.peer.as_ref().map(|p| format!("{} at {}", p.node.short(), p.addr));
+            tracing::warn!(peer = who.as_deref().unwrap_or("?"), %violation, "session closed");
+            state.say_goodbye(&violation);
+            myself.stop(Some(violation));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SessionState {
+    /// Also after a panic, where `post_stop` is not called.
+    fn drop(&mut self) {
+        for subscribed in self.contents.values() {
+            if let Some(telling) = &subscribed.telling {
+                telling.abort();
+            }
+        }
+        self.connection.abort();
+    }
+}
+
+/// What a peer did against the protocol.
+type Violation = String;
+
+impl SessionState {
+    async fn received(&mut self, message: Message, permit: OwnedSemaphorePermit) -> Result<(), Violation> {
+        match message {
+            Message::List { after } => self.list(after, permit).await,
+            Message::Subscribe { root } => self.subscribe(root, permit).await?,
+            Message::WantHashes { request, root, which } => self.want_hashes(request, root, which, permit)?,
+            Message::Request { request, root, first, count } => {
+                let Some(subscribed) = self.contents.get(&root) else {
+                    self.refuse(Some(request), root, Refusal::Unknown, permit);
+                    return Ok(());
+                };
+                let geometry = subscribed.layer.geometry();
+                let span = geometry.span(first, count).ok_or("asks for chunks that do not exist")?;
+                let (session, content) = (self.session, subscribed.number);
+                let _ = self.server.cast(ServerMessage::Asked { session, request, content, span });
+            }
+            Message::Cancel { request } => {
+                let session = self.session;
+                let _ = self.server.cast(ServerMessage::Cancelled { session, request });
+            }
+            Message::Ping(number) => self.send(Outgoing::Message(Message::Pong(number), Some(permit))),
+            Message::Goodbye(_) => {}
+            Message::Hello(_)
+            | Message::Listing { .. }
+            | Message::Describe { .. }
+            | Message::Have { .. }
+            | Message::Hashes { .. }
+            | Message::Chunks { .. }
+            | Message::Refused { .. }
+            | Message::Pong(_) => return Err("sends what only the serving side may send".to_owned()),
+        }
+        Ok(())
+    }
+
+    async fn list(&mut self, after: Option<RelativePath>, permit: OwnedSemaphorePermit) {
+        let listing =
+            self.catalog.call(|reply| CatalogMessage::List { after, limit: LISTING_ENTRIES_MAX, reply });
+        let (entries, more) = listing.await.unwrap_or_default();
+        self.send(Outgoing::Message(Message::listing(entries, more), Some(permit)));
+    }
+
+    async fn subscribe(&mut self, root: Root, permit: OwnedSemaphorePermit) -> Result<(), Violation> {
+        if self.contents.len() >= SESSION_CONTENTS_MAX {
+            return Err("subscribes to too many contents".to_owned());
+        }
+        if self.contents.contains_key(&root) {
+            return Err("subscribes twice to one content".to_owned());
+        }
+        let content = self.catalog.call(|reply| CatalogMessage::Open(root, reply)).await.ok().flatten();
+        let Some(content) = content else {
+            self.refuse(None, root, Refusal::Unknown, permit);
+            return Ok(());
+        };
+        // Opening a file may take as long as its disk or its network likes.
+        let opening = Arc::clone(&content);
+        let opened = tokio::task::spawn_blocking(move || opening.reader()).await;
+        let reader = match opened {
+            Ok(Ok(reader)) => Arc::new(reader),
+            Ok(Err(error)) => {
+                tracing::warn!(name = %content.name(), %error, "cannot be served");
+                self.refuse(None, root, Refusal::from(&error), permit);
+                return Ok(());
+            }
+            Err(_) => return Err("opening the file failed".to_owned()),
+        };
+        let have = content.have();
+        let describe = Message::Describe {
+            root,
+            size: content.layer().geometry().size(),
+            mtime: content.mtime(),
+            executable: content.executable(),
+            whole: matches!(have, Have::Whole),
+        };
+        self.send(Outgoing::Message(describe, Some(permit)));
+        let telling = match have {
+            Have::Whole => None,
+            Have::Partial(pieces) => {
+                let telling = tell_what_is_new(root, pieces, self.outgoing.clone(), self.permits.clone());
+                Some(tokio::spawn(telling).abort_handle())
+            }
+        };
+        let number = ContentKey(self.by_number.len() as u64);
+        let layer = Arc::clone(content.layer());
+        self.by_number.insert(number, root);
+        self.contents.insert(root, Subscribed { number, layer, reader, telling });
+        Ok(())
+    }
+
+    fn want_hashes(
+        &mut self,
+        request: RequestId,
+        root: Root,
+        which: WhichHashes,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), Violation> {
+        let Some(subscribed) = self.contents.get(&root) else {
+            self.refuse(Some(request), root, Refusal::Unknown, permit);
+            return Ok(());
+        };
+        let layer = Arc::clone(&subscribed.layer);
+        match which {
+            WhichHashes::PieceLayer => self.send(Outgoing::Layer { request, layer, permit }),
+            WhichHashes::Leaves { piece } => {
+                let piece = layer.geometry().piece(piece).ok_or("asks for hashes that do not exist")?;
+                let reader = Arc::clone(&subscribed.reader);
+                self.send(Outgoing::Leaves { request, root, piece, reader, permit });
+            }
+        }
+        Ok(())
+    }
+
+    fn granted(&mut self, request: RequestId, content: ContentKey, span: Span) {
+        let root = self.by_number.get(&content).copied();
+        if let Some((root, subscribed)) = root.and_then(|root| Some((root, self.contents.get(&root)?))) {
+            let reader = Arc::clone(&subscribed.reader);
+            self.send(Outgoing::Run { request, root, span, reader });
+        }
+    }
+
+    /// A refusal that no message of the peer waits for: it needs a permit of its own.
+    fn refuse_later(&mut self, request: RequestId, reason: Refusal) {
+        let (permits, outgoing) = (self.permits.clone(), self.outgoing.clone());
+        tokio::spawn(async move {
+            if let Ok(permit) = permits.acquire_owned().await {
+                // The peer finds the request by its number alone.
+                let message = Message::Refused { request: Some(request), root: Root([0; 32]), reason };
+                let _ = outgoing.send(Outgoing::Message(message, Some(permit))).await;
+            }
+        });
+    }
+
+    fn refuse(
+        &mut self,
+        request: Option<RequestId>,
+        root: Root,
+        reason: Refusal,
+        permit: OwnedSemaphorePermit,
+    ) {
+        self.send(Outgoing::Message(Message::Refused { request, root, reason }, Some(permit)));
+    }
+
+    fn say_goodbye(&mut self, reason: &str) {
+        // Best effort: the connection is given up in any case.
+        let _ = self.outgoing.try_send(Outgoing::Message(Message::goodbye(reason), None));
+    }
+
+    /// Puts something into the writer's queue. Permits and grants are as many as the queue is long, so it is never
+    /// full; it is closed once the connection has ended, which is reported in its own way.
+    fn send(&mut self, outgoing: Outgoing) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.outgoing.try_send(outgoing) {
+            unreachable!("the queue has a place for every permit and every grant");
+        }
+    }
+}
+
+/// Grants that a session may have at once; see [`ftx_proto::engine::serve::ServeConfig`].
+const GRANTS_MAX: usize = 16;
+
+/// Hands the peer's messages to the session until the connection ends; says why it did.
+async fn read_messages<R: tokio::io::AsyncRead + Unpin>(
+    mut reader: crate::net::frame::FrameReader<R>,
+    session: &ActorRef<SessionMessage>,
+    permits: Arc<Semaphore>,
+) -> String {
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return "stopped".to_owned() };
+        match timeout(SESSION_IDLE_MAX, reader.read()).await {
+            Ok(Ok(Some(message))) => {
+                if session.cast(SessionMessage::Received(message, permit)).is_err() {
+                    return "stopped".to_owned();
+                }
+            }
+            Ok(Ok(None)) => return "closed by the peer".to_owned(),
+            Ok(Err(error)) => return error.to_string(),
+            Err(_) => return format!("silent for {} s", SESSION_IDLE_MAX.as_secs()),
+        }
+    }
+}
+
+/// Tells the peer of pieces of a content as they come, until all are there.
+async fn tell_what_is_new(
+    root: Root,
+    mut pieces: watch::Receiver<Arc<PieceSet>>,
+    outgoing: mpsc::Sender<Outgoing>,
+    permits: Arc<Semaphore>,
+) {
+    let mut told = PieceSet::empty(pieces.borrow().geometry());
+    loop {
+        let now = Arc::clone(&pieces.borrow_and_update());
+        let mut new = PieceSet::empty(now.geometry());
+        for piece in now.iter().filter(|piece| !told.contains(*piece)) {
+            new.insert(piece);
+        }
+        told = PieceSet::clone(&now);
+        for ranges in new.ranges().chunks(HAVE_RANGES_MAX) {
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+            let message = Outgoing::Message(Message::have(root, ranges), Some(permit));
+            if outgoing.send(message).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(HAVE_INTERVAL).await;
+        if told.is_full() || pieces.changed().await.is_err() {
+            return;
+        }
+    }
+}
+

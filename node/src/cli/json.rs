@@ -1,0 +1,104 @@
+//! What goes to stdout: lines for people, or one JSON object a line for programs.
+
+use std::io::Write;
+
+use serde_json::{Map, Value, json};
+
+use ftx_proto::name::printable;
+
+use crate::error::Error;
+use crate::fetch::report::{SourceReport, SourceState};
+
+/// Where results go.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    json: bool,
+}
+
+impl Output {
+    /// For programs if `json`, else for people.
+    pub fn new(json: bool) -> Self {
+        Output { json }
+    }
+
+    /// Whether programs read it.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// A line for people; programs do not get it.
+    pub fn line(&self, text: impl std::fmt::Display) {
+        if !self.json {
+            write_line(format_args!("{text}"));
+        }
+    }
+
+    /// An event for programs; people do not get it.
+    pub fn event(&self, event: &str, fields: Value) {
+        if self.json {
+            write_line(format_args!("{}", object(event, fields)));
+        }
+    }
+
+    /// The last word of a command that failed.
+    pub fn error(&self, error: &Error) {
+        if !self.json {
+            eprintln!("ftx-node: {error}");
+            return;
+        }
+        let mut fields = json!({ "code": error.code.as_str(), "message": error.message });
+        if !error.contents.is_empty() {
+            let contents = error.contents.iter().map(|content| {
+                let nodes = content
+                    .nodes
+                    .iter()
+                    .map(|(node, name)| json!({ "node": node.to_string(), "name": name }));
+                json!({
+                    "root": content.root.map(|root| root.to_string()),
+                    "size": content.size,
+                    "mtime": content.mtime,
+                    "nodes": nodes.collect::<Vec<_>>(),
+                })
+            });
+            fields["contents"] = contents.collect();
+        }
+        self.event("error", fields);
+    }
+}
+
+/// An event as it stands on its line.
+pub fn object(event: &str, fields: Value) -> Value {
+    let mut object = Map::new();
+    object.insert("v".to_owned(), json!(1));
+    object.insert("event".to_owned(), json!(event));
+    if let Value::Object(fields) = fields {
+        object.extend(fields);
+    }
+    Value::Object(object)
+}
+
+/// A source as it stands in the events of a fetch.
+pub fn source(source: &SourceReport) -> Value {
+    let (state, reason) = match &source.state {
+        SourceState::Joined => ("joined", None),
+        SourceState::Left(reason) => ("left", Some(reason)),
+        SourceState::Dropped(reason) => ("dropped", Some(reason)),
+    };
+    json!({
+        "node": source.node.to_string(),
+        "name": printable(&source.name).to_string(),
+        "addr": source.addr.to_string(),
+        "bytes": source.bytes,
+        "chunks": source.chunks,
+        "retransmitted": source.retransmitted,
+        "bad": source.bad,
+        "state": state,
+        "reason": reason,
+    })
+}
+
+/// Writes a line at once. A reader that went away is no reason to panic, and nothing else can be done about it.
+fn write_line(line: std::fmt::Arguments<'_>) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+}

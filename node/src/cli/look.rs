@@ -1,0 +1,189 @@
+//! `ls` and `peers`: what, and who, is on the network now.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use ftx_proto::digest::{Instance, Root};
+use ftx_proto::name::{RelativePath, printable};
+use ftx_proto::wire::discovery::{Announce, Want};
+use ftx_proto::wire::session::{ListingEntry, Message};
+
+use super::args::CommonOptions;
+use super::json::Output;
+use super::text;
+use crate::config::Sessions;
+use crate::error::{Code, Error};
+use crate::net::connection;
+use crate::node::Node;
+
+/// A node that answered.
+struct Seen {
+    announce: Announce,
+    addr: SocketAddr,
+}
+
+/// Name, root and size: what makes two files of two nodes the same line.
+type Listed = (RelativePath, Option<Root>, u64);
+
+pub(super) async fn peers(common: CommonOptions, data: Handle, output: &Output) -> Result<(), Error> {
+    let node = Node::start(common.node_config(Sessions::None)?, data).await?;
+    let seen = look_around(&node, &common).await?;
+    for peer in &seen {
+        output.event(
+            "peer",
+            json!({
+                "node": peer.announce.node.to_string(),
+                "name": printable(&peer.announce.name).to_string(),
+                "addr": peer.addr.to_string(),
+            }),
+        );
+        output.line(format_args!(
+            "{}  {:<22}  {}",
+            peer.announce.node.short(),
+            peer.addr,
+            printable(&peer.announce.name)
+        ));
+    }
+    output.event("done", json!({ "peers": seen.len() }));
+    node.stop().await;
+    Ok(())
+}
+
+pub(super) async fn ls(
+    pattern: Option<String>,
+    common: CommonOptions,
+    data: Handle,
+    output: &Output,
+) -> Result<(), Error> {
+    let pattern = pattern
+        .map(|pattern| glob::Pattern::new(&pattern))
+        .transpose()
+        .map_err(|error| Error::new(Code::Usage, format!("the pattern is malformed: {error}")))?;
+    let node = Node::start(common.node_config(Sessions::None)?, data).await?;
+    let seen = look_around(&node, &common).await?;
+    let mut listings = tokio::task::JoinSet::new();
+    for peer in seen {
+        let dialling = node.dialling(peer.addr);
+        listings.spawn(async move {
+            let listing = timeout(LISTING_MAX, list(dialling)).await;
+            (peer, listing.unwrap_or_else(|_| Err("it does not answer".to_owned())))
+        });
+    }
+    // The same content under the same name is one line, with everybody who has it.
+    let mut entries: BTreeMap<Listed, (i64, Vec<Announce>)> = BTreeMap::new();
+    while let Some(Ok((peer, listing))) = listings.join_next().await {
+        match listing {
+            Ok(listing) => {
+                let matching =
+                    |name: &RelativePath| pattern.as_ref().is_none_or(|p| p.matches(name.as_str()));
+                for entry in listing.into_iter().filter(|entry| matching(&entry.name)) {
+                    let key = (entry.name, entry.root, entry.size);
+                    entries.entry(key).or_insert((entry.mtime, Vec::new())).1.push(peer.announce.clone());
+                }
+            }
+            Err(error) => {
+                let who = format!(
+                    "{} ({}) at {}",
+                    printable(&peer.announce.name),
+                    peer.announce.node.short(),
+                    peer.addr
+                );
+                tracing::warn!("cannot list what {who} has: {error}");
+            }
+        }
+    }
+    let count = entries.len();
+    for ((name, root, size), (mtime, mut nodes)) in entries {
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        let names: Vec<String> = nodes.iter().map(|node| printable(&node.name).to_string()).collect();
+        output.event(
+            "entry",
+            json!({
+                "name": name.as_str(),
+                "size": size,
+                "mtime": mtime,
+                "root": root.map(|root| root.to_string()),
+                "nodes": nodes
+                    .iter()
+                    .map(|node| json!({ "node": node.node.to_string(), "name": printable(&node.name).to_string() }))
+                    .collect::<Vec<_>>(),
+            }),
+        );
+        output.line(format_args!(
+            "{:>8}  {}  {}  {name}  on {}",
+            text::bytes(size),
+            text::date(mtime),
+            root.map_or("hashing…".to_owned(), |root| root.short()),
+            names.join(", ")
+        ));
+    }
+    output.event("done", json!({ "entries": count }));
+    node.stop().await;
+    Ok(())
+}
+
+/// Everybody who answers; an error if nobody does.
+async fn look_around(node: &Node, common: &CommonOptions) -> Result<Vec<Seen>, Error> {
+    let patience = common.search_patience();
+    let give_up = Instant::now() + patience;
+    let mut offers = node.find(Want::All);
+    let mut seen: BTreeMap<Instance, Seen> = BTreeMap::new();
+    let mut until = give_up;
+    while let Ok(Some(found)) = timeout_at(until, offers.recv()).await {
+        if seen.is_empty() {
+            until = give_up.min(Instant::now() + SETTLE);
+        }
+        let announce = found.offer.from;
+        seen.entry(announce.instance).or_insert(Seen { announce, addr: found.addr });
+    }
+    if seen.is_empty() {
+        let message = format!(
+            "no node answered within {:.1} s; is `ftx-node --share` running on another machine of this network? Where \
+             broadcasts do not pass, name it with --peer HOST",
+            patience.as_secs_f64()
+        );
+        return Err(Error::new(Code::NoNode, message));
+    }
+    let mut seen: Vec<Seen> = seen.into_values().collect();
+    seen.sort_by(|a, b| (&a.announce.name, a.addr).cmp(&(&b.announce.name, b.addr)));
+    Ok(seen)
+}
+
+/// All that a node shares, page by page.
+async fn list(dialling: connection::Dialling) -> Result<Vec<ListingEntry>, String> {
+    let mut session = connection::dial(dialling).await.map_err(|error| error.to_string())?;
+    let mut all: Vec<ListingEntry> = Vec::new();
+    loop {
+        let after = all.last().map(|entry| entry.name.clone());
+        session.writer.write(&Message::List { after }, b"").await.map_err(|error| error.to_string())?;
+        match session.reader.read().await.map_err(|error| error.to_string())? {
+            Some(Message::Listing { entries, more }) => {
+                // Names come in order: what does not go on would go round for ever.
+                let goes_on =
+                    entries.first().is_some_and(|first| all.last().is_none_or(|last| first.name > last.name));
+                all.extend(entries);
+                if all.len() > LISTED_MAX {
+                    return Err(format!("it lists more than {LISTED_MAX} files"));
+                }
+                if !more || !goes_on {
+                    return Ok(all);
+                }
+            }
+            _ => return Err("it answers something else than it was asked".to_owned()),
+        }
+    }
+}
+
+/// How long to wait for further nodes once one has answered: twice the time after which a query is repeated.
+const SETTLE: Duration = Duration::from_millis(600);
+
+/// How long one node may take to list what it has.
+const LISTING_MAX: Duration = Duration::from_secs(30);
+
+/// Most files that are taken from one node's listing.
+const LISTED_MAX: usize = 4_000_000;

@@ -1,0 +1,63 @@
+//! `ftx-node --share DIR`: a node that offers what it has until it is stopped.
+
+use serde_json::json;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+
+use ftx_proto::name::printable;
+
+use super::args::{CommonOptions, ShareOptions};
+use super::json::Output;
+use super::text;
+use crate::config::Sessions;
+use crate::error::{Code, Error};
+use crate::node::Node;
+
+pub(super) async fn share(
+    options: ShareOptions,
+    common: CommonOptions,
+    data: Handle,
+    output: &Output,
+) -> Result<(), Error> {
+    if options.share.is_empty() {
+        let message = "nothing to do: give something to share (`ftx-node --share DIR`), or a command (`ftx-node get \
+                       NAME`); `ftx-node --help` lists them";
+        return Err(Error::new(Code::Usage, message));
+    }
+    let mut config = common.node_config(Sessions::AtPort)?;
+    config.shares = options.share;
+    config.max_upload = options.max_upload;
+    let mut node = Node::start(config.clone(), data).await?;
+    let addr = node.session_addr();
+    let shares: Vec<String> = config.shares.iter().map(|share| share.display().to_string()).collect();
+    output.event(
+        "ready",
+        json!({
+            "node": node.id().to_string(),
+            "name": node.name(),
+            "addr": addr.map(|addr| addr.to_string()),
+            "port": addr.map(|addr| addr.port()),
+            "shares": shares,
+        }),
+    );
+    let limit = config.max_upload.map_or(String::new(), |rate| format!(", at most {}/s", text::bytes(rate)));
+    output.line(format_args!(
+        "ready: {} ({}) shares {} at port {}{limit}",
+        printable(node.name()),
+        node.id().short(),
+        shares.iter().map(|share| printable(share).to_string()).collect::<Vec<_>>().join(", "),
+        addr.map_or(0, |addr| addr.port()),
+    ));
+
+    let failed = |error: std::io::Error| Error::other(format!("cannot watch for signals: {error}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = node.ended() => return Err(Error::other("the node failed beyond repair; its log says why")),
+    }
+    node.stop().await;
+    output.event("done", json!({}));
+    Ok(())
+}

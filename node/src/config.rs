@@ -1,0 +1,39 @@
+//! What a node is started with, however it was said: on the command line, in the environment, in a file, in a program.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// The port of discovery (UDP) and, where it is free, of sessions (TCP).
+pub const DEFAULT_PORT: u16 = 10526;
+
+/// What a node is started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// What it offers: folders, or single files.
+    pub shares: Vec<PathBuf>,
+    /// Confines it to the interfaces of this address.
+    pub bind: Option<IpAddr>,
+    /// Port of discovery, the same for all nodes of a network.
+    pub port: u16,
+    /// Whether it takes part in serving, and where.
+    pub sessions: Sessions,
+    /// Nodes that are asked directly, where broadcast does not reach.
+    pub peers: Vec<SocketAddr>,
+    /// Where its identity and its hashes are.
+    pub state: PathBuf,
+    /// What it calls itself.
+    pub name: String,
+    /// Bytes per second that it sends at most.
+    pub max_upload: Option<u64>,
+}
+
+/// Whether and where a node takes sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sessions {
+    /// At the port of discovery; where another program has that, at any other.
+    AtPort,
+    /// At any port: for a node that lives for one fetch.
+    Anywhere,
+    /// Not at all: for a node that only looks around.
+    None,
+}

@@ -1,0 +1,69 @@
+//! Where chunks land: the part file, and the claims that let every chunk be written by one arrival only.
+//!
+//! Two copies of a chunk may arrive at once, from two sources, in two tasks. Whoever sets the chunk's bit in the claims
+//! writes it; the other copy is dropped unwritten. A claim is given back only when its piece proved wrong, and by then
+//! all its chunks are written; so a piece that was verified is never written again, whoever sends what.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ftx_proto::chunk_set::{ChunkMask, PieceSet};
+use ftx_proto::digest::Digest;
+use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PieceIndex, Span};
+use ftx_proto::merkle::leaf_hash;
+
+use crate::store::{PartFile, StoreError};
+
+/// The target of one fetch, shared by all its lanes.
+#[derive(Debug)]
+pub struct Landing {
+    geometry: Geometry,
+    part: Arc<PartFile>,
+    claims: Vec<AtomicU64>,
+}
+
+impl Landing {
+    /// A landing on `part`, where the pieces in `have` are verified already.
+    pub fn new(part: Arc<PartFile>, have: &PieceSet) -> Self {
+        let geometry = have.geometry();
+        let claims = geometry
+            .pieces()
+            .map(|piece| AtomicU64::new(if have.contains(piece) { u64::MAX } else { 0 }))
+            .collect();
+        Landing { geometry, part, claims }
+    }
+
+    /// How the content is cut.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Hashes chunks that arrived, and writes those that nobody else has written.
+    ///
+    /// `bytes` are those of `span`, which lies within one piece. The answer has one place a chunk: its leaf hash if it
+    /// was written now, `None` if another copy was there before.
+    pub fn land(&self, span: Span, bytes: &[u8]) -> Result<Vec<Option<Digest>>, StoreError> {
+        assert_eq!(bytes.len() as u64, self.geometry.len_of(span), "the lane checked the length");
+        let piece = span.first().piece();
+        let wanted = ChunkMask::of(span);
+        // Hashed before it is claimed: a claim is held no longer than the write takes.
+        let leaves: Vec<Digest> = bytes.chunks(CHUNK_SIZE as usize).map(leaf_hash).collect();
+        let Some(claims) = self.claims.get(piece.get() as usize) else { return Ok(vec![None; leaves.len()]) };
+        let before = ChunkMask(claims.fetch_or(wanted.0, Ordering::AcqRel));
+        let ours = wanted.without(before);
+        for run in ours.spans(self.geometry, piece) {
+            let from = run.first().offset() - span.first().offset();
+            let to = from + self.geometry.len_of(run);
+            self.part.write_at(run.first().offset(), &bytes[from as usize..to as usize])?;
+        }
+        let ours = span.chunks().map(|chunk| ours.contains(chunk.in_piece()));
+        Ok(leaves.into_iter().zip(ours).map(|(leaf, ours)| ours.then_some(leaf)).collect())
+    }
+
+    /// Gives back the claims of chunks that proved wrong.
+    pub fn release(&self, piece: PieceIndex, chunks: ChunkMask) {
+        if let Some(claims) = self.claims.get(piece.get() as usize) {
+            claims.fetch_and(!chunks.0, Ordering::AcqRel);
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Fetching: what is shared between the actors that decide and the tasks that carry bytes.
+//!
+//! * [`landing`]: where chunks land: claimed, hashed, written, all in the task that received them;
+//! * [`lane`]: one connection to a source, from the socket to the landing;
+//! * [`report`]: what is told of a fetch while it runs and when it is done;
+//! * [`resolve`]: from a name to a root, and to the nodes that have it.
+
+pub mod landing;
+pub mod lane;
+pub mod report;
+pub mod resolve;

@@ -1,0 +1,48 @@
+//! Every bound of the node that is not one of the protocol's ([`ftx_proto::limits`]), in one place.
+
+use std::time::Duration;
+
+/// Most sessions that others may have with this node at once.
+pub const SESSIONS_MAX: usize = 512;
+
+/// Most messages of one session that are being answered at once; the rest waits in the peer's socket.
+pub const SESSION_MESSAGES_MAX: usize = 64;
+
+/// Most contents that one session may have subscribed to.
+pub const SESSION_CONTENTS_MAX: usize = 256;
+
+/// How long a session may be silent. Whoever still wants something pings ([`PING_INTERVAL`]).
+pub const SESSION_IDLE_MAX: Duration = Duration::from_secs(90);
+
+/// How often a source is pinged.
+pub const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// How long one frame may take to be handed to the kernel.
+pub const FRAME_WRITE_MAX: Duration = Duration::from_secs(60);
+
+/// Shortest time between two `Have` messages about one content.
+pub const HAVE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Most sources that one fetch is connected to at once.
+pub const SOURCES_MAX: usize = 32;
+
+/// Most connections to one source.
+pub const LANES_PER_SOURCE_MAX: usize = 4;
+
+/// Requests that a lane remembers after they were answered or cancelled, so that what was on its way is still of use.
+pub const LANE_CLOSED_REQUESTS_MAX: usize = 1024;
+
+/// Verified bytes after which a fetch writes its journal.
+pub const JOURNAL_BYTES_MAX: u64 = 64 << 20;
+
+/// Time after which a fetch writes its journal.
+pub const JOURNAL_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Restarts of one of the node's actors within [`RESTART_WINDOW`] after which the node gives up.
+pub const RESTARTS_MAX: usize = 5;
+
+/// See [`RESTARTS_MAX`].
+pub const RESTART_WINDOW: Duration = Duration::from_secs(60);
+
+const _: () = assert!(PING_INTERVAL.as_secs() * 3 < SESSION_IDLE_MAX.as_secs());
+const _: () = assert!(SESSION_MESSAGES_MAX < ftx_proto::limits::SESSION_REQUESTS_MAX);

@@ -1,0 +1,124 @@
+//! A connection between two nodes: TCP, TLS, and the `Hello` of both sides, each within a time-out.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ftx_proto::digest::{Instance, NodeId};
+use ftx_proto::wire::session::{Hello, Message};
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use super::frame::{FrameError, FrameReader, FrameWriter};
+use super::tls::{self, Tls};
+
+/// Who is at the other end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Proved by its certificate.
+    pub node: NodeId,
+    /// Which instance it says it is.
+    pub instance: Instance,
+    /// What it calls itself; printable text is made of it where it is shown.
+    pub name: String,
+    /// Where it is.
+    pub addr: SocketAddr,
+}
+
+/// An authenticated connection, ready for messages.
+#[derive(Debug)]
+pub struct Connection {
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// What it sends.
+    pub reader: FrameReader<ReadHalf<TlsStream<TcpStream>>>,
+    /// What we send.
+    pub writer: FrameWriter<WriteHalf<TlsStream<TcpStream>>>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The network or TLS says no.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The peer does not speak this protocol.
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    /// Something else is there, not a node of this version.
+    #[error("it is not a node that speaks this version of the protocol")]
+    NotANode,
+    /// Nothing happened for too long.
+    #[error("no answer within {} s", HANDSHAKE_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+/// How long a connection may take to be made, from dialling to `Hello`.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whom to dial, and as whom.
+#[derive(Debug, Clone)]
+pub struct Dialling {
+    /// Where the peer is.
+    pub addr: SocketAddr,
+    /// The local address to dial from, where the node is confined to one.
+    pub local: Option<IpAddr>,
+    /// How this node shows itself.
+    pub tls: Tls,
+    /// What it says first.
+    pub hello: Hello,
+}
+
+/// Connects to a node.
+pub async fn dial(dialling: Dialling) -> Result<Connection, ConnectError> {
+    let Dialling { addr, local, tls, hello } = dialling;
+    let dialling = async {
+        let socket = match addr {
+            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+        };
+        if let Some(local) = local.filter(|local| local.is_ipv4() == addr.is_ipv4()) {
+            socket.bind(SocketAddr::new(local, 0))?;
+        }
+        let tcp = socket.connect(addr).await?;
+        tcp.set_nodelay(true)?;
+        let connector = TlsConnector::from(tls.client.clone());
+        let stream = connector.connect(tls::server_name(), tcp).await?;
+        greet(TlsStream::Client(stream), addr, hello).await
+    };
+    timeout(HANDSHAKE_TIMEOUT, dialling).await.unwrap_or(Err(ConnectError::Timeout))
+}
+
+/// Answers a connection that came in from `addr`.
+pub async fn accept(
+    tcp: TcpStream,
+    addr: SocketAddr,
+    tls: &Tls,
+    me: Hello,
+) -> Result<Connection, ConnectError> {
+    let accepting = async {
+        tcp.set_nodelay(true)?;
+        let stream = TlsAcceptor::from(tls.server.clone()).accept(tcp).await?;
+        greet(TlsStream::Server(stream), addr, me).await
+    };
+    timeout(HANDSHAKE_TIMEOUT, accepting).await.unwrap_or(Err(ConnectError::Timeout))
+}
+
+async fn greet(
+    stream: TlsStream<TcpStream>,
+    addr: SocketAddr,
+    me: Hello,
+) -> Result<Connection, ConnectError> {
+    let node = tls::peer_of(stream.get_ref().1).ok_or(ConnectError::NotANode)?;
+    let (read, write) = tokio::io::split(stream);
+    let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
+    writer.write(&Message::Hello(me), b"").await?;
+    match reader.read().await? {
+        Some(Message::Hello(Hello { instance, name })) => {
+            Ok(Connection { peer: Peer { node, instance, name, addr }, reader, writer })
+        }
+        _ => Err(ConnectError::NotANode),
+    }
+}

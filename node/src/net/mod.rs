@@ -1,0 +1,8 @@
+//! The network as this machine has it: interfaces and datagrams for discovery, authenticated streams for sessions.
+
+pub mod connection;
+pub mod frame;
+pub mod interfaces;
+pub mod serving;
+pub mod tls;
+pub mod udp;

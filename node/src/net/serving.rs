@@ -1,0 +1,135 @@
+//! The writing side of a session that came in: messages, hashes and chunks, in the order they were queued.
+//!
+//! A granted span is read into one buffer, which is used again, and sent from there; nobody else ever holds its bytes.
+
+use std::sync::Arc;
+
+use ftx_proto::digest::{Digest, Root};
+use ftx_proto::engine::serve::SessionId;
+use ftx_proto::geometry::{PieceIndex, Span};
+use ftx_proto::limits::{FRAME_HASHES_MAX, FRAME_PAYLOAD_MAX};
+use ftx_proto::merkle::PieceLayer;
+use ftx_proto::wire::session::{Message, Refusal, RequestId};
+use ractor::ActorRef;
+use tokio::io::AsyncWrite;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::timeout;
+
+use super::frame::FrameWriter;
+use crate::actors::server::ServerMessage;
+use crate::catalog::ContentReader;
+use crate::limits::FRAME_WRITE_MAX;
+
+/// Something to be written to a peer. A permit goes with it and is given back once it is written.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// A message without payload.
+    Message(Message, Option<OwnedSemaphorePermit>),
+    /// The hashes of all pieces.
+    Layer {
+        /// The peer's number for the request.
+        request: RequestId,
+        /// The hashes.
+        layer: Arc<PieceLayer>,
+        /// Given back when written.
+        permit: OwnedSemaphorePermit,
+    },
+    /// The hashes of the chunks of one piece.
+    Leaves {
+        /// The peer's number for the request.
+        request: RequestId,
+        /// The content.
+        root: Root,
+        /// Which piece.
+        piece: PieceIndex,
+        /// Where to read it.
+        reader: Arc<ContentReader>,
+        /// Given back when written.
+        permit: OwnedSemaphorePermit,
+    },
+    /// Chunks that the Server granted.
+    Run {
+        /// The peer's number for the request.
+        request: RequestId,
+        /// The content.
+        root: Root,
+        /// Which chunks; at most as many as fit one frame.
+        span: Span,
+        /// Where to read them.
+        reader: Arc<ContentReader>,
+    },
+}
+
+/// Writes what is queued until the queue or the connection ends; says why it did.
+pub async fn write_outgoing<W: AsyncWrite + Unpin>(
+    mut writer: FrameWriter<W>,
+    mut queue: mpsc::Receiver<Outgoing>,
+    session: SessionId,
+    server: ActorRef<ServerMessage>,
+) -> String {
+    let mut buffer = Vec::new();
+    while let Some(outgoing) = queue.recv().await {
+        let writing = async {
+            match outgoing {
+                Outgoing::Message(message, _permit) => writer.write(&message, b"").await,
+                Outgoing::Layer { request, layer, permit: _permit } => {
+                    write_hashes(&mut writer, request, layer.hashes()).await
+                }
+                Outgoing::Leaves { request, root, piece, reader, permit: _permit } => {
+                    match reader.leaves(piece) {
+                        Ok(leaves) => write_hashes(&mut writer, request, &leaves).await,
+                        Err(error) => {
+                            let reason = Refusal::from(&error);
+                            writer
+                                .write(&Message::Refused { request: Some(request), root, reason }, b"")
+                                .await
+                        }
+                    }
+                }
+                Outgoing::Run { request, root, span, reader } => {
+                    let bytes = reader.len_of(span);
+                    buffer.resize(FRAME_PAYLOAD_MAX, 0);
+                    let run = &mut buffer[..bytes as usize];
+                    let written = match reader.read(span, run) {
+                        Ok(()) => {
+                            writer.write(&Message::Chunks { request, first: span.first().get() }, run).await
+                        }
+                        Err(error) => {
+                            let _ = server.cast(ServerMessage::Cancelled { session, request });
+                            let reason = Refusal::from(&error);
+                            writer
+                                .write(&Message::Refused { request: Some(request), root, reason }, b"")
+                                .await
+                        }
+                    };
+                    let _ = server.cast(ServerMessage::Sent { session, bytes });
+                    written
+                }
+            }
+        };
+        match timeout(FRAME_WRITE_MAX, writing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return format!("the connection broke: {error}"),
+            Err(_) => return format!("the peer took nothing for {} s", FRAME_WRITE_MAX.as_secs()),
+        }
+    }
+    // The session is over; the peer is told that nothing follows. It may be gone already.
+    let _ = timeout(FRAME_WRITE_MAX, writer.close()).await;
+    "stopped".to_owned()
+}
+
+async fn write_hashes<W: AsyncWrite + Unpin>(
+    writer: &mut FrameWriter<W>,
+    request: RequestId,
+    hashes: &[Digest],
+) -> std::io::Result<()> {
+    let frames = hashes.len().div_ceil(FRAME_HASHES_MAX as usize).max(1);
+    for frame in 0..frames {
+        let start = frame * FRAME_HASHES_MAX as usize;
+        let end = hashes.len().min(start + FRAME_HASHES_MAX as usize);
+        let payload = hashes[start..end].iter().flat_map(|hash| hash.0).collect::<Vec<u8>>();
+        let message = Message::Hashes { request, first: start as u32, last: frame + 1 == frames };
+        writer.write(&message, &payload).await?;
+    }
+    Ok(())
+}

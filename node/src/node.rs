@@ -1,0 +1,473 @@
+//! A running node, for the command line and for programs that want one inside them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ftx_proto::chunk_set::PieceSet;
+use ftx_proto::digest::{Instance, NodeId};
+use ftx_proto::geometry::Geometry;
+use ftx_proto::limits::NODE_NAME_BYTES_MAX;
+use ftx_proto::wire::discovery::{Announce, Want};
+use ftx_proto::wire::session::Hello;
+use ractor::{Actor, ActorRef};
+use socket2::{Domain, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::actors::catalog::{CatalogArguments, CatalogMessage, CatalogStatus};
+use crate::actors::discovery::{DiscoveryArguments, DiscoveryMessage, Found, Lookup};
+use crate::actors::fetcher::{FetcherArguments, FetcherMessage};
+use crate::actors::node::{Links, NodeArguments, NodeMessage, NodeRoot};
+use crate::actors::server::ServerArguments;
+use crate::clock::Clock;
+use crate::config::{NodeConfig, Sessions};
+use crate::error::{Code, Error};
+use crate::fetch::report::{Phase, Progress, Report};
+use crate::fetch::resolve::{Offers, Reading, Resolved, Verdict, Wanted, ambiguous};
+use crate::identity::Identity;
+use crate::net::connection::Dialling;
+use crate::net::tls::Tls;
+use crate::store::{PartFile, Target};
+
+/// A running node. It stops when it is dropped; [`Node::stop`] says goodbye first.
+#[derive(Debug)]
+pub struct Node {
+    root: ActorRef<NodeMessage>,
+    ended: JoinHandle<()>,
+    links: Links,
+    announce: Announce,
+    tls: Tls,
+    config: NodeConfig,
+    session_addr: Option<SocketAddr>,
+    data: Handle,
+    clock: Clock,
+}
+
+impl Node {
+    /// Starts a node. Connections do their work on the runtime `data`, everything else on the current one.
+    ///
+    /// # Errors
+    /// A share or the state folder that cannot be used, or no socket that can be opened.
+    pub async fn start(config: NodeConfig, data: Handle) -> Result<Self, Error> {
+        check_shares(&config)?;
+        std::fs::create_dir_all(&config.state).map_err(|error| {
+            let state = config.state.display();
+            Error::other(format!(
+                "cannot create the state folder {state}: {error}; choose another with --state"
+            ))
+        })?;
+        let identity = Identity::load_or_create(&config.state)?;
+        let tls = Tls::new(&identity)?;
+        let listener = match config.sessions {
+            Sessions::None => None,
+            Sessions::AtPort => Some(listen(config.bind, config.port, true)?),
+            Sessions::Anywhere => Some(listen(config.bind, 0, true)?),
+        };
+        let session_addr = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        let announce = Announce {
+            node: identity.node(),
+            instance: Instance(rand::random()),
+            port: session_addr.map_or(0, |addr| addr.port()),
+            name: shortened(&config.name),
+        };
+        let clock = Clock::start();
+        let links = Links::default();
+        let arguments = NodeArguments {
+            catalog: CatalogArguments {
+                shares: config.shares.clone(),
+                state_dir: (!config.shares.is_empty()).then(|| config.state.clone()),
+                hash_threads: std::thread::available_parallelism().unwrap_or(std::num::NonZero::<usize>::MIN),
+                rescan_interval: RESCAN_INTERVAL,
+            },
+            discovery: DiscoveryArguments {
+                me: announce.clone(),
+                bind: config.bind,
+                port: config.port,
+                session_port: announce.port,
+                lookup: lookup_in(&links),
+                clock,
+            },
+            server: listener.map(|listener| ServerArguments {
+                listener: Arc::new(listener),
+                tls: tls.clone(),
+                hello: Hello { instance: announce.instance, name: announce.name.clone() },
+                catalog: links.catalog.clone(),
+                max_upload: config.max_upload,
+                data: data.clone(),
+                clock,
+            }),
+            links: links.clone(),
+            clock,
+        };
+        let (root, ended) = NodeRoot::spawn(None, NodeRoot, arguments)
+            .await
+            .map_err(|error| Error::new(Code::Network, format!("the node cannot start: {error}")))?;
+        Ok(Node { root, ended, links, announce, tls, config, session_addr, data, clock })
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> NodeId {
+        self.announce.node
+    }
+
+    /// What it calls itself.
+    pub fn name(&self) -> &str {
+        &self.announce.name
+    }
+
+    /// Which instance of its identity it is.
+    pub fn instance(&self) -> Instance {
+        self.announce.instance
+    }
+
+    /// Where it takes sessions, if it does.
+    pub fn session_addr(&self) -> Option<SocketAddr> {
+        self.session_addr
+    }
+
+    /// How far the catalog is.
+    pub async fn catalog_status(&self) -> Result<CatalogStatus, Error> {
+        self.links.catalog.call(CatalogMessage::Status).await.map_err(|error| Error::other(error.to_string()))
+    }
+
+    /// Asks the network; offers come in until the receiver is dropped.
+    pub fn find(&self, want: Want) -> mpsc::Receiver<Found> {
+        let (found, offers) = mpsc::channel(OFFERS_WAITING_MAX);
+        let peers = self.config.peers.clone();
+        self.links.discovery.cast(DiscoveryMessage::Find { want, peers, found });
+        offers
+    }
+
+    /// How to dial a node from this one.
+    pub fn dialling(&self, addr: SocketAddr) -> Dialling {
+        let hello = Hello { instance: self.announce.instance, name: self.announce.name.clone() };
+        // A loopback or private address to dial from, where the node is confined; the family must match.
+        let local = self.config.bind.filter(|bind| bind.is_ipv4() == addr.is_ipv4());
+        Dialling { addr, local, tls: self.tls.clone(), hello }
+    }
+
+    /// Finds out which content is meant, and who has it. `observe` hears of hashing that is waited for.
+    ///
+    /// # Errors
+    /// [`Code::NoNode`], [`Code::NotFound`], [`Code::Ambiguous`].
+    pub async fn resolve(
+        &self,
+        wanted: &Wanted,
+        from: Option<String>,
+        patience: Duration,
+        mut observe: impl FnMut(&Verdict),
+    ) -> Result<Resolved, Error> {
+        let begun = Instant::now();
+        let settled = begun + SETTLE.min(patience);
+        let mut give_up = begun + patience;
+        let mut offers = Offers::new(from);
+        let mut last = Verdict::Nothing;
+        let mut searches = self.search(wanted);
+        loop {
+            let now = Instant::now();
+            let verdict = offers.verdict();
+            match &verdict {
+                Verdict::One(resolved) if now >= settled => return Ok(resolved.clone()),
+                Verdict::Several(contents) if now >= settled => {
+                    return Err(ambiguous(wanted, contents.clone()));
+                }
+                _ => {}
+            }
+            if verdict != last {
+                if matches!(verdict, Verdict::Hashing { .. }) {
+                    // As long as it goes on, it is worth waiting for.
+                    give_up = now + patience;
+                    observe(&verdict);
+                }
+                last = verdict;
+            }
+            if now >= give_up {
+                return Err(offers.nothing(wanted, begun.elapsed()));
+            }
+            let wake = match last {
+                Verdict::One(_) | Verdict::Several(_) => settled,
+                Verdict::Hashing { .. } => now + HASHING_POLL,
+                Verdict::Nothing => give_up,
+            };
+            match timeout_at(wake.min(give_up), searches.recv()).await {
+                Ok(Some((found, reading))) => offers.take(&found, &reading),
+                // Discovery is being restarted.
+                Ok(None) => {
+                    tokio::time::sleep(HASHING_POLL).await;
+                    searches = self.search(wanted);
+                }
+                // A fresh query is answered at once; the old one would be repeated ever more rarely.
+                Err(_) if matches!(last, Verdict::Hashing { .. }) => searches = self.search(wanted),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// One query for each reading, in one stream of offers.
+    fn search(&self, wanted: &Wanted) -> mpsc::Receiver<(Found, Reading)> {
+        let (sender, receiver) = mpsc::channel(OFFERS_WAITING_MAX);
+        for reading in wanted.readings().iter().cloned() {
+            let (mut offers, sender) = (self.find(reading.want.clone()), sender.clone());
+            tokio::spawn(async move {
+                loop {
+                    let found = tokio::select! {
+                        found = offers.recv() => found,
+                        () = sender.closed() => None,
+                    };
+                    let Some(found) = found else { return };
+                    if sender.send((found, reading.clone())).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        receiver
+    }
+
+    /// Starts to fetch a content from everybody who has it.
+    ///
+    /// # Errors
+    /// What [`PartFile::open`] says of the target.
+    pub async fn fetch(&self, request: FetchRequest) -> Result<Fetch, Error> {
+        let FetchRequest { resolved, target, force, patience, only } = request;
+        let geometry = Geometry::new(resolved.size)
+            .map_err(|error| Error::other(format!("{}: {error}", resolved.name)))?;
+        let opening =
+            tokio::task::spawn_blocking(move || PartFile::open(target, geometry, resolved.root, force));
+        let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))?;
+        let (part, have) = opened?;
+        let part = Arc::new(part);
+        let resumed = have.bytes();
+        let (progress, watching) = watch::channel(Progress {
+            phase: Phase::Waiting,
+            size: resolved.size,
+            bytes: resumed,
+            resumed,
+            safe: resumed,
+            sources: Vec::new(),
+        });
+        let (pieces, verified) = watch::channel(Arc::new(have.clone()));
+        let (done, report) = oneshot::channel();
+        let arguments = FetcherArguments {
+            root: resolved.root,
+            geometry,
+            name: resolved.name.clone(),
+            part: Arc::clone(&part),
+            have,
+            mtime: (resolved.mtime, 0),
+            force,
+            patience,
+            only,
+            tls: self.tls.clone(),
+            hello: Hello { instance: self.announce.instance, name: self.announce.name.clone() },
+            local: self.config.bind,
+            catalog: self.links.catalog.clone(),
+            data: self.data.clone(),
+            clock: self.clock,
+            progress,
+            pieces,
+            done,
+        };
+        let starting = |reply| NodeMessage::Fetch(Box::new(arguments), reply);
+        let fetcher = match self.root.call(starting, Some(crate::actors::link::CALL_TIMEOUT)).await {
+            Ok(ractor::rpc::CallResult::Success(Some(fetcher))) => fetcher,
+            _ => return Err(Error::other("the fetch could not be started")),
+        };
+        for holder in &resolved.holders {
+            let _ = fetcher.cast(FetcherMessage::Offered(holder.announce.clone(), holder.addr));
+        }
+        let finding = tokio::spawn(keep_finding(
+            self.links.discovery.clone(),
+            self.config.peers.clone(),
+            resolved.root,
+            fetcher.clone(),
+        ));
+        let finding = finding.abort_handle();
+        Ok(Fetch { progress: watching, pieces: verified, part, report, fetcher, finding })
+    }
+
+    /// Waits until the node ends of itself, which it does only if something is beyond repair.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.ended).await;
+    }
+
+    /// Stops the node, and tells the network.
+    pub async fn stop(mut self) {
+        let _ = self.root.cast(NodeMessage::Stop);
+        // What hangs is killed when this is dropped.
+        let _ = timeout(STOP_TIMEOUT, &mut self.ended).await;
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.root.kill();
+    }
+}
+
+/// What is to be fetched, and how.
+#[derive(Debug)]
+pub struct FetchRequest {
+    /// The content, and who has it.
+    pub resolved: Resolved,
+    /// Where it goes.
+    pub target: Target,
+    /// Replace what is there.
+    pub force: bool,
+    /// How long to wait when no source is left.
+    pub patience: Duration,
+    /// Only from this node.
+    pub only: Option<NodeId>,
+}
+
+/// A running fetch. It is given up when this is dropped; what is verified by then stays.
+#[derive(Debug)]
+pub struct Fetch {
+    /// How it stands; changes many times a second.
+    pub progress: watch::Receiver<Progress>,
+    /// Which pieces are verified.
+    pub pieces: watch::Receiver<Arc<PieceSet>>,
+    /// Where they can be read.
+    pub part: Arc<PartFile>,
+    report: oneshot::Receiver<Result<Report, Error>>,
+    fetcher: ActorRef<FetcherMessage>,
+    finding: AbortHandle,
+}
+
+impl Fetch {
+    /// Waits for the end.
+    pub async fn done(&mut self) -> Result<Report, Error> {
+        (&mut self.report).await.unwrap_or_else(|_| {
+            let message = "the fetch failed inside this program; run the same command again to go on";
+            Err(Error::other(message))
+        })
+    }
+
+    /// Asks it to stop; [`Fetch::done`] then says so, once what is verified is safe.
+    pub fn interrupt(&self) {
+        let _ = self.fetcher.cast(FetcherMessage::Interrupt);
+    }
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        self.finding.abort();
+        self.fetcher.stop(None);
+    }
+}
+
+/// Looks for sources as long as the fetch runs.
+async fn keep_finding(
+    discovery: crate::actors::link::Link<DiscoveryMessage>,
+    peers: Vec<SocketAddr>,
+    root: ftx_proto::digest::Root,
+    fetcher: ActorRef<FetcherMessage>,
+) {
+    loop {
+        let (found, mut offers) = mpsc::channel(OFFERS_WAITING_MAX);
+        discovery.cast(DiscoveryMessage::Find { want: Want::Root(root.into()), peers: peers.clone(), found });
+        while let Some(Found { addr, offer }) = offers.recv().await {
+            let has_it = offer.entries.iter().any(|entry| entry.root.root() == Some(root));
+            if has_it && fetcher.cast(FetcherMessage::Offered(offer.from, addr)).is_err() {
+                return;
+            }
+        }
+        // Discovery is being restarted.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn lookup_in(links: &Links) -> Lookup {
+    let catalog = links.catalog.clone();
+    Arc::new(move |want| {
+        let catalog = catalog.clone();
+        Box::pin(async move {
+            catalog.call(|reply| CatalogMessage::Lookup(want, reply)).await.unwrap_or_default()
+        })
+    })
+}
+
+fn check_shares(config: &NodeConfig) -> Result<(), Error> {
+    for share in &config.shares {
+        if let Err(error) = std::fs::metadata(share) {
+            let message = format!("cannot share {}: {error}", share.display());
+            return Err(Error::new(Code::Usage, message));
+        }
+    }
+    Ok(())
+}
+
+/// Opens the socket for sessions; at another port if that one is taken.
+fn listen(bind: Option<IpAddr>, port: u16, elsewhere: bool) -> Result<TcpListener, Error> {
+    match open_listener(bind, port) {
+        Ok(listener) => Ok(listener),
+        Err(error) if elsewhere && port != 0 && error.kind() == std::io::ErrorKind::AddrInUse => {
+            let listener = listen(bind, 0, false)?;
+            let other = listener.local_addr().map_or(0, |addr| addr.port());
+            tracing::warn!("port {port} is in use; sessions are taken at port {other} instead");
+            Ok(listener)
+        }
+        Err(error) => {
+            let message = match bind {
+                Some(bind) => {
+                    format!("cannot listen at {bind}, port {port}: {error}; is that this machine's address?")
+                }
+                None => format!("cannot listen at port {port}: {error}"),
+            };
+            Err(Error::new(Code::Network, message))
+        }
+    }
+}
+
+fn open_listener(bind: Option<IpAddr>, port: u16) -> std::io::Result<TcpListener> {
+    let open = |addr: IpAddr| -> std::io::Result<TcpListener> {
+        let addr = SocketAddr::new(addr, port);
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(bind.is_some())?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(LISTEN_BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    };
+    match bind {
+        Some(addr) => open(addr),
+        // One socket for both families; a machine without IPv6 has the older one only.
+        None => match open(Ipv6Addr::UNSPECIFIED.into()) {
+            Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => open(Ipv4Addr::UNSPECIFIED.into()),
+            other => other,
+        },
+    }
+}
+
+fn shortened(name: &str) -> String {
+    let mut end = name.len().min(NODE_NAME_BYTES_MAX);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name[..end].to_owned()
+}
+
+/// Offers of one query that may wait to be looked at.
+const OFFERS_WAITING_MAX: usize = 256;
+
+/// How long to wait for further offers before one is taken: all that answer at once should take part.
+const SETTLE: Duration = Duration::from_millis(150);
+
+/// How often the nodes are asked how far their hashing is.
+const HASHING_POLL: Duration = Duration::from_millis(300);
+
+/// How often shares are looked through for changes.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long the node may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Connections that wait to be accepted.
+const LISTEN_BACKLOG: i32 = 1024;

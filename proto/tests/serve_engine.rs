@@ -1,0 +1,358 @@
+//! Who is served next, in virtual time: fairness, the upload limit, and that nothing is lost or leaks.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use ftx_proto::engine::serve::{ContentKey, Input, Output, PeerKey, ServeConfig, ServeEngine, SessionId};
+use ftx_proto::geometry::{CHUNK_SIZE, Geometry, Span};
+use ftx_proto::limits::{RUN_CHUNKS_MAX, SESSION_REQUESTS_MAX};
+use ftx_proto::time::Time;
+use ftx_proto::wire::session::{Refusal, RequestId};
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
+
+const CONTENT: ContentKey = ContentKey(7);
+
+/// A server with a link that sends the grants one after the other, at this many bytes a second.
+struct Link {
+    engine: ServeEngine,
+    now: Time,
+    bytes_per_second: f64,
+    free_at: Time,
+    /// Session and bytes of what is being sent, with the time when it is out.
+    sending: VecDeque<(Time, SessionId, u64)>,
+    geometry: Geometry,
+    bytes: BTreeMap<SessionId, u64>,
+    granted: BTreeMap<(SessionId, RequestId), Vec<Span>>,
+    others: Vec<Output>,
+    closed: BTreeSet<SessionId>,
+}
+
+impl Link {
+    fn new(config: ServeConfig, bytes_per_second: f64) -> Self {
+        Link {
+            engine: ServeEngine::new(config, 1),
+            now: Time::ZERO,
+            bytes_per_second,
+            free_at: Time::ZERO,
+            sending: VecDeque::new(),
+            geometry: Geometry::new((1 << 40) - 77).unwrap(),
+            bytes: BTreeMap::new(),
+            granted: BTreeMap::new(),
+            others: Vec::new(),
+            closed: BTreeSet::new(),
+        }
+    }
+
+    fn limited(max_upload: u64) -> Self {
+        Link::new(ServeConfig { max_upload: Some(max_upload), ..ServeConfig::default() }, 1e9)
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.engine.handle(self.now, input);
+        while let Some(output) = self.engine.poll() {
+            let Output::Grant { session, request, content, span } = output else {
+                self.others.push(output);
+                continue;
+            };
+            assert_eq!(content, CONTENT);
+            assert!(span.count() <= RUN_CHUNKS_MAX && span.pieces().count() == 1);
+            assert!(!self.closed.contains(&session), "nothing is granted to who is gone");
+            let bytes = self.geometry.len_of(span);
+            self.granted.entry((session, request)).or_default().push(span);
+            self.free_at =
+                self.free_at.max(self.now) + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
+            self.sending.push_back((self.free_at, session, bytes));
+            let unsent = self.sending.iter().filter(|(_, other, _)| *other == session).count();
+            assert!(unsent <= 4, "no session has more unsent grants than allowed");
+        }
+        self.engine.check_invariants();
+    }
+
+    fn open(&mut self, session: u64, peer: u64) -> SessionId {
+        self.tell(Input::Opened { session: SessionId(session), peer: PeerKey(peer) });
+        SessionId(session)
+    }
+
+    fn ask(&mut self, session: SessionId, request: u64, first: u32, count: u32) {
+        let span = self.geometry.span(first, count).unwrap();
+        self.tell(Input::Asked { session, request: RequestId(request), content: CONTENT, span });
+    }
+
+    /// Asks for pieces with these numbers.
+    fn ask_pieces(&mut self, session: SessionId, pieces: std::ops::Range<u32>) {
+        for piece in pieces {
+            self.ask(session, u64::from(piece), piece * 64, 64);
+        }
+    }
+
+    fn run(&mut self, until: Duration) {
+        let until = Time::from_origin(until);
+        loop {
+            let sent = self.sending.front().map(|&(at, ..)| at);
+            let Some(at) = sent.into_iter().chain(self.engine.deadline()).min().filter(|&at| at <= until)
+            else {
+                self.now = until;
+                return;
+            };
+            assert!(at >= self.now, "the engine wants to be woken in the past");
+            self.now = at;
+            if sent == Some(at) {
+                let (_, session, bytes) = self.sending.pop_front().unwrap();
+                *self.bytes.entry(session).or_default() += bytes;
+                self.tell(Input::Sent { session, bytes });
+            } else {
+                let before = self.engine.deadline();
+                self.tell(Input::Tick);
+                assert!(
+                    self.engine.deadline() != before || !self.sending.is_empty(),
+                    "a tick when due does something"
+                );
+            }
+        }
+    }
+
+    fn bytes_of(&self, session: SessionId) -> f64 {
+        self.bytes.get(&session).copied().unwrap_or(0) as f64
+    }
+}
+
+fn near(value: f64, expected: f64, share: f64) -> bool {
+    (value - expected).abs() <= expected * share
+}
+
+#[test]
+fn the_limit_is_held_for_ten_seconds() {
+    for limit in [100_000u64, 1 << 20, 50 << 20, 700 << 20] {
+        let mut link = Link::limited(limit);
+        let session = link.open(1, 1);
+        link.ask(session, 1, 0, 600_000);
+        link.run(Duration::from_secs(10));
+        let sent = link.bytes_of(session);
+        assert!(near(sent, 10.0 * limit as f64, 0.02), "{sent} at a limit of {limit}");
+    }
+}
+
+#[test]
+fn no_second_is_far_above_the_limit() {
+    let limit = 4 << 20;
+    let mut link = Link::limited(limit);
+    let session = link.open(1, 1);
+    // Idle time is not saved up.
+    link.run(Duration::from_secs(60));
+    link.ask(session, 1, 0, 100_000);
+    link.run(Duration::from_secs(61));
+    let sent = link.bytes_of(session);
+    assert!(near(sent, limit as f64, 0.08), "{sent}");
+}
+
+#[test]
+fn peers_share_a_limit_evenly() {
+    let mut link = Link::limited(20 << 20);
+    let sessions: Vec<_> = (0..7).map(|n| link.open(n, n)).collect();
+    for (&session, grain) in sessions.iter().zip([64, 64, 1, 3, 16, 17, 40]) {
+        // Whatever the size of their requests.
+        for request in 0..4000 {
+            link.ask(session, request, request as u32 * grain, grain);
+        }
+    }
+    link.run(Duration::from_secs(1));
+    let before: Vec<_> = sessions.iter().map(|&session| link.bytes_of(session)).collect();
+    link.run(Duration::from_secs(11));
+    for (&session, before) in sessions.iter().zip(before) {
+        // The third has asked for 62 MiB only, which is more than its share.
+        let sent = link.bytes_of(session) - before;
+        assert!(near(sent, 200.0 * 1048576.0 / 7.0, 0.03), "{session:?}: {sent}");
+    }
+}
+
+#[test]
+fn two_sessions_of_one_peer_have_one_share() {
+    let mut link = Link::limited(10 << 20);
+    let single = link.open(1, 1);
+    let double = [link.open(2, 2), link.open(3, 2)];
+    for session in [single, double[0], double[1]] {
+        link.ask_pieces(session, 0..200);
+    }
+    link.run(Duration::from_secs(10));
+    let total = 100.0 * 1048576.0;
+    assert!(near(link.bytes_of(single), total / 2.0, 0.03));
+    assert!(double.iter().all(|&session| near(link.bytes_of(session), total / 4.0, 0.03)));
+}
+
+#[test]
+fn what_one_does_not_use_others_get() {
+    let mut link = Link::limited(10 << 20);
+    let (first, second) = (link.open(1, 1), link.open(2, 2));
+    link.ask_pieces(first, 0..10);
+    link.ask_pieces(second, 0..1000);
+    link.run(Duration::from_secs(10));
+    assert_eq!(link.bytes_of(first), 10.0 * 1048576.0);
+    assert!(near(link.bytes_of(second), 90.0 * 1048576.0, 0.03));
+}
+
+#[test]
+fn without_a_limit_everything_is_granted_exactly_once() {
+    let mut random = ChaCha8Rng::seed_from_u64(3);
+    for _ in 0..50 {
+        let mut link = Link::new(ServeConfig::default(), 1e9);
+        let mut asked = BTreeMap::new();
+        for n in 0..random.random_range(1..6) {
+            let session = link.open(n, random.random_range(0..3));
+            for request in 0..random.random_range(0..60) {
+                let (first, count) = (random.random_range(0..5000), random.random_range(1..200));
+                asked.insert((session, RequestId(request)), link.geometry.span(first, count).unwrap());
+                link.ask(session, request, first, count);
+            }
+        }
+        link.run(Duration::from_secs(100));
+        assert_eq!(link.engine.queued_count(), 0);
+        assert_eq!(link.engine.deadline(), None);
+        assert_eq!(link.granted.len(), asked.len());
+        for (key, span) in asked {
+            let granted: Vec<_> = link.granted[&key].iter().flat_map(Span::chunks).collect();
+            assert_eq!(granted, span.chunks().collect::<Vec<_>>(), "each chunk once, in order");
+        }
+    }
+}
+
+#[test]
+fn requests_are_picked_at_random_and_a_piece_is_served_in_a_run() {
+    let mut link = Link::limited(4 << 20);
+    let sessions = [link.open(1, 1), link.open(2, 2)];
+    for session in sessions {
+        link.ask_pieces(session, 0..100);
+    }
+    link.run(Duration::from_secs(10));
+    // Each has got 20 of the 100 pieces, all but the last one whole.
+    let begun = sessions.map(|session| {
+        let of_session = link.granted.iter().filter(|((of, _), _)| *of == session);
+        let counts: Vec<u32> =
+            of_session.clone().map(|(_, runs)| runs.iter().map(Span::count).sum()).collect();
+        assert!(counts.iter().filter(|&&count| count < 64).count() <= 1, "{counts:?}");
+        of_session.map(|((_, request), _)| request.0).collect::<BTreeSet<_>>()
+    });
+    assert!(begun.iter().all(|pieces| (20..=22).contains(&pieces.len())), "{begun:?}");
+    assert!(begun[0].iter().max() > Some(&50), "not the first ones first: {begun:?}");
+    assert!(begun[0].intersection(&begun[1]).count() < 12, "not the same for both: {begun:?}");
+}
+
+#[test]
+fn a_cancelled_request_is_granted_no_further() {
+    let mut link = Link::limited(1 << 20);
+    let session = link.open(1, 1);
+    link.ask_pieces(session, 0..3);
+    link.run(Duration::from_millis(100));
+    let before: usize = link.granted.values().map(Vec::len).sum();
+    for request in 0..4 {
+        link.tell(Input::Cancelled { session, request: RequestId(request) });
+    }
+    assert_eq!(link.engine.queued_count(), 0);
+    link.run(Duration::from_secs(10));
+    assert_eq!(link.granted.values().map(Vec::len).sum::<usize>(), before);
+    // The number may be used again.
+    link.ask(session, 1, 0, 1);
+    link.run(Duration::from_secs(20));
+    assert_eq!(link.granted[&(session, RequestId(1))].last().unwrap().count(), 1);
+    assert!(link.others.is_empty());
+}
+
+#[test]
+fn who_asks_too_much_breaks_the_protocol_and_a_full_node_is_busy() {
+    let config = ServeConfig { requests_max: 6000, max_upload: Some(1), ..ServeConfig::default() };
+    let mut link = Link::new(config, 1e9);
+    let (first, second) = (link.open(1, 1), link.open(2, 2));
+    for request in 0..SESSION_REQUESTS_MAX as u64 {
+        link.ask(first, request, 0, 64);
+    }
+    assert!(link.others.is_empty());
+    for request in 0..1905 {
+        link.ask(second, request, 0, 64);
+    }
+    let busy = |request| Output::Refuse {
+        session: second,
+        request: RequestId(request),
+        refusal: Refusal::Busy { retry_after_ms: 500 },
+    };
+    assert_eq!(link.others, [busy(1904)]);
+    link.ask(first, 1 << 40, 0, 64);
+    assert_eq!(link.others.last(), Some(&Output::Violation { session: first }));
+    // Its queue is gone, so there is room again.
+    link.ask(second, 5000, 0, 64);
+    assert_eq!(link.others.len(), 2);
+    assert_eq!(link.engine.queued_count(), 1905);
+    link.ask(second, 5000, 0, 64);
+    assert_eq!(link.others.last(), Some(&Output::Violation { session: second }));
+    assert_eq!((link.engine.queued_count(), link.engine.session_count()), (0, 0));
+}
+
+#[test]
+fn a_grant_that_could_not_be_sent_is_not_counted() {
+    let mut engine = ServeEngine::new(ServeConfig { max_upload: Some(1 << 20), ..ServeConfig::default() }, 1);
+    let geometry = Geometry::new(1 << 30).unwrap();
+    let session = SessionId(1);
+    engine.handle(Time::ZERO, Input::Opened { session, peer: PeerKey(1) });
+    let span = geometry.span(0, 64).unwrap();
+    engine.handle(Time::ZERO, Input::Asked { session, request: RequestId(1), content: CONTENT, span });
+    let first = engine.poll().unwrap();
+    assert!(matches!(first, Output::Grant { span, .. } if span.count() == 3), "{first:?}");
+    assert_eq!(engine.poll(), None);
+    engine.handle(Time::ZERO, Input::Sent { session, bytes: 0 });
+    assert!(matches!(engine.poll(), Some(Output::Grant { .. })));
+}
+
+#[test]
+fn nothing_leaks_whatever_the_order_of_things() {
+    let mut random = ChaCha8Rng::seed_from_u64(9);
+    for seed in 0..200 {
+        let limit = [None, Some(2_000_000)][random.random_range(0..2)];
+        let mut link = Link::new(ServeConfig { max_upload: limit, ..ServeConfig::default() }, 1e7);
+        let mut open = Vec::new();
+        for n in 0..300u64 {
+            match random.random_range(0..10) {
+                0 => {
+                    let peer = random.random_range(0..4);
+                    open.push(link.open(n, peer));
+                }
+                1 if !open.is_empty() => {
+                    let session = open.swap_remove(random.random_range(0..open.len()));
+                    link.closed.insert(session);
+                    link.tell(Input::Closed { session });
+                }
+                2 => {
+                    let session = SessionId(random.random_range(0..n + 1));
+                    link.tell(Input::Cancelled {
+                        session,
+                        request: RequestId(random.random_range(0..n + 1)),
+                    });
+                }
+                3 => {
+                    let until = link.now.since_origin() + Duration::from_millis(random.random_range(0..50));
+                    link.run(until);
+                }
+                _ => {
+                    let session = SessionId(random.random_range(0..n + 1));
+                    link.ask(session, n, random.random_range(0..1000), random.random_range(1..150));
+                }
+            }
+        }
+        let until = link.now.since_origin() + Duration::from_secs(1000);
+        link.run(until);
+        assert_eq!((link.engine.queued_count(), link.engine.deadline()), (0, None), "seed {seed}");
+        for session in open {
+            link.tell(Input::Closed { session });
+        }
+        assert_eq!(link.engine.session_count(), 0);
+        assert!(link.others.is_empty());
+    }
+}
+
+#[test]
+fn a_chunk_is_the_smallest_grant() {
+    let mut link = Link::limited(1000);
+    let session = link.open(1, 1);
+    link.ask(session, 1, 0, 10);
+    link.run(Duration::from_secs(60));
+    let sent = link.bytes_of(session) / f64::from(CHUNK_SIZE);
+    assert!((4.0..=5.0).contains(&sent), "{sent}");
+}
