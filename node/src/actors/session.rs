@@ -419,4 +419,3 @@ async fn tell_what_is_new(
         }
     }
 }
-
