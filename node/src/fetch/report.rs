@@ -17,7 +17,7 @@ pub struct Progress {
     pub bytes: u64,
     /// Of these, bytes that were there from an earlier try.
     pub resumed: u64,
-    /// Bytes that a crash of the process would not lose.
+    /// Bytes that are verified, synced and in the journal: a crash of the machine would not lose them.
     pub safe: u64,
     /// Everybody who took part so far.
     pub sources: Vec<SourceReport>,
