@@ -471,3 +471,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Connections that wait to be accepted.
 const LISTEN_BACKLOG: i32 = 1024;
+
+#[cfg(test)]
+mod tests;
