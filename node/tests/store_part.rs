@@ -1,14 +1,16 @@
 //! A part file from its first byte to its final name, with everything that comes in between.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use ftx_node::store::{PartFile, StoreError, Target};
 use ftx_proto::chunk_set::PieceSet;
-use ftx_proto::digest::Root;
-use ftx_proto::geometry::{Geometry, PIECE_SIZE, PieceIndex};
+use ftx_proto::digest::{Digest, Root};
+use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PIECE_CHUNKS, PIECE_SIZE, PieceIndex};
+use ftx_proto::merkle::{leaf_hash, piece_hash};
 
 const ROOT: Root = Root([1; 32]);
 const MTIME: (i64, u32) = (1_000_000_000, 123_456_789);
@@ -58,6 +60,22 @@ impl Fetch {
         }
     }
 
+    /// Verified pieces as they are noted.
+    fn hashed(&self, numbers: impl IntoIterator<Item = u32>) -> Vec<(PieceIndex, Digest)> {
+        let hash = |piece| {
+            let place = self.geometry().bytes_of(self.geometry().span_of(piece));
+            let bytes = &self.bytes[place.start as usize..place.end as usize];
+            let leaves: Vec<Digest> = bytes.chunks(CHUNK_SIZE as usize).map(leaf_hash).collect();
+            (piece, piece_hash(self.geometry(), &leaves))
+        };
+        self.pieces(numbers).into_iter().map(hash).collect()
+    }
+
+    /// The numbers of the pieces that a new process finds.
+    fn found(&self) -> Vec<u32> {
+        self.open().1.iter().map(PieceIndex::get).collect()
+    }
+
     fn finish(&self, part: &PartFile) {
         assert_eq!(part.finish(MTIME, false, false).unwrap(), self.path());
         assert!(fs::read(self.path()).unwrap() == self.bytes);
@@ -100,6 +118,117 @@ fn an_interrupted_fetch_goes_on_with_what_was_committed() {
     assert_eq!(buffer, fetch.bytes[..77]);
     part.discard().unwrap();
     assert!(fetch.path().exists());
+}
+
+#[test]
+fn what_was_noted_and_is_there_needs_no_commit() {
+    let fetch = Fetch::new(5 * PIECE_SIZE as usize + 77);
+    let (part, _) = fetch.open();
+    fetch.write(&part, [1, 2, 3, 5]);
+    part.note(&fetch.hashed([1, 5])).unwrap();
+    part.note(&fetch.hashed([3])).unwrap();
+    part.note(&[]).unwrap();
+    drop(part);
+    // Taken over for good: nothing has to be noted or committed again.
+    assert_eq!(fetch.found(), [1, 3, 5]);
+    assert_eq!(fetch.found(), [1, 3, 5]);
+    let (part, _) = fetch.open();
+    fetch.write(&part, [0, 2, 4]);
+    part.note(&fetch.hashed([0, 2, 4])).unwrap();
+    fetch.finish(&part);
+}
+
+#[test]
+fn a_content_of_one_piece_is_noted_as_well() {
+    for len in [1, CHUNK_SIZE as usize + 1, PIECE_SIZE as usize] {
+        let fetch = Fetch::new(len);
+        let (part, _) = fetch.open();
+        fetch.write(&part, [0]);
+        part.note(&fetch.hashed([0])).unwrap();
+        drop(part);
+        assert_eq!(fetch.found(), [0]);
+    }
+}
+
+#[test]
+fn what_was_noted_and_is_not_there_is_not_taken() {
+    let fetch = Fetch::new(4 * PIECE_SIZE as usize);
+    let (part, _) = fetch.open();
+    // A power cut kept the notes, but of the data of 1 nothing and of 2 not all.
+    fetch.write(&part, [0, 2]);
+    part.write_at(3 * PIECE_SIZE - 1, &[fetch.bytes[3 * PIECE_SIZE as usize - 1] ^ 1]).unwrap();
+    part.note(&fetch.hashed([0, 1, 2])).unwrap();
+    drop(part);
+    assert_eq!(fetch.found(), [0]);
+    // And never will be: the next process writes these pieces anew, and may be killed half-way.
+    let (part, _) = fetch.open();
+    fetch.write(&part, [1]);
+    drop(part);
+    assert_eq!(fetch.found(), [0]);
+}
+
+#[test]
+fn a_part_that_lost_its_end_lost_what_was_noted_there() {
+    let fetch = Fetch::new(4 * PIECE_SIZE as usize);
+    let (part, _) = fetch.open();
+    fetch.write(&part, 0..4);
+    part.commit(&fetch.pieces([0, 3])).unwrap();
+    part.note(&fetch.hashed([1, 2])).unwrap();
+    drop(part);
+    let file = fs::File::options().write(true).open(fetch.hidden("part")).unwrap();
+    file.set_len(2 * PIECE_SIZE + 5).unwrap();
+    assert_eq!(fetch.found(), [0, 1]);
+    assert_eq!(fetch.found(), [0, 1]);
+}
+
+#[test]
+fn commits_and_notes_in_any_order_lose_nothing() {
+    let fetch = Fetch::new(8 * PIECE_SIZE as usize);
+    let (part, _) = fetch.open();
+    fetch.write(&part, 0..8);
+    part.note(&fetch.hashed([6, 1])).unwrap();
+    // What another process would find now, without waiting for the end of this one.
+    let found = || {
+        let copy = Fetch {
+            folder: tempfile::tempdir().unwrap(),
+            name: fetch.name.clone(),
+            bytes: vec![0; fetch.bytes.len()],
+        };
+        for suffix in ["part", "journal"] {
+            fs::copy(fetch.hidden(suffix), copy.hidden(suffix)).unwrap();
+        }
+        copy.found()
+    };
+    assert_eq!(found(), [1, 6]);
+    part.commit(&fetch.pieces([1])).unwrap();
+    assert_eq!(found(), [1, 6]);
+    part.note(&fetch.hashed([3])).unwrap();
+    assert_eq!(found(), [1, 3, 6]);
+    part.commit(&fetch.pieces([3, 6])).unwrap();
+    assert_eq!(found(), [1, 3, 6]);
+    part.commit(&fetch.pieces([0])).unwrap();
+    part.note(&fetch.hashed([7])).unwrap();
+    assert_eq!(found(), [0, 1, 3, 6, 7]);
+    drop(part);
+    assert_eq!(fetch.found(), [0, 1, 3, 6, 7]);
+}
+
+#[test]
+fn a_journal_torn_anywhere_behind_its_records_keeps_the_whole_notes() {
+    let fetch = Fetch::new(4 * PIECE_SIZE as usize);
+    let (part, _) = fetch.open();
+    fetch.write(&part, 0..4);
+    part.commit(&fetch.pieces([2])).unwrap();
+    let committed = fs::metadata(fetch.hidden("journal")).unwrap().len();
+    part.note(&fetch.hashed([0, 3])).unwrap();
+    let journal = fs::read(fetch.hidden("journal")).unwrap();
+    drop(part);
+    for (len, expected) in
+        [(1, vec![2]), (47, vec![2]), (48, vec![0, 2]), (95, vec![0, 2]), (96, vec![0, 2, 3])]
+    {
+        fs::write(fetch.hidden("journal"), &journal[..committed as usize + len]).unwrap();
+        assert_eq!(fetch.found(), expected, "{len} bytes");
+    }
 }
 
 #[test]
@@ -312,6 +441,7 @@ fn a_temporary_file_leaves_nothing() {
     let (part, pieces) = PartFile::open(Target::temporary(), geometry, ROOT, false).unwrap();
     assert!(pieces.is_empty());
     part.write_at(PIECE_SIZE, b"hello").unwrap();
+    part.note(&[(geometry.piece(0).unwrap(), Digest::ZERO)]).unwrap();
     part.commit(&[geometry.piece(0).unwrap()]).unwrap();
     let mut buffer = [0; 5];
     part.read_at(PIECE_SIZE, &mut buffer).unwrap();
@@ -333,6 +463,46 @@ fn space_for_the_whole_file_is_reserved_at_once() {
     drop(part);
     // What is reserved counts as there when the fetch goes on.
     let (_part, _) = fetch.open();
+}
+
+#[test]
+fn a_killed_process_leaves_its_pieces_and_no_lock() {
+    let fetch = Fetch::new(3 * PIECE_SIZE as usize);
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--include-ignored", "--nocapture", "inner_killed_process"])
+        .env("STORE_PART_TARGET", fetch.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.map(Result::unwrap).any(|line| line.ends_with("committed")));
+    assert!(matches!(fetch.open_with(ROOT, false), Err(StoreError::Locked(_))));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (part, pieces) = fetch.open();
+    assert_eq!(pieces.iter().map(PieceIndex::get).collect::<Vec<_>>(), [1, 2]);
+    fetch.write(&part, [0]);
+    part.finish(MTIME, false, false).unwrap();
+    let expected = [&fetch.bytes[..PIECE_SIZE as usize], &[7; 2 * PIECE_SIZE as usize]].concat();
+    assert!(fs::read(fetch.path()).unwrap() == expected);
+}
+
+#[test]
+#[ignore = "is the process that another test kills"]
+fn inner_killed_process() {
+    let Some(path) = std::env::var_os("STORE_PART_TARGET") else { return };
+    let target = Target::new(Path::new(&path), &"ignored".parse().unwrap()).unwrap();
+    let geometry = Geometry::new(3 * PIECE_SIZE).unwrap();
+    let (part, _) = PartFile::open(target, geometry, ROOT, false).unwrap();
+    part.write_at(PIECE_SIZE, &vec![7; 2 * PIECE_SIZE as usize]).unwrap();
+    part.commit(&[geometry.piece(1).unwrap()]).unwrap();
+    let leaves = [leaf_hash(&[7; CHUNK_SIZE as usize]); PIECE_CHUNKS as usize];
+    part.note(&[(geometry.piece(2).unwrap(), piece_hash(geometry, &leaves))]).unwrap();
+    println!("committed");
+    // Until the end: nobody writes to it.
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    panic!("the other process went away");
 }
 
 /// Runs a test of this file again as root of a namespace of its own, on a tmpfs of 3 MiB.

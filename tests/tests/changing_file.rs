@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use ftx_tests::data::MIB;
 use ftx_tests::share::copies;
@@ -108,6 +109,24 @@ fn replaced_at_one_of_two_sources() {
 #[test]
 fn removed_at_one_of_two_sources() {
     from_two_sources(1208, remove);
+}
+
+#[test]
+fn a_reader_that_comes_too_late_makes_the_new_content_known() {
+    let net = net!();
+    let content = Content::new(1211, 10 * MIB);
+    let begun = Instant::now();
+    let sources = sources(&net, &content, 1);
+    let mut fetch = net.get("image.iso", &net.folder().join("image.iso")).start();
+    fetch.wait_for_bytes(2 * MIB as u64);
+
+    overwrite(&sources[0].1);
+
+    // Nobody asks for the name again. The regular scan is 30 seconds after the first.
+    let new = Content { bytes: vec![0x55; 10 * MIB] };
+    sources[0].0.wait_until_root_is_listed(&net, &new.root());
+    assert!(begun.elapsed() < Duration::from_secs(29), "only a regular scan has found it");
+    fetch.kill9();
 }
 
 #[test]

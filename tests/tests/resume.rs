@@ -62,6 +62,36 @@ fn what_was_synced_is_not_fetched_again() {
 }
 
 #[test]
+fn what_was_verified_is_not_fetched_again_after_a_kill() {
+    let net = net!();
+    let content = Content::new(510, 24 * MIB);
+    let _source = source(&net, &content, "8M");
+    let target = net.folder();
+    let get = || net.get("image.iso", &target.join("image.iso"));
+
+    // Killed before the journal was ever synced, and again when it went on for a moment.
+    let mut verified = 0;
+    for kill in 1..=3 {
+        let mut fetch = get().start();
+        let resumed = fetch.wait_for_bytes(0);
+        assert!(resumed >= verified, "went on with {resumed} bytes after {verified} had been verified");
+        verified = fetch.wait_for_bytes(kill * 5 * MIB as u64);
+        fetch.kill9();
+    }
+    let fetched = get().run();
+
+    fetched.done();
+    content.expect_in(&target.join("image.iso"));
+    assert_eq!(listing(&target), ["image.iso"], "something was left over");
+    let again = fetched.bytes_of_sources();
+    assert!(
+        again <= content.size() - verified,
+        "{again} bytes though {verified} were verified\n{}",
+        fetched.said()
+    );
+}
+
+#[test]
 fn an_interrupted_get_says_so_and_goes_on_later() {
     let net = net!();
     let content = Content::new(503, 12 * MIB);

@@ -116,6 +116,7 @@ pub struct Internal(Event);
 enum Event {
     Scanned { batch: Batch, _permit: OwnedSemaphorePermit },
     ScanEnded { took: Duration },
+    ScanFailed { took: Duration },
     Sweep { after: Option<Arc<RelativePath>> },
     ScanDue,
     Probed { name: RelativePath, found: Option<Found>, reply: Option<RpcReplyPort<(Vec<OfferEntry>, bool)>> },
@@ -303,6 +304,7 @@ impl CatalogState {
         match event {
             Event::Scanned { batch, _permit } => self.scanned(batch),
             Event::ScanEnded { took } => self.scan_ended(took),
+            Event::ScanFailed { took } => self.scan_failed(took),
             Event::Sweep { after } => self.sweep(after),
             Event::ScanDue => self.scan_due(),
             Event::Probed { name, found, reply } => self.probed(name, found, reply),

@@ -179,6 +179,8 @@ pub struct FetcherState {
     by_actor: HashMap<ActorId, Instance>,
     by_source: HashMap<SourceId, Instance>,
     uncommitted: Vec<PieceIndex>,
+    /// Whether it was said that verified pieces cannot be noted.
+    note_failed: bool,
     committing: bool,
     committed_at: Time,
     safe: u64,
@@ -278,6 +280,7 @@ impl Actor for Fetcher {
             by_actor: HashMap::new(),
             by_source: HashMap::new(),
             uncommitted: Vec::new(),
+            note_failed: false,
             committing: false,
             committed_at: now,
             safe: resumed,
@@ -391,6 +394,7 @@ impl FetcherState {
             return;
         }
         self.engine.handle(now, input);
+        let mut verified = Vec::new();
         while let Some(output) = self.engine.poll() {
             match output {
                 Output::Request { source, request, span } => {
@@ -414,7 +418,7 @@ impl FetcherState {
                     );
                     self.arguments.catalog.cast(CatalogMessage::AddPartial(Arc::new(content)));
                 }
-                Output::Verified { piece } => self.uncommitted.push(piece),
+                Output::Verified { piece } => verified.push(piece),
                 Output::Reset { piece, chunks } => self.landing.release(piece, chunks),
                 Output::Drop { source, why } => self.drop_source(source, why),
                 Output::Complete => {
@@ -423,7 +427,21 @@ impl FetcherState {
                 }
             }
         }
+        self.note(verified);
         self.commit_when_due(myself, now);
+    }
+
+    /// These pieces are verified: a process that is killed now does not lose them, and the next commit syncs them.
+    fn note(&mut self, verified: Vec<PieceIndex>) {
+        let hashes = self.engine.layer().map_or(&[][..], |layer| layer.hashes());
+        let hashed: Vec<_> =
+            verified.iter().filter_map(|piece| Some((*piece, *hashes.get(piece.get() as usize)?))).collect();
+        if let Err(error) = self.arguments.part.note(&hashed)
+            && !std::mem::replace(&mut self.note_failed, true)
+        {
+            tracing::warn!(%error, "a killed fetch would lose what was verified last");
+        }
+        self.uncommitted.extend(verified);
     }
 
     fn tell_source(&self, source: SourceId, message: SourceMessage) {

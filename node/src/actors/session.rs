@@ -127,13 +127,13 @@ impl Actor for Session {
         let permits = Arc::new(Semaphore::new(SESSION_MESSAGES_MAX));
         let (outgoing, queue) = mpsc::channel(SESSION_MESSAGES_MAX + GRANTS_MAX);
         let feeding = Arc::clone(&permits);
-        let told = (myself, server.clone());
+        let told = (myself, server.clone(), catalog.clone());
         let connection = data.spawn(async move {
-            let (session_actor, server) = told;
+            let (session_actor, server, catalog) = told;
             let ended = match connection::accept(tcp, addr, &tls, hello).await {
                 Ok(connection) => {
                     let _ = session_actor.cast(SessionMessage::Established(connection.peer));
-                    let writing = write_outgoing(connection.writer, queue, session, server);
+                    let writing = write_outgoing(connection.writer, queue, session, server, catalog);
                     tokio::select! {
                         ended = read_messages(connection.reader, &session_actor, feeding) => ended,
                         ended = writing => ended,
@@ -272,6 +272,9 @@ impl SessionState {
             Ok(Ok(reader)) => Arc::new(reader),
             Ok(Err(error)) => {
                 tracing::warn!(name = %content.name(), %error, "cannot be served");
+                if error.is_news() {
+                    self.catalog.cast(CatalogMessage::Rescan);
+                }
                 self.refuse(None, root, Refusal::from(&error), permit);
                 return Ok(());
             }
@@ -419,4 +422,3 @@ async fn tell_what_is_new(
         }
     }
 }
-

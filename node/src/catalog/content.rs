@@ -96,6 +96,16 @@ pub enum ReadError {
     Missing,
 }
 
+impl ReadError {
+    /// Whether the file is not what the catalog believes, so that it should look again.
+    pub fn is_news(&self) -> bool {
+        match self {
+            ReadError::Changed | ReadError::Unreadable(_) => true,
+            ReadError::Missing => false,
+        }
+    }
+}
+
 impl From<&ReadError> for Refusal {
     fn from(error: &ReadError) -> Self {
         match error {

@@ -1,6 +1,7 @@
 //! The writing side of a session that came in: messages, hashes and chunks, in the order they were queued.
 //!
 //! A granted span is read into one buffer, which is used again, and sent from there; nobody else ever holds its bytes.
+//! A file that is not what was hashed is refused, and the catalog is told to look again.
 
 use std::sync::Arc;
 
@@ -16,8 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 
 use super::frame::FrameWriter;
+use crate::actors::catalog::CatalogMessage;
+use crate::actors::link::Link;
 use crate::actors::server::ServerMessage;
-use crate::catalog::ContentReader;
+use crate::catalog::{ContentReader, ReadError};
 use crate::limits::FRAME_WRITE_MAX;
 
 /// Something to be written to a peer. A permit goes with it and is given back once it is written.
@@ -66,8 +69,15 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
     mut queue: mpsc::Receiver<Outgoing>,
     session: SessionId,
     server: ActorRef<ServerMessage>,
+    catalog: Link<CatalogMessage>,
 ) -> String {
     let mut buffer = Vec::new();
+    let refused = |request, root, error: &ReadError| {
+        if error.is_news() {
+            catalog.cast(CatalogMessage::Rescan);
+        }
+        Message::Refused { request: Some(request), root, reason: Refusal::from(error) }
+    };
     while let Some(outgoing) = queue.recv().await {
         let writing = async {
             match outgoing {
@@ -78,12 +88,7 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
                 Outgoing::Leaves { request, root, piece, reader, permit: _permit } => {
                     match reader.leaves(piece) {
                         Ok(leaves) => write_hashes(&mut writer, request, &leaves).await,
-                        Err(error) => {
-                            let reason = Refusal::from(&error);
-                            writer
-                                .write(&Message::Refused { request: Some(request), root, reason }, b"")
-                                .await
-                        }
+                        Err(error) => writer.write(&refused(request, root, &error), b"").await,
                     }
                 }
                 Outgoing::Run { request, root, span, reader } => {
@@ -96,10 +101,7 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
                         }
                         Err(error) => {
                             let _ = server.cast(ServerMessage::Cancelled { session, request });
-                            let reason = Refusal::from(&error);
-                            writer
-                                .write(&Message::Refused { request: Some(request), root, reason }, b"")
-                                .await
+                            writer.write(&refused(request, root, &error), b"").await
                         }
                     };
                     let _ = server.cast(ServerMessage::Sent { session, bytes });

@@ -6,11 +6,12 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use ftx_proto::chunk_set::PieceSet;
-use ftx_proto::digest::Root;
-use ftx_proto::geometry::{Geometry, PieceIndex};
+use ftx_proto::digest::{Digest, Root};
+use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PieceIndex};
+use ftx_proto::merkle::{leaf_hash, piece_hash};
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
@@ -28,14 +29,21 @@ pub struct PartFile {
     path: PathBuf,
     geometry: Geometry,
     data: File,
-    progress: Mutex<Progress>,
+    /// Held while something is synced; so [`PartFile::note`] does without.
+    stage: Mutex<Stage>,
+    /// None for a temporary file, and at the end. Changed by whoever holds the stage, and only for a moment.
+    journal: RwLock<Option<(Journal, Lock)>>,
 }
 
+/// The lock on a target: its locked journal.
 #[derive(Debug)]
-struct Progress {
-    /// None for a temporary file.
-    journal: Option<Journal>,
-    stage: Stage,
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is not enough if a process was forked meanwhile, which has it as well until its `exec`.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 /// What became of the part file.
@@ -66,8 +74,8 @@ impl PartFile {
     ) -> Result<(Self, PieceSet), StoreError> {
         let path = target.path();
         let part = |place, data, journal| {
-            let progress = Mutex::new(Progress { journal, stage: Stage::Writing });
-            PartFile { place, path, geometry, data, progress }
+            let (stage, journal) = (Mutex::new(Stage::Writing), RwLock::new(journal));
+            PartFile { place, path, geometry, data, stage, journal }
         };
         let folder = match target.into_place() {
             Place::Named(folder) => folder,
@@ -81,11 +89,11 @@ impl PartFile {
         };
         let lock = lock_unless_finished(&folder, force)?;
         let data = folder.open_own(&folder.part)?;
-        let (journal, pieces) = resume(&lock, &data, geometry, root)
+        let (journal, pieces) = resume(&lock.0, &data, geometry, root)
             .map_err(|error| StoreError::from_io("resume", &folder.path_of(&folder.part), error))?;
         // What the names stand for now must survive a crash, or the first commit would say nothing.
         folder.sync()?;
-        let part = part(Place::Named(folder), data, Some(journal));
+        let part = part(Place::Named(folder), data, Some((journal, lock)));
         if let Err(error) = part.reserve() {
             if pieces.is_empty() {
                 // Nothing is lost, and an unreadable leftover on a full disk helps nobody.
@@ -123,16 +131,24 @@ impl PartFile {
 
     /// Makes these pieces, which were verified and written, last: data first, then the journal that says so.
     pub fn commit(&self, pieces: &[PieceIndex]) -> Result<(), StoreError> {
-        let mut progress = self.progress();
-        if progress.journal.is_none() || pieces.is_empty() {
-            return Ok(());
-        }
-        self.sync(&mut progress, File::sync_data)?;
-        match &mut progress.journal {
-            Some(journal) => {
-                journal.append(&ranges_of(pieces)).map_err(|error| self.failed("write the journal of", error))
+        let mut stage = self.stage();
+        let journal = self.journal();
+        let Some((journal, _)) = journal.as_ref().filter(|_| !pieces.is_empty()) else { return Ok(()) };
+        self.sync(&mut stage, File::sync_data)?;
+        journal.append(&ranges_of(pieces)).map_err(|error| self.failed("write the journal of", error))
+    }
+
+    /// Remembers pieces that were verified and written, with the hashes that they have in the tree of the content, until
+    /// a commit makes them last. If the process is killed before that, the next one finds them.
+    ///
+    /// Waits for no disk, whatever is synced meanwhile. An error costs what it says, and nothing else.
+    pub fn note(&self, pieces: &[(PieceIndex, Digest)]) -> Result<(), StoreError> {
+        match &*self.journal() {
+            Some((journal, _)) if !pieces.is_empty() => {
+                journal.hint(pieces).map_err(|error| self.failed("write the journal of", error))
             }
-            None => Ok(()),
+            // Nobody can go on with a file without a name.
+            _ => Ok(()),
         }
     }
 
@@ -141,55 +157,64 @@ impl PartFile {
     /// Every piece must have been verified and written. The handle can still be read from afterwards. A temporary file
     /// stays without a name. If the target exists and `force` is not given, the part stays as it is.
     pub fn finish(&self, mtime: (i64, u32), executable: bool, force: bool) -> Result<PathBuf, StoreError> {
-        let mut progress = self.progress();
+        let mut stage = self.stage();
         let Place::Named(folder) = &self.place else {
-            progress.stage = Stage::Finished;
+            *stage = Stage::Finished;
             return Ok(self.path.clone());
         };
         self.set_attributes(mtime, executable);
-        self.sync(&mut progress, File::sync_all)?;
+        self.sync(&mut stage, File::sync_all)?;
         if !folder.is_same(&folder.part, &self.data)? {
             return Err(StoreError::InTheWay(folder.path_of(&folder.part)));
         }
         rename(folder, force)?;
-        progress.stage = Stage::Finished;
+        *stage = Stage::Finished;
         folder.sync()?;
         folder.remove(&folder.journal)?;
         // Only now: without the name, the lock has nothing left to protect.
-        progress.journal = None;
+        self.end_journal();
         Ok(self.path.clone())
     }
 
     /// Removes part and journal. What was finished stays.
     pub fn discard(&self) -> Result<(), StoreError> {
-        let mut progress = self.progress();
-        if let (Place::Named(folder), Stage::Writing | Stage::Broken) = (&self.place, progress.stage) {
-            progress.stage = Stage::Discarded;
+        let mut stage = self.stage();
+        if let (Place::Named(folder), Stage::Writing | Stage::Broken) = (&self.place, *stage) {
+            *stage = Stage::Discarded;
             // The journal first: a part without a journal is worth nothing, a journal must not outlive its data.
             folder.remove(&folder.journal)?;
             if folder.is_same(&folder.part, &self.data)? {
                 folder.remove(&folder.part)?;
             }
-            progress.journal = None;
+            self.end_journal();
         }
         Ok(())
     }
 
-    fn progress(&self) -> MutexGuard<'_, Progress> {
+    fn stage(&self) -> MutexGuard<'_, Stage> {
         // Nothing panics half-way through a change of it.
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn journal(&self) -> RwLockReadGuard<'_, Option<(Journal, Lock)>> {
+        self.journal.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes and unlocks the journal.
+    fn end_journal(&self) {
+        *self.journal.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Puts the data on the disk, as long as that never failed.
-    fn sync(&self, progress: &mut Progress, how: fn(&File) -> io::Result<()>) -> Result<(), StoreError> {
+    fn sync(&self, stage: &mut Stage, how: fn(&File) -> io::Result<()>) -> Result<(), StoreError> {
         let refuse = |why: &str| self.failed("sync", io::Error::other(why.to_owned()));
-        match progress.stage {
+        match *stage {
             Stage::Writing => {}
             Stage::Broken => return Err(refuse("the disk lost data before; run the same command again")),
             Stage::Finished | Stage::Discarded => return Err(refuse("it is finished or discarded already")),
         }
         how(&self.data).map_err(|error| {
-            progress.stage = Stage::Broken;
+            *stage = Stage::Broken;
             self.failed("sync", error)
         })
     }
@@ -263,7 +288,7 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 const LOCK_ATTEMPTS_MAX: u32 = 16;
 
 /// The locked journal of a target, unless the target is there already and may not be replaced.
-fn lock_unless_finished(folder: &Folder, force: bool) -> Result<File, StoreError> {
+fn lock_unless_finished(folder: &Folder, force: bool) -> Result<Lock, StoreError> {
     let may_write = |folder: &Folder| match folder.stat(&folder.name)? {
         Some(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => {
             Err(StoreError::Name { path: folder.path_of(&folder.name), reason: "it is a folder" })
@@ -290,11 +315,13 @@ fn lock_unless_finished(folder: &Folder, force: bool) -> Result<File, StoreError
 }
 
 /// Opens and locks the journal. The lock goes with the handle, so with the process at the latest.
-fn lock(folder: &Folder) -> Result<File, StoreError> {
+fn lock(folder: &Folder) -> Result<Lock, StoreError> {
     let path = || folder.path_of(&folder.name);
     for _ in 0..LOCK_ATTEMPTS_MAX {
         let file = folder.open_own(&folder.journal)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+        let lock = Lock(file);
+        match locked {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(StoreError::Locked(path())),
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => {
@@ -302,8 +329,8 @@ fn lock(folder: &Folder) -> Result<File, StoreError> {
             }
             Err(error) => return Err(StoreError::from_io("lock", &path(), error)),
         }
-        if folder.is_same(&folder.journal, &file)? {
-            return Ok(file);
+        if folder.is_same(&folder.journal, &lock.0)? {
+            return Ok(lock);
         }
     }
     Err(StoreError::Locked(path()))
@@ -312,22 +339,45 @@ fn lock(folder: &Folder) -> Result<File, StoreError> {
 /// The journal and the pieces that both it and the part vouch for.
 fn resume(lock: &File, data: &File, geometry: Geometry, root: Root) -> io::Result<(Journal, PieceSet)> {
     let len = data.metadata()?.len();
-    if let Some((journal, claimed)) = Journal::read(lock, geometry, root)? {
-        let mut pieces = claimed.clone();
-        for piece in claimed.iter().filter(|piece| geometry.bytes_of(geometry.span_of(*piece)).end > len) {
-            pieces.remove(piece);
-        }
-        if pieces.count() == claimed.count() {
-            return Ok((journal, pieces));
-        }
-        // The part will have its full length in a moment; claims about what it lost must be gone before that.
-        let mut journal = Journal::create(lock, geometry, root)?;
-        journal.append(&pieces.ranges())?;
-        return Ok((journal, pieces));
+    let Some((mut journal, claims)) = Journal::read(lock, geometry, root)? else {
+        let journal = Journal::create(lock, geometry, root)?;
+        data.set_len(0)?;
+        return Ok((journal, PieceSet::empty(geometry)));
+    };
+    let mut pieces = claims.synced.clone();
+    for piece in claims.synced.iter().filter(|piece| geometry.bytes_of(geometry.span_of(*piece)).end > len) {
+        pieces.remove(piece);
     }
-    let journal = Journal::create(lock, geometry, root)?;
-    data.set_len(0)?;
-    Ok((journal, PieceSet::empty(geometry)))
+    let is_whole = pieces.count() == claims.synced.count();
+    let mut proved = PieceSet::empty(geometry);
+    for (piece, hash) in claims.hints {
+        if !pieces.contains(piece) && !proved.contains(piece) && is_there(data, geometry, piece, hash) {
+            proved.insert(piece);
+            pieces.insert(piece);
+        }
+    }
+    if !proved.is_empty() {
+        // From here on they are as good as any other. If we are killed before that, the hints are still there.
+        data.sync_data()?;
+    }
+    if !is_whole {
+        // The part will have its full length in a moment; claims about what it lost must be gone before that.
+        journal = Journal::create(lock, geometry, root)?;
+        journal.append(&pieces.ranges())?;
+    } else if !proved.is_empty() {
+        journal.append(&proved.ranges())?;
+    }
+    journal.forget_hints()?;
+    Ok((journal, pieces))
+}
+
+/// Whether the part has a piece with this hash. One that cannot be read is fetched again.
+fn is_there(data: &File, geometry: Geometry, piece: PieceIndex, hash: Digest) -> bool {
+    let place = geometry.bytes_of(geometry.span_of(piece));
+    let mut bytes = vec![0; (place.end - place.start) as usize];
+    let read = data.read_exact_at(&mut bytes, place.start);
+    let leaves: Vec<Digest> = bytes.chunks(CHUNK_SIZE as usize).map(leaf_hash).collect();
+    read.is_ok() && piece_hash(geometry, &leaves) == hash
 }
 
 /// Gives the part its final name.
@@ -365,4 +415,29 @@ fn ranges_of(pieces: &[PieceIndex]) -> Vec<Range<u32>> {
     numbers.sort_unstable();
     numbers.dedup();
     numbers.chunk_by(|a, b| a + 1 == *b).map(|run| run[0]..run[0] + run.len() as u32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_note_does_not_wait_for_a_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target::new(&folder.path().join("file"), &"ignored".parse().unwrap()).unwrap();
+        let geometry = Geometry::new(10).unwrap();
+        let (part, _) = PartFile::open(target, geometry, Root([1; 32]), false).unwrap();
+        let (done, is_done) = mpsc::channel();
+        // What a commit holds while it syncs.
+        let syncing = (part.stage(), part.journal());
+        std::thread::scope(|scope| {
+            scope.spawn(|| done.send(part.note(&[(geometry.piece(0).unwrap(), Digest::ZERO)])));
+            let noted = is_done.recv_timeout(Duration::from_secs(10));
+            drop(syncing);
+            assert!(matches!(noted, Ok(Ok(()))), "{noted:?}");
+        });
+    }
 }

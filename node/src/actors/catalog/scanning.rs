@@ -3,10 +3,12 @@
 //! ```text
 //! Idle(due)  -> Walking     its time has come
 //! Walking    -> Sweeping    the walk has ended; what it did not see is taken out, in steps
+//! Walking    -> Idle(due)   the walk has failed; what it did not see may be there
 //! Sweeping   -> Idle(due)   all is swept
 //! ```
 
 use std::ops::ControlFlow;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -110,19 +112,20 @@ impl CatalogState {
         let (stop, permits) = (self.background.stop.clone(), self.background.batch_permits.clone());
         let runtime = tokio::runtime::Handle::current();
         self.background.scan = Some(tokio::task::spawn_blocking(move || {
-            // Before the first batch, and so before the first file is hashed.
-            cache.get_or_init(|| state_dir.as_deref().and_then(Cache::open));
-            let begun = Instant::now();
-            let flow =
-                shares.scan(&stop, &mut |batch| match runtime.block_on(permits.clone().acquire_owned()) {
-                    Ok(permit) => {
-                        tell(&myself, Event::Scanned { batch, _permit: permit });
-                        ControlFlow::Continue(())
-                    }
-                    Err(_) => ControlFlow::Break(()),
-                });
-            if flow.is_continue() {
-                tell(&myself, Event::ScanEnded { took: begun.elapsed() });
+            let mut emit = |batch| match runtime.block_on(permits.clone().acquire_owned()) {
+                Ok(permit) => {
+                    tell(&myself, Event::Scanned { batch, _permit: permit });
+                    ControlFlow::Continue(())
+                }
+                Err(_) => ControlFlow::Break(()),
+            };
+            let ended = end_of(|| {
+                // Before the first batch, and so before the first file is hashed.
+                cache.get_or_init(|| state_dir.as_deref().and_then(Cache::open));
+                shares.scan(&stop, &mut emit)
+            });
+            if let Some(ended) = ended {
+                tell(&myself, ended);
             }
         }));
     }
@@ -159,6 +162,18 @@ impl CatalogState {
         self.save_soon();
         self.skipped.scan_ended(self.scanning.number);
         self.scanning.completed += 1;
+        self.rest();
+    }
+
+    /// A bug on the scan's thread: the files stay as they were, and the next scan may do better.
+    pub(super) fn scan_failed(&mut self, took: Duration) {
+        tracing::error!("a scan of the shares failed; it will be tried again");
+        self.scanning.took = took;
+        self.rest();
+    }
+
+    /// Until the next scan.
+    fn rest(&mut self) {
         self.scanning.ended = Instant::now();
         self.scanning.phase = Phase::Idle(None);
         let wanted = self.scanning.wanted;
@@ -194,5 +209,54 @@ impl CatalogState {
         let delay = due.saturating_duration_since(Instant::now());
         let message = || CatalogMessage::Internal(Internal(Event::ScanDue));
         *timer = Some(Timer { due, task: self.myself.send_after(delay, message) });
+    }
+}
+
+/// Walks, and says what to tell of the end. Nothing if the walk was told to end. Somebody always hears of a panic, or
+/// there would never be another scan.
+fn end_of(walk: impl FnOnce() -> ControlFlow<()>) -> Option<Event> {
+    let begun = Instant::now();
+    // What the walk shares with others is whole at any moment.
+    match panic::catch_unwind(AssertUnwindSafe(walk)) {
+        Ok(ControlFlow::Continue(())) => Some(Event::ScanEnded { took: begun.elapsed() }),
+        Ok(ControlFlow::Break(())) => None,
+        Err(_) => Some(Event::ScanFailed { took: begun.elapsed() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use ractor::Actor;
+
+    use super::super::{Catalog, CatalogArguments};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_scan_that_panics_is_followed_by_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut arguments = CatalogArguments {
+            shares: Vec::new(),
+            state_dir: None,
+            hash_threads: NonZeroUsize::MIN,
+            rescan_interval: Duration::from_secs(3600),
+        };
+        let (actor, task) = Actor::spawn(None, Catalog, arguments.clone()).await.unwrap();
+        arguments.shares.push(folder.path().to_owned());
+        let mut state = CatalogState::new(actor.clone(), &arguments);
+        state.scanning.phase = Phase::Walking;
+
+        let Some(Event::ScanFailed { took }) = end_of(|| panic!("on purpose")) else {
+            panic!("the panic was not told")
+        };
+        state.event(Event::ScanFailed { took });
+
+        assert!(matches!(state.scanning.phase, Phase::Idle(Some(_))), "no further scan is to come");
+        assert_eq!(state.scanning.completed(), 0);
+        assert!(matches!(end_of(|| ControlFlow::Continue(())), Some(Event::ScanEnded { .. })));
+        assert!(end_of(|| ControlFlow::Break(())).is_none());
+        actor.stop(None);
+        task.await.unwrap();
     }
 }
