@@ -6,7 +6,7 @@
 //! * [`scenario`]: how many nodes, of which how many are killed, lie or are slow, and from a seed which and when;
 //! * [`scratch`]: the folder that everything is in, and that nothing is left of; [`original`]: the content;
 //! * [`fleet`]: the nodes, and what can be done to them;
-//! * [`run`]: from the scenario to its [`run::Outcome`], which says what went wrong, if anything did;
+//! * [`run`]: from the scenario to its [`outcome`], which says what went wrong, if anything did;
 //! * [`cli`]: the command line. [`threads`]: the runtimes that all nodes share.
 //!
 //! Nothing here leaves the machine: every node is confined to 127.0.0.1.
@@ -14,6 +14,7 @@
 pub mod cli;
 pub mod fleet;
 pub mod original;
+pub mod outcome;
 pub mod run;
 pub mod scenario;
 pub mod scratch;

@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use ftx_node::Node;
 use ftx_node::error::{Code, Error};
-use ftx_node::fetch::report::{Phase, Progress, Report, SourceReport, SourceState};
+use ftx_node::fetch::report::{Phase, Progress, Report, SourceState};
 use ftx_node::fetch::resolve::{Resolved, Wanted};
 use ftx_node::node::FetchRequest;
 use ftx_node::store::Target;
-use ftx_proto::digest::{NodeId, Root};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::fleet::{Fleet, Hashing, MemberIndex};
 use crate::original::{Original, Placement};
+use crate::outcome::{Fetched, Outcome, SourceFate};
 use crate::scenario::{Content, Role, Scenario};
 use crate::scratch::Scratch;
 
@@ -74,45 +74,6 @@ pub struct Total {
     pub running: usize,
     /// Connected sources of the fetch that has most.
     pub sources: usize,
-}
-
-/// A fetch that has ended.
-#[derive(Debug)]
-pub struct Fetched {
-    /// The node that fetched.
-    pub name: String,
-    /// What the node says of it.
-    pub result: Result<Report, Error>,
-    /// What is wrong with the bytes, if anything is; `None` also if there are none.
-    pub wrong: Option<String>,
-}
-
-/// A source, and what became of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceFate {
-    /// Its name.
-    pub name: String,
-    /// Its identity.
-    pub id: NodeId,
-    /// What was planned for it.
-    pub role: Role,
-    /// If it was killed: the bytes that were there of all fetches then.
-    pub killed_at: Option<u64>,
-}
-
-/// A run that is over.
-#[derive(Debug)]
-pub struct Outcome {
-    /// The content.
-    pub original: Original,
-    /// Its root.
-    pub root: Option<Root>,
-    /// From the first search to the last byte.
-    pub elapsed: Duration,
-    /// All sources.
-    pub sources: Vec<SourceFate>,
-    /// All fetches.
-    pub fetches: Vec<Fetched>,
 }
 
 /// Runs a scenario. The nodes' connections do their work on `data`.
@@ -342,66 +303,6 @@ async fn check(original: &Original, result: &Result<Report, Error>) -> Option<St
     let checking = tokio::task::spawn_blocking(move || original.check(&path));
     let checked = checking.await.map_err(std::io::Error::other).and_then(|checked| checked);
     checked.unwrap_or_else(|error| Some(format!("it cannot be read: {error}")))
-}
-
-impl Outcome {
-    /// Everything that is not as it should be; nothing if the run was right.
-    pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        for Fetched { name, result, wrong } in &self.fetches {
-            match result {
-                Err(error) => problems.push(format!("{name}: {error}")),
-                Ok(report) => {
-                    problems
-                        .extend(wrong.iter().map(|wrong| format!("{name} fetched something else: {wrong}")));
-                    problems.extend(report.sources.iter().filter_map(|source| {
-                        let wrong = self.misjudged(source)?;
-                        Some(format!("{name}: {} {wrong}", source.name))
-                    }));
-                }
-            }
-        }
-        problems
-    }
-
-    /// What a fetch got wrong about a source, given what is known of it here.
-    fn misjudged(&self, source: &SourceReport) -> Option<&'static str> {
-        let fate = self.sources.iter().find(|fate| fate.id == source.node);
-        let dropped = matches!(source.state, SourceState::Dropped(_));
-        match fate.map(|fate| fate.role) {
-            // Not a single chunk of it is right.
-            Some(Role::Liar) if source.bytes > 0 => {
-                Some("has nothing right, but is said to have sent verified bytes")
-            }
-            Some(Role::Liar) if source.bad > 0 && !dropped => Some("sent wrong bytes, but was not dropped"),
-            Some(Role::Liar) => None,
-            _ if source.bad > 0 => Some("is honest, but is said to have sent wrong bytes"),
-            _ => None,
-        }
-    }
-
-    /// What each node sent in all fetches together, sources first, in their order.
-    pub fn sent(&self) -> Vec<(SourceReport, Option<&SourceFate>)> {
-        let mut sent: Vec<(SourceReport, Option<&SourceFate>)> = Vec::new();
-        for report in self.fetches.iter().filter_map(|fetched| fetched.result.as_ref().ok()) {
-            for source in &report.sources {
-                match sent.iter_mut().find(|(known, _)| known.node == source.node) {
-                    Some((known, _)) => {
-                        known.bytes += source.bytes;
-                        known.chunks += source.chunks;
-                        known.retransmitted += source.retransmitted;
-                        known.bad += source.bad;
-                    }
-                    None => {
-                        let fate = self.sources.iter().find(|fate| fate.id == source.node);
-                        sent.push((source.clone(), fate));
-                    }
-                }
-            }
-        }
-        sent.sort_by_key(|(source, fate)| (fate.is_none(), source.name.len(), source.name.clone()));
-        sent
-    }
 }
 
 impl Scenario {

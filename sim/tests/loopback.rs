@@ -4,7 +4,8 @@ use std::process::{Command, Output};
 
 use ftx_node::error::{Code, Error};
 use ftx_node::fetch::report::SourceState;
-use ftx_sim::run::{Event, Outcome, run};
+use ftx_sim::outcome::Outcome;
+use ftx_sim::run::{Event, run};
 use ftx_sim::scenario::{Content, Role, Scenario};
 use ftx_sim::threads::Runtimes;
 use serde_json::Value;

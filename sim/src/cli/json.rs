@@ -6,7 +6,8 @@ use ftx_proto::digest::Digest;
 use serde_json::{Value, json};
 
 use super::{Display, write_line};
-use crate::run::{Event, Fetched, Outcome, SourceFate, Total};
+use crate::outcome::{Fetched, Outcome, SourceFate};
+use crate::run::{Event, Total};
 use crate::scenario::{Role, Scenario};
 
 /// Objects on stdout.

@@ -15,7 +15,8 @@ use ftx_node::error::{Code, Error};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::run::{Event, Outcome, run};
+use crate::outcome::Outcome;
+use crate::run::{Event, run};
 use crate::scenario::{Content, Scenario};
 use crate::threads::Runtimes;
 use args::{Command, Options};
@@ -79,9 +80,11 @@ fn simulate(options: &Options, display: &mut dyn Display) -> Result<bool, Error>
     let outcome = runtimes.block_on(async {
         let mut observe = |event: Event<'_>| display.event(&event);
         tokio::select! {
+            // Watched for from the first moment on, or a signal might find the folder there and end the process.
+            biased;
+            error = interrupted() => Err(error),
             // Dropped by the other branch, it takes its nodes and its folder with it.
             outcome = run(&scenario, data, &mut observe) => outcome,
-            error = interrupted() => Err(error),
         }
     });
     runtimes.stop();

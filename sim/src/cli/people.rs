@@ -11,7 +11,8 @@ use ftx_proto::name::printable;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Display, write_line};
-use crate::run::{Event, Fetched, Outcome, SourceFate, Total};
+use crate::outcome::{Fetched, Outcome, SourceFate};
+use crate::run::{Event, Total};
 use crate::scenario::{Content, Role, Scenario};
 
 /// Text on stdout, a bar on stderr where that is a terminal.
@@ -21,6 +22,8 @@ pub(super) struct Text {
     content: String,
     found: usize,
     fetches: usize,
+    /// The bar shows the fetches, and not any more what comes before.
+    fetching: bool,
     told_per_cent: u64,
 }
 
@@ -32,7 +35,7 @@ impl Text {
             bar
         });
         let bold = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Text { bar, bold, content: String::new(), found: 0, fetches: 0, told_per_cent: 0 }
+        Text { bar, bold, content: String::new(), found: 0, fetches: 0, fetching: false, told_per_cent: 0 }
     }
 
     /// One of the steps of a run.
@@ -55,12 +58,15 @@ impl Text {
     fn progress(&mut self, total: &Total) {
         let per_cent = total.bytes * 100 / total.size.max(1);
         if let Some(bar) = &self.bar {
-            bar.set_style(style("  {prefix}  [{bar:40}] {percent:>3} %  {msg}"));
-            bar.set_prefix(self.strong("fetching"));
+            let (bytes, size) = (text::bytes(total.bytes), text::bytes(total.size));
             bar.set_length(total.size);
             bar.set_position(total.bytes);
-            let (bytes, size) = (text::bytes(total.bytes), text::bytes(total.size));
             bar.set_message(format!("{bytes} of {size} from {} sources", total.sources));
+            if !self.fetching {
+                self.fetching = true;
+                bar.set_prefix(self.strong("fetching"));
+                bar.set_style(style("  {prefix}  [{bar:40}] {percent:>3} %  {msg}"));
+            }
         } else if per_cent >= self.told_per_cent + STEP_PER_CENT && total.bytes < total.size {
             self.told_per_cent = per_cent;
             let (bytes, size) = (text::bytes(total.bytes), text::bytes(total.size));
