@@ -5,11 +5,14 @@ use std::time::Duration;
 /// Most sessions that others may have with this node at once.
 pub const SESSIONS_MAX: usize = 512;
 
+/// A session that neither asked for anything nor took anything for so long makes room where all places are taken.
+pub const SESSION_QUIET_MIN: Duration = Duration::from_secs(5);
+
 /// Most messages of one session that are being answered at once; the rest waits in the peer's socket.
 pub const SESSION_MESSAGES_MAX: usize = 64;
 
-/// Most contents that one session may have subscribed to.
-pub const SESSION_CONTENTS_MAX: usize = 256;
+/// Most contents that one session may have subscribed to. Each keeps a file open; a fetch wants one a session.
+pub const SESSION_CONTENTS_MAX: usize = 32;
 
 /// How long a session may be silent. Whoever still wants something pings ([`PING_INTERVAL`]).
 pub const SESSION_IDLE_MAX: Duration = Duration::from_secs(90);

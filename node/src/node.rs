@@ -8,6 +8,7 @@ use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::{Instance, NodeId};
 use ftx_proto::geometry::Geometry;
 use ftx_proto::limits::NODE_NAME_BYTES_MAX;
+use ftx_proto::merkle::PieceLayer;
 use ftx_proto::wire::discovery::{Announce, Want};
 use ftx_proto::wire::session::Hello;
 use ractor::{Actor, ActorRef};
@@ -236,6 +237,10 @@ impl Node {
         let FetchRequest { resolved, target, force, patience, only } = request;
         let geometry = Geometry::new(resolved.size)
             .map_err(|error| Error::other(format!("{}: {error}", resolved.name)))?;
+        if geometry.size() == 0 && PieceLayer::verify(geometry, resolved.root, Vec::new()).is_err() {
+            let message = format!("{}: {} is not the root of an empty file", resolved.name, resolved.root);
+            return Err(Error::new(Code::Integrity, message));
+        }
         let opening =
             tokio::task::spawn_blocking(move || PartFile::open(target, geometry, resolved.root, force));
         let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))?;

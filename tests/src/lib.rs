@@ -8,12 +8,14 @@
 //!   missed one fails the test with all that the process has said;
 //! * [`share`]: a node that shares a folder, known to be ready;
 //! * [`data`]: contents made from a seed, and their hashes;
+//! * [`evil`]: peers and clients that break the protocol;
 //! * [`lan`]: hosts, bridges and broadcast in network namespaces.
 //!
 //! Nothing here waits by sleeping, uses a fixed port, or sends anything that could leave the machine: on loopback the
 //! node is bound to 127.0.0.1, and the namespaces have no link to the outside.
 
 pub mod data;
+pub mod evil;
 pub mod lan;
 pub mod network;
 pub mod process;

@@ -21,7 +21,7 @@ use ftx_proto::wire::discovery::Announce;
 use ftx_proto::wire::session::{Hello, Refusal, RequestId};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::catalog::CatalogMessage;
@@ -31,7 +31,7 @@ use crate::catalog::Content;
 use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::fetch::landing::Landing;
-use crate::fetch::lane::Described;
+use crate::fetch::lane::{Described, LaneEnd};
 use crate::fetch::report::{Phase, Progress, Report, SourceReport, SourceState};
 use crate::limits::{JOURNAL_BYTES_MAX, JOURNAL_INTERVAL, SOURCES_MAX};
 use crate::net::connection::{Dialling, Peer};
@@ -101,6 +101,15 @@ pub enum FetcherMessage {
         source: SourceId,
         /// Ranges of piece numbers.
         pieces: Vec<std::ops::Range<u32>>,
+        /// Given back when this has been looked at.
+        permit: OwnedSemaphorePermit,
+    },
+    /// A source does not give the content, or broke the protocol; it is about to end.
+    SourceFailed {
+        /// Which one.
+        source: SourceId,
+        /// How.
+        end: LaneEnd,
     },
     /// Chunks landed.
     Arrived {
@@ -175,9 +184,9 @@ pub struct FetcherState {
     arguments: Arguments,
     engine: FetchEngine,
     landing: Arc<Landing>,
-    candidates: HashMap<Instance, Candidate>,
-    by_actor: HashMap<ActorId, Instance>,
-    by_source: HashMap<SourceId, Instance>,
+    candidates: HashMap<Claim, Candidate>,
+    by_actor: HashMap<ActorId, Claim>,
+    by_source: HashMap<SourceId, Claim>,
     uncommitted: Vec<PieceIndex>,
     /// Whether it was said that verified pieces cannot be noted.
     note_failed: bool,
@@ -191,6 +200,10 @@ pub struct FetcherState {
     /// When a source joined or a chunk came, last.
     fed_at: Time,
     last_refusal: Option<DropReason>,
+    /// Why the last one was banned that was.
+    last_ban: Option<String>,
+    /// What is offered to others meanwhile, and the catalog that was told.
+    offered: Option<(Arc<Content>, Option<ActorId>)>,
     ending: Option<Ending>,
     done: Option<oneshot::Sender<Result<Report, Error>>>,
     ticking: AbortHandle,
@@ -216,6 +229,10 @@ struct Arguments {
     pieces: watch::Sender<Arc<PieceSet>>,
 }
 
+/// Who somebody says to be in discovery, where nothing is proved. Both together name a candidate: whoever borrows the
+/// instance of another has to borrow its identity too, and that shows as soon as it is dialled.
+type Claim = (NodeId, Instance);
+
 /// Somebody who has, or had, the content.
 #[derive(Debug)]
 struct Candidate {
@@ -230,6 +247,8 @@ struct Candidate {
     retry_at: Option<Time>,
     state: Option<SourceState>,
     banned: bool,
+    /// It has given something since it was connected last.
+    useful: bool,
 }
 
 /// What is left to do before the fetch is over.
@@ -290,6 +309,8 @@ impl Actor for Fetcher {
             begun: now,
             fed_at: now,
             last_refusal: None,
+            last_ban: None,
+            offered: None,
             ending: None,
             done: Some(done),
             ticking: tokio::spawn(tick_regularly(myself.clone())).abort_handle(),
@@ -309,20 +330,25 @@ impl Actor for Fetcher {
         let now = state.arguments.clock.now();
         let input = match message {
             FetcherMessage::Offered(announce, addr) => {
-                state.offered(announce, addr);
+                state.offered(announce, addr, now);
                 state.connect(&myself, now).await;
                 return Ok(());
             }
-            FetcherMessage::SourceReady { source, described } => match state.ready(source, described) {
-                Some(input) => {
-                    state.fed_at = now;
-                    input
-                }
+            FetcherMessage::SourceReady { source, described } => match state.ready(source, described, now) {
+                Some(input) => input,
                 None => return Ok(()),
             },
-            FetcherMessage::SourceHas { source, pieces } => Input::SourceHas { source, pieces },
+            FetcherMessage::SourceHas { source, pieces, permit: _permit } => {
+                Input::SourceHas { source, pieces }
+            }
+            FetcherMessage::SourceFailed { source, end } => {
+                state.source_failed(source, end);
+                return Ok(());
+            }
             FetcherMessage::Arrived { source, request, first, leaves } => {
-                state.fed_at = now;
+                if leaves.iter().any(Option::is_some) {
+                    state.fed_by(source, now);
+                }
                 Input::Arrived { source, request, first, leaves }
             }
             FetcherMessage::Refused { source, request, refusal } => {
@@ -416,7 +442,9 @@ impl FetcherState {
                         Arc::clone(&self.arguments.part),
                         self.arguments.pieces.subscribe(),
                     );
-                    self.arguments.catalog.cast(CatalogMessage::AddPartial(Arc::new(content)));
+                    self.fed_at = now;
+                    self.offered = Some((Arc::new(content), None));
+                    self.offer_to_others();
                 }
                 Output::Verified { piece } => verified.push(piece),
                 Output::Reset { piece, chunks } => self.landing.release(piece, chunks),
@@ -445,21 +473,25 @@ impl FetcherState {
     }
 
     fn tell_source(&self, source: SourceId, message: SourceMessage) {
-        let candidate = self.by_source.get(&source).and_then(|instance| self.candidates.get(instance));
+        let candidate = self.by_source.get(&source).and_then(|claim| self.candidates.get(claim));
         if let Some(actor) = candidate.and_then(|candidate| candidate.actor.as_ref()) {
             // A source that has just ended is reported by its supervision event.
             let _ = actor.cast(message);
         }
     }
 
-    fn offered(&mut self, announced: Announce, addr: SocketAddr) {
+    fn offered(&mut self, announced: Announce, addr: SocketAddr, now: Time) {
         if announced.instance == self.arguments.hello.instance
             || self.arguments.only.is_some_and(|only| only != announced.node)
         {
             return;
         }
+        let claim = (announced.node, announced.instance);
+        if self.candidates.len() >= CANDIDATES_MAX && !self.candidates.contains_key(&claim) {
+            return;
+        }
         let next = SourceId(self.candidates.len() as u32);
-        let candidate = self.candidates.entry(announced.instance).or_insert_with(|| Candidate {
+        let candidate = self.candidates.entry(claim).or_insert_with(|| Candidate {
             source: next,
             addrs: VecDeque::new(),
             announced: announced.clone(),
@@ -470,6 +502,7 @@ impl FetcherState {
             retry_at: Some(Time::ZERO),
             state: None,
             banned: false,
+            useful: true,
         });
         if !candidate.addrs.contains(&addr) {
             candidate.addrs.push_back(addr);
@@ -480,9 +513,10 @@ impl FetcherState {
         if candidate.actor.is_none() && !candidate.banned {
             // It is there again, or still.
             candidate.tries = candidate.tries.min(1);
-            candidate.retry_at.get_or_insert(Time::ZERO);
+            let soon = if candidate.tries == 0 { now } else { now + RETRY_AFTER };
+            candidate.retry_at.get_or_insert(soon);
         }
-        self.by_source.insert(candidate.source, announced.instance);
+        self.by_source.insert(candidate.source, claim);
     }
 
     /// Dials whoever is due, as many as the limit allows.
@@ -491,7 +525,7 @@ impl FetcherState {
             return;
         }
         let connected = self.candidates.values().filter(|candidate| candidate.actor.is_some()).count();
-        let due: Vec<Instance> = self
+        let due: Vec<Claim> = self
             .candidates
             .iter()
             .filter(|(_, candidate)| {
@@ -499,11 +533,11 @@ impl FetcherState {
                     && candidate.actor.is_none()
                     && candidate.retry_at.is_some_and(|at| at <= now)
             })
-            .map(|(instance, _)| *instance)
+            .map(|(claim, _)| *claim)
             .take(SOURCES_MAX.saturating_sub(connected))
             .collect();
-        for instance in due {
-            let Some(candidate) = self.candidates.get_mut(&instance) else { continue };
+        for claim in due {
+            let Some(candidate) = self.candidates.get_mut(&claim) else { continue };
             let Some(addr) = candidate.addrs.front().copied() else { continue };
             let arguments = SourceArguments {
                 source: candidate.source,
@@ -521,7 +555,7 @@ impl FetcherState {
             candidate.retry_at = None;
             match Source::spawn_linked(None, Source, arguments, myself.get_cell()).await {
                 Ok((actor, _)) => {
-                    self.by_actor.insert(actor.get_id(), instance);
+                    self.by_actor.insert(actor.get_id(), claim);
                     candidate.actor = Some(actor);
                     candidate.lanes = 1;
                 }
@@ -531,30 +565,35 @@ impl FetcherState {
     }
 
     /// A source is connected: is it one that may be asked?
-    fn ready(&mut self, source: SourceId, described: Described) -> Option<Input> {
-        let instance = *self.by_source.get(&source)?;
-        let lied = |candidate: &Candidate| {
-            candidate.banned && candidate.peer.as_ref().map(|p| p.node) == Some(described.peer.node)
-        };
-        let unwanted = if self.candidates.values().any(lied) {
-            Some("it is a node that was dropped before".to_owned())
-        } else if self.arguments.only.is_some_and(|only| only != described.peer.node) {
-            Some("it is not the node that was asked for".to_owned())
-        } else if described.size != self.arguments.geometry.size() {
-            Some(format!("it says that the content has {} bytes", described.size))
-        } else {
-            None
-        };
-        let candidate = self.candidates.get_mut(&instance)?;
+    fn ready(&mut self, source: SourceId, described: Described, now: Time) -> Option<Input> {
+        let claim = *self.by_source.get(&source)?;
+        let unwanted = self.unwanted(&described);
+        let candidate = self.candidates.get_mut(&claim)?;
         let who = format!("{} ({})", printable(&described.peer.name), described.peer.node.short());
+        if described.peer.node != candidate.announced.node {
+            // No fault of the node that was announced: perhaps it is at another address.
+            let addr = described.peer.addr;
+            tracing::warn!(%addr, found = %who, expected = %candidate.who(), "another node answers there");
+            if let Some(actor) = &candidate.actor {
+                actor.stop(Some("another node answers there".to_owned()));
+            }
+            candidate.addrs.retain(|known| *known != addr);
+            return None;
+        }
         candidate.peer = Some(described.peer);
         if let Some(why) = unwanted {
             tracing::warn!(source = %who, %why, "source refused");
-            candidate.ban(why);
+            self.ban(claim, why);
             return None;
         }
+        // That a source has ended is heard before what it said last; the engine would ask it in vain.
+        candidate.actor.as_ref()?;
         tracing::info!(source = %who, addr = ?candidate.addrs.front(), whole = described.whole, "source");
-        candidate.tries = 0;
+        if std::mem::take(&mut candidate.useful) {
+            // Whoever only comes and goes is tried less and less often, and does not prolong the wait.
+            candidate.tries = 0;
+            self.fed_at = now;
+        }
         candidate.state = Some(SourceState::Joined);
         if self.mtime.1 == 0 {
             self.mtime = described.mtime;
@@ -563,18 +602,66 @@ impl FetcherState {
         Some(Input::SourceJoined { source, whole: described.whole })
     }
 
+    /// Why a peer is not taken as a source, if it is not.
+    fn unwanted(&self, described: &Described) -> Option<String> {
+        let node = described.peer.node;
+        let lied = |candidate: &Candidate| {
+            candidate.banned && candidate.peer.as_ref().map(|peer| peer.node) == Some(node)
+        };
+        if self.candidates.values().any(lied) {
+            Some("it is a node that was dropped before".to_owned())
+        } else if self.arguments.only.is_some_and(|only| only != node) {
+            Some("it is not the node that was asked for".to_owned())
+        } else if described.size != self.arguments.geometry.size() {
+            Some(format!("it says that the content has {} bytes", described.size))
+        } else {
+            None
+        }
+    }
+
+    /// A chunk came that was not here.
+    fn fed_by(&mut self, source: SourceId, now: Time) {
+        self.fed_at = now;
+        let claim = self.by_source.get(&source);
+        if let Some(candidate) = claim.and_then(|claim| self.candidates.get_mut(claim)) {
+            candidate.useful = true;
+        }
+    }
+
+    /// A source said why it ends, or showed it.
+    fn source_failed(&mut self, source: SourceId, end: LaneEnd) {
+        let Some(claim) = self.by_source.get(&source).copied() else { return };
+        match end {
+            LaneEnd::Broke(_) => {}
+            LaneEnd::Refused(refusal) => self.last_refusal = Some(DropReason::Gone(refusal)),
+            LaneEnd::Violation(what) => {
+                let who = self.candidates.get(&claim).map(Candidate::who).unwrap_or_default();
+                tracing::warn!(source = %who, why = %what, "source dropped for breaking the protocol");
+                self.ban(claim, what);
+            }
+        }
+    }
+
+    /// Never asks it again in this fetch.
+    fn ban(&mut self, claim: Claim, why: String) {
+        let Some(candidate) = self.candidates.get_mut(&claim) else { return };
+        candidate.banned = true;
+        candidate.state = Some(SourceState::Dropped(why.clone()));
+        if let Some(actor) = &candidate.actor {
+            actor.stop(Some(why.clone()));
+        }
+        self.last_ban = Some(why);
+    }
+
     fn drop_source(&mut self, source: SourceId, why: DropReason) {
         self.last_refusal = Some(why);
-        let Some(candidate) =
-            self.by_source.get(&source).and_then(|instance| self.candidates.get_mut(instance))
-        else {
-            return;
-        };
+        let Some(claim) = self.by_source.get(&source).copied() else { return };
+        let Some(candidate) = self.candidates.get_mut(&claim) else { return };
         let who = candidate.who();
         match why {
             DropReason::Lied(_) => {
                 tracing::warn!(source = %who, %why, "source dropped for wrong data");
-                candidate.ban(why.to_string());
+                self.ban(claim, why.to_string());
             }
             DropReason::Gone(_) | DropReason::Unresponsive => {
                 tracing::warn!(source = %who, %why, "source dropped");
@@ -588,8 +675,8 @@ impl FetcherState {
 
     /// A source actor has ended: its candidate is tried again later, less and less often.
     fn source_ended(&mut self, actor: &ActorId, reason: String, now: Time) -> Option<SourceId> {
-        let instance = self.by_actor.remove(actor)?;
-        let candidate = self.candidates.get_mut(&instance)?;
+        let claim = self.by_actor.remove(actor)?;
+        let candidate = self.candidates.get_mut(&claim)?;
         candidate.actor = None;
         candidate.lanes = 0;
         // Perhaps another way leads there.
@@ -608,6 +695,7 @@ impl FetcherState {
     /// What is to be seen to from time to time.
     fn watch_over(&mut self, myself: &ActorRef<FetcherMessage>, now: Time) {
         self.spread_lanes();
+        self.offer_to_others();
         self.tell_progress();
         if self.ending.is_some() {
             return;
@@ -616,6 +704,15 @@ impl FetcherState {
         if now.since(self.fed_at) >= self.arguments.patience {
             let error = self.starved();
             self.fail(myself, error);
+        }
+    }
+
+    /// Lets the node serve what is verified. A catalog that was restarted knows nothing of it and is told again.
+    fn offer_to_others(&mut self) {
+        let Some((content, told)) = &mut self.offered else { return };
+        if let Some(catalog) = self.arguments.catalog.actor().filter(|actor| *told != Some(actor.get_id())) {
+            *told = Some(catalog.get_id());
+            let _ = catalog.cast(CatalogMessage::AddPartial(Arc::clone(content)));
         }
     }
 
@@ -659,10 +756,14 @@ impl FetcherState {
             Some(DropReason::Gone(refusal)) => {
                 Error::new(Code::Refused, format!("{what}: the nodes that had it do not give it: {refusal}"))
             }
-            _ => Error::new(
-                Code::Timeout,
-                format!("{what}: no node that has it gave anything for {seconds} s; see `-v` for why"),
-            ),
+            _ => {
+                let why = match &self.last_ban {
+                    Some(why) => format!("one was dropped since {why}"),
+                    None => "see `-v` for why".to_owned(),
+                };
+                let message = format!("{what}: no node that has it gave anything for {seconds} s; {why}");
+                Error::new(Code::Timeout, message)
+            }
         }
     }
 
@@ -679,9 +780,13 @@ impl FetcherState {
         let pieces = std::mem::take(&mut self.uncommitted);
         let (part, geometry, myself) =
             (Arc::clone(&self.arguments.part), self.arguments.geometry, myself.clone());
-        tokio::task::spawn_blocking(move || {
+        let committing = tokio::task::spawn_blocking(move || {
             let bytes = pieces.iter().map(|piece| geometry.len_of(geometry.span_of(*piece))).sum();
-            let _ = myself.cast(FetcherMessage::Committed(part.commit(&pieces).map(|()| bytes)));
+            part.commit(&pieces).map(|()| bytes)
+        });
+        tokio::spawn(async move {
+            let committed = committing.await.unwrap_or_else(|failed| Err(failed_inside(failed)));
+            let _ = myself.cast(FetcherMessage::Committed(committed));
         });
     }
 
@@ -731,8 +836,9 @@ impl FetcherState {
                 self.tell_progress();
                 let (part, force) = (Arc::clone(&self.arguments.part), self.arguments.force);
                 let (mtime, executable, myself) = (self.mtime, self.executable, myself.clone());
-                tokio::task::spawn_blocking(move || {
-                    let finished = part.finish(mtime, executable, force);
+                let finishing = tokio::task::spawn_blocking(move || part.finish(mtime, executable, force));
+                tokio::spawn(async move {
+                    let finished = finishing.await.unwrap_or_else(|failed| Err(failed_inside(failed)));
                     let _ = myself.cast(FetcherMessage::Finished(finished));
                 });
             }
@@ -816,15 +922,11 @@ impl Candidate {
             }
         }
     }
+}
 
-    /// Never asks it again in this fetch.
-    fn ban(&mut self, why: String) {
-        self.banned = true;
-        self.state = Some(SourceState::Dropped(why.clone()));
-        if let Some(actor) = &self.actor {
-            actor.stop(Some(why));
-        }
-    }
+/// A panic while writing ends the fetch as a broken disk does; without a word it would wait for ever.
+fn failed_inside(failed: tokio::task::JoinError) -> StoreError {
+    StoreError::Other { action: "write", path: "the part file".into(), error: std::io::Error::other(failed) }
 }
 
 /// Keeps the engine's deadlines (its time-outs are long against this) and the progress up to date.
@@ -850,6 +952,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// How often in a row a source is tried until it is heard of again.
 const TRIES_MAX: u32 = 6;
+
+/// Most candidates of one fetch; whoever is heard of beyond is not asked.
+const CANDIDATES_MAX: usize = 1024;
 
 /// Most addresses that are remembered of one candidate.
 const ADDRESSES_MAX: usize = 8;

@@ -11,18 +11,21 @@ use std::time::Duration;
 
 use ftx_proto::engine::serve::{ContentKey, Input, Output, PeerKey, ServeConfig, ServeEngine, SessionId};
 use ftx_proto::geometry::Span;
+use ftx_proto::time::Time;
 use ftx_proto::wire::session::{Hello, RequestId};
+use ractor::rpc::CallResult;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 use super::catalog::CatalogMessage;
 use super::link::Link;
 use super::session::{Session, SessionArguments, SessionMessage};
 use crate::clock::Clock;
-use crate::limits::SESSIONS_MAX;
+use crate::limits::{SESSION_QUIET_MIN, SESSIONS_MAX};
 use crate::net::tls::Tls;
 
 /// The Server actor.
@@ -70,6 +73,8 @@ pub enum ServerMessage {
         content: ContentKey,
         /// What is asked for.
         span: Span,
+        /// Of the session's messages: what waits in this mailbox is bounded by them.
+        permit: OwnedSemaphorePermit,
     },
     /// The peer does not want it any more, or it cannot be read.
     Cancelled {
@@ -77,14 +82,20 @@ pub enum ServerMessage {
         session: SessionId,
         /// The peer's number for the request.
         request: RequestId,
+        /// Of the session's messages, where it was one.
+        permit: Option<OwnedSemaphorePermit>,
     },
     /// What was granted has left, or cannot be sent.
     Sent {
         /// Which session.
         session: SessionId,
-        /// Bytes of the grant.
+        /// Bytes that were sent.
         bytes: u64,
     },
+    /// A session is closed since its peer broke the protocol.
+    BrokeProtocol,
+    /// All places are taken and somebody waits for one: whether somebody else has to go.
+    MakeRoom(RpcReplyPort<bool>),
     /// The engine's deadline has come.
     Tick,
     /// How much is going on.
@@ -94,8 +105,10 @@ pub enum ServerMessage {
 /// How much the Server has done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ServerStatistics {
-    /// Sessions open now.
+    /// Sessions open now, their handshake done.
     pub sessions: usize,
+    /// Sessions that were closed since their peer broke the protocol.
+    pub broke_protocol: u64,
     /// Bytes of chunks sent since the start.
     pub bytes_sent: u64,
     /// Connections turned away because there were too many.
@@ -107,13 +120,25 @@ pub struct ServerStatistics {
 pub struct ServerState {
     arguments: ServerArguments,
     engine: ServeEngine,
-    sessions: HashMap<SessionId, ActorRef<SessionMessage>>,
+    sessions: HashMap<SessionId, Open>,
     by_actor: HashMap<ActorId, SessionId>,
     next_session: u64,
     ticking: Option<AbortHandle>,
     accepting: AbortHandle,
     statistics: ServerStatistics,
     turned_away: Arc<std::sync::atomic::AtomicU64>,
+}
+
+/// A session, and what tells who goes first when all places are taken.
+#[derive(Debug)]
+struct Open {
+    actor: ActorRef<SessionMessage>,
+    /// The handshake is done.
+    established: bool,
+    /// When it last asked for something or took something.
+    active: Time,
+    /// It has been told to go.
+    leaving: bool,
 }
 
 impl Actor for Server {
@@ -155,21 +180,36 @@ impl Actor for Server {
                 return state.open_session(&myself, tcp, addr, permit).await;
             }
             ServerMessage::Opened { session, fairness } => {
+                // That a session has ended is heard before what it said last. The engine would keep it for ever.
+                let Some(open) = state.sessions.get_mut(&session) else { return Ok(()) };
+                open.established = true;
+                open.active = now;
                 state.engine.handle(now, Input::Opened { session, peer: fairness });
             }
-            ServerMessage::Asked { session, request, content, span } => {
+            ServerMessage::Asked { session, request, content, span, permit: _permit } => {
+                state.is_active(session, now);
                 state.engine.handle(now, Input::Asked { session, request, content, span });
             }
-            ServerMessage::Cancelled { session, request } => {
+            ServerMessage::Cancelled { session, request, permit: _permit } => {
                 state.engine.handle(now, Input::Cancelled { session, request });
             }
             ServerMessage::Sent { session, bytes } => {
                 state.statistics.bytes_sent += bytes;
+                state.is_active(session, now);
                 state.engine.handle(now, Input::Sent { session, bytes });
+            }
+            ServerMessage::BrokeProtocol => {
+                state.statistics.broke_protocol += 1;
+                return Ok(());
+            }
+            ServerMessage::MakeRoom(reply) => {
+                // Whoever asked may have given up.
+                let _ = reply.send(state.make_room(now));
+                return Ok(());
             }
             ServerMessage::Tick => state.engine.handle(now, Input::Tick),
             ServerMessage::Statistics(reply) => {
-                state.statistics.sessions = state.sessions.len();
+                state.statistics.sessions = state.engine.session_count();
                 state.statistics.turned_away = state.turned_away.load(std::sync::atomic::Ordering::Relaxed);
                 // Whoever asked may have given up.
                 let _ = reply.send(state.statistics);
@@ -202,14 +242,6 @@ impl Actor for Server {
             state.engine.handle(state.arguments.clock.now(), Input::Closed { session });
             state.carry_out(&myself);
         }
-        Ok(())
-    }
-
-    async fn post_stop(
-        &self,
-        _myself: ActorRef<ServerMessage>,
-        _state: &mut ServerState,
-    ) -> Result<(), ActorProcessingErr> {
         Ok(())
     }
 }
@@ -248,11 +280,31 @@ impl ServerState {
         match Session::spawn_linked(None, Session, arguments, myself.get_cell()).await {
             Ok((actor, _)) => {
                 self.by_actor.insert(actor.get_id(), session);
-                self.sessions.insert(session, actor);
+                let active = self.arguments.clock.now();
+                let open = Open { actor, established: false, active, leaving: false };
+                self.sessions.insert(session, open);
             }
             Err(error) => tracing::warn!(%addr, %error, "cannot start a session"),
         }
         Ok(())
+    }
+
+    fn is_active(&mut self, session: SessionId, now: Time) {
+        if let Some(open) = self.sessions.get_mut(&session) {
+            open.active = now;
+        }
+    }
+
+    /// Ends the session that is missed least, if there is one: the oldest that has not shown who it is, or else the one
+    /// that has been quiet longest. So places cannot be held by doing nothing.
+    fn make_room(&mut self, now: Time) -> bool {
+        let may_go =
+            |open: &Open| !open.leaving && (!open.established || now.since(open.active) >= SESSION_QUIET_MIN);
+        let candidates = self.sessions.values_mut().filter(|open| may_go(open));
+        let Some(open) = candidates.min_by_key(|open| (open.established, open.active)) else { return false };
+        open.leaving = true;
+        open.actor.stop(Some("made room for another session".to_owned()));
+        true
     }
 
     /// Does what the engine decided, and sees that it is asked again at its deadline.
@@ -267,9 +319,9 @@ impl ServerState {
                 }
                 Output::Violation { session } => (session, SessionMessage::TooManyRequests),
             };
-            if let Some(actor) = self.sessions.get(&session) {
+            if let Some(open) = self.sessions.get(&session) {
                 // A session that has just ended is reported by its supervision event.
-                let _ = actor.cast(message);
+                let _ = open.actor.cast(message);
             }
         }
         if let Some(tick) = self.ticking.take() {
@@ -296,17 +348,18 @@ async fn accept_connections(
     let permits = Arc::new(Semaphore::new(SESSIONS_MAX));
     loop {
         match listener.accept().await {
-            Ok((tcp, addr)) => match Arc::clone(&permits).try_acquire_owned() {
-                Ok(permit) => {
+            Ok((tcp, addr)) => {
+                if let Some(permit) = place(&permits, &server).await {
                     if server.cast(ServerMessage::Accepted(tcp, addr, permit)).is_err() {
                         return;
                     }
+                    continue;
                 }
-                Err(_) => {
-                    turned_away.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    drop(tcp);
+                let count = turned_away.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+                if count.is_power_of_two() {
+                    tracing::warn!(%addr, count, "connections turned away: there are {SESSIONS_MAX} sessions");
                 }
-            },
+            }
             Err(error) => {
                 // Out of descriptors, mostly: that passes, and must not become a busy loop.
                 tracing::warn!(%error, "cannot accept connections");
@@ -316,5 +369,65 @@ async fn accept_connections(
     }
 }
 
+/// A place for one more session; if need be, that of another.
+async fn place(permits: &Arc<Semaphore>, server: &ActorRef<ServerMessage>) -> Option<OwnedSemaphorePermit> {
+    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        return Some(permit);
+    }
+    let asked = server.call(ServerMessage::MakeRoom, Some(ROOM_TIMEOUT)).await;
+    if !matches!(asked, Ok(CallResult::Success(true))) {
+        return None;
+    }
+    timeout(ROOM_TIMEOUT, Arc::clone(permits).acquire_owned()).await.ok()?.ok()
+}
+
+/// How long a session may take to go where another one waits for its place.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long to wait after a failed `accept`.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+    use ftx_proto::digest::Instance;
+    use ftx_proto::geometry::Geometry;
+
+    async fn server() -> ActorRef<ServerMessage> {
+        let folder = tempfile::tempdir().unwrap();
+        let tls = Tls::new(&Identity::load_or_create(folder.path()).unwrap()).unwrap();
+        let arguments = ServerArguments {
+            listener: Arc::new(TcpListener::bind("127.0.0.1:0").await.unwrap()),
+            tls,
+            hello: Hello { instance: Instance(1), name: String::new() },
+            catalog: Link::default(),
+            max_upload: None,
+            data: Handle::current(),
+            clock: Clock::start(),
+        };
+        Server::spawn(None, Server, arguments).await.unwrap().0
+    }
+
+    async fn statistics(server: &ActorRef<ServerMessage>) -> ServerStatistics {
+        let asked = server.call(ServerMessage::Statistics, Some(Duration::from_secs(10))).await;
+        let Ok(CallResult::Success(statistics)) = asked else { panic!("{asked:?}") };
+        statistics
+    }
+
+    #[tokio::test]
+    async fn what_a_session_said_last_does_not_bring_it_back() {
+        let server = server().await;
+        let permits = Arc::new(Semaphore::new(1));
+        // As it is when a session ends at once: its end overtakes what it said.
+        let session = SessionId(5);
+        let span = Geometry::new(10).unwrap().span(0, 1).unwrap();
+        let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
+        let (request, content) = (RequestId(1), ContentKey(0));
+        server.cast(ServerMessage::Opened { session, fairness: PeerKey(1) }).unwrap();
+        server.cast(ServerMessage::Asked { session, request, content, span, permit }).unwrap();
+        assert_eq!(statistics(&server).await.sessions, 0);
+        assert_eq!(permits.available_permits(), 1, "what was looked at does not count any more");
+        server.stop_and_wait(None, None).await.unwrap();
+    }
+}

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::Root;
@@ -30,6 +31,7 @@ use super::server::ServerMessage;
 use crate::catalog::{ContentReader, Have};
 use crate::limits::{HAVE_INTERVAL, SESSION_CONTENTS_MAX, SESSION_IDLE_MAX, SESSION_MESSAGES_MAX};
 use crate::net::connection::{self, Peer};
+use crate::net::frame::FrameError;
 use crate::net::serving::{Outgoing, write_outgoing};
 use crate::net::tls::Tls;
 
@@ -85,6 +87,8 @@ pub enum SessionMessage {
     },
     /// The peer asked for more at once than the protocol allows.
     TooManyRequests,
+    /// The peer sent what is no message of this protocol.
+    Malformed(String),
     /// The connection has ended.
     Ended(String),
 }
@@ -101,6 +105,8 @@ pub struct SessionState {
     contents: HashMap<Root, Subscribed>,
     by_number: HashMap<ContentKey, Root>,
     connection: AbortHandle,
+    /// The peer broke the protocol and is being told so; nothing it still says counts.
+    closing: bool,
     /// Gives its place back when the session is gone.
     _permit: OwnedSemaphorePermit,
 }
@@ -125,7 +131,7 @@ impl Actor for Session {
     ) -> Result<SessionState, ActorProcessingErr> {
         let SessionArguments { session, tcp, addr, permit, tls, hello, server, catalog, data } = arguments;
         let permits = Arc::new(Semaphore::new(SESSION_MESSAGES_MAX));
-        let (outgoing, queue) = mpsc::channel(SESSION_MESSAGES_MAX + GRANTS_MAX);
+        let (outgoing, queue) = mpsc::channel(SESSION_MESSAGES_MAX + GRANTS_MAX + 1);
         let feeding = Arc::clone(&permits);
         let told = (myself, server.clone(), catalog.clone());
         let connection = data.spawn(async move {
@@ -139,7 +145,10 @@ impl Actor for Session {
                         ended = writing => ended,
                     }
                 }
-                Err(error) => format!("{addr}: {error}"),
+                Err(error) => {
+                    tracing::info!(%addr, %error, "a connection that did not become a session");
+                    format!("{addr}: {error}")
+                }
             };
             let _ = session_actor.cast(SessionMessage::Ended(ended));
         });
@@ -153,6 +162,7 @@ impl Actor for Session {
             contents: HashMap::new(),
             by_number: HashMap::new(),
             connection: connection.abort_handle(),
+            closing: false,
             _permit: permit,
         })
     }
@@ -164,6 +174,11 @@ impl Actor for Session {
         state: &mut SessionState,
     ) -> Result<(), ActorProcessingErr> {
         let carried_out = match message {
+            SessionMessage::Ended(reason) => {
+                myself.stop(Some(reason));
+                Ok(())
+            }
+            _ if state.closing => Ok(()),
             SessionMessage::Established(peer) => {
                 tracing::debug!(peer = %peer.node.short(), addr = %peer.addr, "session");
                 // All sessions of one peer share one turn; two instances of an identity are two peers.
@@ -181,17 +196,13 @@ impl Actor for Session {
                 state.refuse_later(request, refusal);
                 Ok(())
             }
-            SessionMessage::TooManyRequests => Err("too many requests at once".to_owned()),
-            SessionMessage::Ended(reason) => {
-                myself.stop(Some(reason));
-                Ok(())
+            SessionMessage::TooManyRequests => {
+                Err("too many requests at once, or one number for two of them".to_owned())
             }
+            SessionMessage::Malformed(violation) => Err(violation),
         };
         if let Err(violation) = carried_out {
-            let who = state.peer.as_ref().map(|p| format!("{} at {}", p.node.short(), p.addr));
-            tracing::warn!(peer = who.as_deref().unwrap_or("?"), %violation, "session closed");
-            state.say_goodbye(&violation);
-            myself.stop(Some(violation));
+            state.close(&myself, violation);
         }
         Ok(())
     }
@@ -226,13 +237,14 @@ impl SessionState {
                 let geometry = subscribed.layer.geometry();
                 let span = geometry.span(first, count).ok_or("asks for chunks that do not exist")?;
                 let (session, content) = (self.session, subscribed.number);
-                let _ = self.server.cast(ServerMessage::Asked { session, request, content, span });
+                let _ = self.server.cast(ServerMessage::Asked { session, request, content, span, permit });
             }
             Message::Cancel { request } => {
                 let session = self.session;
-                let _ = self.server.cast(ServerMessage::Cancelled { session, request });
+                let permit = Some(permit);
+                let _ = self.server.cast(ServerMessage::Cancelled { session, request, permit });
             }
-            Message::Ping(number) => self.send(Outgoing::Message(Message::Pong(number), Some(permit))),
+            Message::Ping(number) => self.send(Outgoing::Message(Message::Pong(number), permit)),
             Message::Goodbye(_) => {}
             Message::Hello(_)
             | Message::Listing { .. }
@@ -250,7 +262,7 @@ impl SessionState {
         let listing =
             self.catalog.call(|reply| CatalogMessage::List { after, limit: LISTING_ENTRIES_MAX, reply });
         let (entries, more) = listing.await.unwrap_or_default();
-        self.send(Outgoing::Message(Message::listing(entries, more), Some(permit)));
+        self.send(Outgoing::Message(Message::listing(entries, more), permit));
     }
 
     async fn subscribe(&mut self, root: Root, permit: OwnedSemaphorePermit) -> Result<(), Violation> {
@@ -288,7 +300,7 @@ impl SessionState {
             executable: content.executable(),
             whole: matches!(have, Have::Whole),
         };
-        self.send(Outgoing::Message(describe, Some(permit)));
+        self.send(Outgoing::Message(describe, permit));
         let telling = match have {
             Have::Whole => None,
             Have::Partial(pieces) => {
@@ -341,7 +353,7 @@ impl SessionState {
             if let Ok(permit) = permits.acquire_owned().await {
                 // The peer finds the request by its number alone.
                 let message = Message::Refused { request: Some(request), root: Root([0; 32]), reason };
-                let _ = outgoing.send(Outgoing::Message(message, Some(permit))).await;
+                let _ = outgoing.send(Outgoing::Message(message, permit)).await;
             }
         });
     }
@@ -353,12 +365,22 @@ impl SessionState {
         reason: Refusal,
         permit: OwnedSemaphorePermit,
     ) {
-        self.send(Outgoing::Message(Message::Refused { request, root, reason }, Some(permit)));
+        self.send(Outgoing::Message(Message::Refused { request, root, reason }, permit));
     }
 
-    fn say_goodbye(&mut self, reason: &str) {
-        // Best effort: the connection is given up in any case.
-        let _ = self.outgoing.try_send(Outgoing::Message(Message::goodbye(reason), None));
+    /// Ends the session for what its peer did. The peer is told why, if it takes that soon.
+    fn close(&mut self, myself: &ActorRef<SessionMessage>, violation: Violation) {
+        let who = self.peer.as_ref().map(|peer| format!("{} at {}", peer.node.short(), peer.addr));
+        tracing::warn!(peer = who.as_deref().unwrap_or("?"), %violation, "session closed");
+        let _ = self.server.cast(ServerMessage::BrokeProtocol);
+        self.closing = true;
+        // Nothing more is read.
+        self.permits.close();
+        if self.outgoing.try_send(Outgoing::Goodbye(violation.clone())).is_err() {
+            return myself.stop(Some(violation));
+        }
+        // The connection ends itself after its last word; this is for the peer that does not take it.
+        myself.send_after(GOODBYE_MAX, || SessionMessage::Ended(violation));
     }
 
     /// Puts something into the writer's queue. Permits and grants are as many as the queue is long, so it is never
@@ -370,6 +392,9 @@ impl SessionState {
     }
 }
 
+/// How long a peer that broke the protocol has to take the reason.
+const GOODBYE_MAX: Duration = Duration::from_secs(2);
+
 /// Grants that a session may have at once; see [`ftx_proto::engine::serve::ServeConfig`].
 const GRANTS_MAX: usize = 16;
 
@@ -380,7 +405,10 @@ async fn read_messages<R: tokio::io::AsyncRead + Unpin>(
     permits: Arc<Semaphore>,
 ) -> String {
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return "stopped".to_owned() };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            // The session is closing; the writer has the last word.
+            return std::future::pending().await;
+        };
         match timeout(SESSION_IDLE_MAX, reader.read()).await {
             Ok(Ok(Some(message))) => {
                 if session.cast(SessionMessage::Received(message, permit)).is_err() {
@@ -388,6 +416,11 @@ async fn read_messages<R: tokio::io::AsyncRead + Unpin>(
                 }
             }
             Ok(Ok(None)) => return "closed by the peer".to_owned(),
+            Ok(Err(FrameError::Malformed(error))) => {
+                // The stream is of no more use, but the writer's side of it is: the session decides how this ends.
+                let _ = session.cast(SessionMessage::Malformed(error.to_string()));
+                return std::future::pending().await;
+            }
             Ok(Err(error)) => return error.to_string(),
             Err(_) => return format!("silent for {} s", SESSION_IDLE_MAX.as_secs()),
         }
@@ -411,7 +444,7 @@ async fn tell_what_is_new(
         told = PieceSet::clone(&now);
         for ranges in new.ranges().chunks(HAVE_RANGES_MAX) {
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-            let message = Outgoing::Message(Message::have(root, ranges), Some(permit));
+            let message = Outgoing::Message(Message::have(root, ranges), permit);
             if outgoing.send(message).await.is_err() {
                 return;
             }
@@ -420,5 +453,16 @@ async fn tell_what_is_new(
         if told.is_full() || pieces.changed().await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ftx_proto::engine::serve::ServeConfig;
+
+    #[test]
+    fn the_queue_has_a_place_for_every_grant() {
+        assert!(ServeConfig::default().grants_per_session as usize <= GRANTS_MAX);
     }
 }

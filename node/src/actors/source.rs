@@ -1,10 +1,12 @@
 //! The Source actor: the session with one peer that a fetch gets chunks from.
 //!
-//! Owns the lanes to that peer and divides what the fetch engine asks for among them. It ends with its last lane. What
-//! the lanes receive they tell the fetcher themselves; nothing of a chunk comes through here.
+//! Owns the lanes to that peer and divides what the fetch engine asks for among them. It ends with the last lane that is
+//! up: one that is still being dialled could carry nothing of what is asked meanwhile. What the lanes receive they tell
+//! the fetcher themselves; nothing of a chunk comes through here.
 
 use std::sync::Arc;
 
+use ftx_proto::digest::NodeId;
 use ftx_proto::engine::fetch::SourceId;
 use ftx_proto::geometry::{PieceIndex, Span};
 use ftx_proto::wire::session::RequestId;
@@ -14,7 +16,7 @@ use tokio::task::AbortHandle;
 
 use super::fetcher::FetcherMessage;
 use crate::fetch::landing::Landing;
-use crate::fetch::lane::{Described, Lane, LaneArguments, LaneCommand};
+use crate::fetch::lane::{Described, Lane, LaneArguments, LaneCommand, LaneEnd};
 use crate::limits::LANES_PER_SOURCE_MAX;
 use crate::net::connection::Dialling;
 
@@ -45,7 +47,7 @@ pub enum SourceMessage {
     /// A lane is connected, and the peer says what it has.
     LaneUp(usize, Described),
     /// A lane is gone, for this reason.
-    LaneDown(usize, String),
+    LaneDown(usize, LaneEnd),
     /// One more lane, if the source has fewer than this.
     WantLanes(usize),
     /// Ask for chunks.
@@ -64,7 +66,8 @@ pub struct SourceState {
     arguments: SourceArguments,
     myself: ActorRef<SourceMessage>,
     lanes: Vec<Option<OpenLane>>,
-    introduced: bool,
+    /// Who it is, once a lane is up.
+    peer: Option<NodeId>,
 }
 
 #[derive(Debug)]
@@ -84,7 +87,7 @@ impl Actor for Source {
         myself: ActorRef<SourceMessage>,
         arguments: SourceArguments,
     ) -> Result<SourceState, ActorProcessingErr> {
-        let mut state = SourceState { arguments, myself, lanes: Vec::new(), introduced: false };
+        let mut state = SourceState { arguments, myself, lanes: Vec::new(), peer: None };
         state.open_lane();
         Ok(state)
     }
@@ -96,27 +99,23 @@ impl Actor for Source {
         state: &mut SourceState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            SourceMessage::LaneUp(number, described) => state.lane_up(number, described),
-            SourceMessage::LaneDown(number, reason) => {
-                state.lane_down(number);
-                if state.lanes.iter().all(Option::is_none) {
-                    myself.stop(Some(reason));
-                }
-            }
+            SourceMessage::LaneUp(number, described) => state.lane_up(&myself, number, described),
+            SourceMessage::LaneDown(number, end) => state.lane_down(&myself, number, end),
             SourceMessage::WantLanes(count) => {
-                if state.introduced && state.open_count() < count.min(LANES_PER_SOURCE_MAX) {
+                if state.peer.is_some() && state.open_count() < count.min(LANES_PER_SOURCE_MAX) {
                     state.open_lane();
                 }
             }
             SourceMessage::Request(request, span) => {
-                let quietest = state.lanes.iter().flatten().filter(|open| open.up);
-                let quietest = quietest.min_by_key(|open| open.lane.outstanding());
-                let sent = quietest.map(|open| open.lane.send(LaneCommand::Request(request, span)));
-                if sent != Some(Ok(())) {
-                    state.tell(FetcherMessage::Lost {
-                        source: state.arguments.source,
-                        requests: vec![request],
-                    });
+                let open = state.lanes.iter().enumerate().filter_map(|(n, open)| Some((n, open.as_ref()?)));
+                let quietest =
+                    open.filter(|(_, open)| open.up).min_by_key(|(_, open)| open.lane.outstanding());
+                // Without a lane that is up this source is not introduced yet, or about to end.
+                if let Some((number, open)) = quietest
+                    && open.lane.send(LaneCommand::Request(request, span)).is_err()
+                {
+                    let end = LaneEnd::Broke("it takes nothing any more".to_owned());
+                    state.lane_down(&myself, number, end);
                 }
             }
             SourceMessage::Cancel(request) => {
@@ -167,21 +166,34 @@ impl SourceState {
         self.lanes.push(Some(OpenLane { lane, up: false, task }));
     }
 
-    fn lane_up(&mut self, number: usize, described: Described) {
+    fn lane_up(&mut self, myself: &ActorRef<SourceMessage>, number: usize, described: Described) {
+        if self.peer.is_some_and(|peer| peer != described.peer.node) {
+            // What it sent would be put down to the first one.
+            let end = LaneEnd::Broke("another node answers at its address".to_owned());
+            return self.lane_down(myself, number, end);
+        }
         if let Some(Some(open)) = self.lanes.get_mut(number) {
             open.up = true;
         }
-        if !self.introduced {
-            self.introduced = true;
+        if self.peer.replace(described.peer.node).is_none() {
             self.tell(FetcherMessage::SourceReady { source: self.arguments.source, described });
         }
     }
 
-    fn lane_down(&mut self, number: usize) {
+    /// A lane has ended, or is given up.
+    fn lane_down(&mut self, myself: &ActorRef<SourceMessage>, number: usize, end: LaneEnd) {
         let Some(open) = self.lanes.get_mut(number).and_then(Option::take) else { return };
+        open.task.abort();
         let requests = open.lane.unanswered();
         if !requests.is_empty() {
             self.tell(FetcherMessage::Lost { source: self.arguments.source, requests });
+        }
+        let reason = end.to_string();
+        if !matches!(end, LaneEnd::Broke(_)) {
+            self.tell(FetcherMessage::SourceFailed { source: self.arguments.source, end });
+        }
+        if !self.lanes.iter().flatten().any(|open| open.up) {
+            myself.stop(Some(reason));
         }
     }
 

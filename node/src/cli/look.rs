@@ -158,6 +158,7 @@ async fn look_around(node: &Node, common: &CommonOptions) -> Result<Vec<Seen>, E
 async fn list(dialling: connection::Dialling) -> Result<Vec<ListingEntry>, String> {
     let mut session = connection::dial(dialling).await.map_err(|error| error.to_string())?;
     let mut all: Vec<ListingEntry> = Vec::new();
+    let mut bytes = 0;
     loop {
         let after = all.last().map(|entry| entry.name.clone());
         session.writer.write(&Message::List { after }, b"").await.map_err(|error| error.to_string())?;
@@ -166,9 +167,10 @@ async fn list(dialling: connection::Dialling) -> Result<Vec<ListingEntry>, Strin
                 // Names come in order: what does not go on would go round for ever.
                 let goes_on =
                     entries.first().is_some_and(|first| all.last().is_none_or(|last| first.name > last.name));
+                bytes += entries.iter().map(|entry| ENTRY_BYTES + entry.name.as_str().len()).sum::<usize>();
                 all.extend(entries);
-                if all.len() > LISTED_MAX {
-                    return Err(format!("it lists more than {LISTED_MAX} files"));
+                if bytes > LISTED_BYTES_MAX {
+                    return Err(format!("it lists too much: more than {} files", all.len()));
                 }
                 if !more || !goes_on {
                     return Ok(all);
@@ -185,5 +187,8 @@ const SETTLE: Duration = Duration::from_millis(600);
 /// How long one node may take to list what it has.
 const LISTING_MAX: Duration = Duration::from_secs(30);
 
-/// Most files that are taken from one node's listing.
-const LISTED_MAX: usize = 4_000_000;
+/// Most memory that one node's listing may take: a million files with long names, several million with short ones.
+const LISTED_BYTES_MAX: usize = 256 << 20;
+
+/// What an entry takes besides its name.
+const ENTRY_BYTES: usize = size_of::<ListingEntry>();

@@ -19,6 +19,7 @@ use clap::Parser;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::error::{Code, Error};
+use crate::limits::{SESSION_CONTENTS_MAX, SESSIONS_MAX};
 use args::{Command, Options};
 
 /// Runs the command that the process was started with.
@@ -48,6 +49,7 @@ fn run(options: Options, output: &json::Output) -> Result<(), Error> {
         Some(Command::Hash { paths }) => hash::hash(&paths, &options.common, output),
         Some(Command::Verify { path, root }) => hash::verify(&path, &root, &options.common, output),
         command => {
+            raise_descriptor_limit();
             let runtimes = Runtimes::start()?;
             let data = runtimes.data.handle().clone();
             let common = options.common;
@@ -64,6 +66,23 @@ fn run(options: Options, output: &json::Output) -> Result<(), Error> {
         }
     }
 }
+
+/// Every session takes a descriptor, and one more for each file it is sent. The usual limit of 1024 is for programs that
+/// use `select`; whoever wants a lower one for this one sets the hard limit.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let enough = limit.maximum.map_or(DESCRIPTORS_WANTED, |maximum| maximum.min(DESCRIPTORS_WANTED));
+    if limit.current.is_some_and(|current| current < enough) {
+        limit.current = Some(enough);
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::debug!(%error, "cannot raise the limit of open files");
+        }
+    }
+}
+
+/// For all sessions with all their contents, twice.
+const DESCRIPTORS_WANTED: u64 = (SESSIONS_MAX * (SESSION_CONTENTS_MAX + 1) * 2) as u64;
 
 /// The two runtimes of a node; see the crate's documentation.
 struct Runtimes {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use ftx_proto::digest::Instance;
+use ftx_proto::digest::{Instance, NodeId};
 use ftx_proto::name::printable;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -22,7 +22,7 @@ pub(super) struct Display {
     lines: bool,
     told: Option<Instant>,
     rate: Rate,
-    states: HashMap<Instance, SourceState>,
+    states: HashMap<(NodeId, Instance), SourceState>,
 }
 
 impl Display {
@@ -104,10 +104,11 @@ impl Display {
     /// Says who joined and who went, once.
     fn tell_sources(&mut self, progress: &Progress) {
         for source in &progress.sources {
-            if self.states.get(&source.instance) == Some(&source.state) {
+            let who = (source.node, source.instance);
+            if self.states.get(&who) == Some(&source.state) {
                 continue;
             }
-            self.states.insert(source.instance, source.state.clone());
+            self.states.insert(who, source.state.clone());
             self.output.event("source", json::source(source));
             if let (SourceState::Dropped(reason), false) = (&source.state, self.output.is_json()) {
                 let who = format!("{} ({})", printable(&source.name), source.node.short());

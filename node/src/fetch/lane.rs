@@ -4,27 +4,27 @@
 //! hears of it in one message a run. What a lane accepts is only what was asked on it: anything else breaks the
 //! protocol and ends the lane. How much can be under way is bounded by the source's window, which the engine keeps.
 
-use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use ftx_proto::digest::{Digest, Root};
+use ftx_proto::digest::Root;
 use ftx_proto::engine::fetch::SourceId;
 use ftx_proto::geometry::{Geometry, PieceIndex, Span};
 use ftx_proto::limits::SESSION_REQUESTS_MAX;
 use ftx_proto::name::printable;
-use ftx_proto::wire::session::{Message, RequestId, WhichHashes};
+use ftx_proto::wire::session::{Message, Refusal, RequestId, WhichHashes};
 use ractor::ActorRef;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
+use super::asked::{Asked, HashesHere, LAYER_REQUEST, leaves_request, piece_of_leaves};
 use super::landing::Landing;
 use crate::actors::fetcher::FetcherMessage;
 use crate::actors::source::SourceMessage;
-use crate::limits::{FRAME_WRITE_MAX, LANE_CLOSED_REQUESTS_MAX, PING_INTERVAL, SESSION_IDLE_MAX};
+use crate::limits::{FRAME_WRITE_MAX, PING_INTERVAL, SESSION_IDLE_MAX};
 use crate::net::connection::{self, Dialling, HANDSHAKE_TIMEOUT, Peer};
-use crate::net::frame::{FrameReader, FrameWriter};
+use crate::net::frame::{FrameError, FrameReader, FrameWriter};
 
 /// What a lane needs to know.
 #[derive(Debug, Clone)]
@@ -73,6 +73,37 @@ pub struct Described {
     pub whole: bool,
 }
 
+/// Why a lane has ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LaneEnd {
+    /// The connection is gone, or there never was one.
+    #[error("{0}")]
+    Broke(String),
+    /// The source does not give the content.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The source broke the protocol, after it had proved who it is.
+    #[error("{0}")]
+    Violation(String),
+}
+
+impl From<FrameError> for LaneEnd {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Io(_) => LaneEnd::Broke(error.to_string()),
+            FrameError::Malformed(_) => LaneEnd::Violation(error.to_string()),
+        }
+    }
+}
+
+fn broke(why: impl std::fmt::Display) -> LaneEnd {
+    LaneEnd::Broke(why.to_string())
+}
+
+fn violation(what: &str) -> LaneEnd {
+    LaneEnd::Violation(what.to_owned())
+}
+
 /// The near end of a lane.
 #[derive(Debug, Clone)]
 pub struct Lane {
@@ -98,122 +129,64 @@ impl Lane {
 
     /// Asks for something.
     pub fn send(&self, command: LaneCommand) -> Result<(), LaneBroken> {
-        if let LaneCommand::Request(request, span) = command {
-            self.lock().open(request, span);
+        match command {
+            LaneCommand::Request(request, span) => self.lock().open(request, span),
+            LaneCommand::Layer => self.lock().open_hashes(LAYER_REQUEST),
+            LaneCommand::Leaves(piece) => self.lock().open_hashes(leaves_request(piece)),
+            LaneCommand::Cancel(_) => {}
         }
         self.commands.try_send(command).map_err(|_| LaneBroken)
     }
 
     /// Whether this request was asked on this lane and is not answered yet.
     pub fn has(&self, request: RequestId) -> bool {
-        self.lock().open.contains_key(&request)
+        self.lock().is_open(request)
     }
 
     /// Chunks that were asked on this lane and are not here yet.
     pub fn outstanding(&self) -> u32 {
-        self.lock().outstanding
+        self.lock().outstanding()
     }
 
     /// The requests that will not be answered if the lane is gone.
     pub fn unanswered(&self) -> Vec<RequestId> {
-        self.lock().open.keys().copied().collect()
+        self.lock().all_open()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Asked> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.asked)
     }
 }
 
-/// What was asked on a lane: it takes nothing else.
-#[derive(Debug, Default)]
-struct Asked {
-    open: HashMap<RequestId, (Span, u32)>,
-    outstanding: u32,
-    /// Answered or cancelled, but something may still be on its way.
-    closed: VecDeque<(RequestId, Span)>,
-    forgotten: bool,
-}
-
-impl Asked {
-    fn open(&mut self, request: RequestId, span: Span) {
-        self.outstanding += span.count();
-        self.open.insert(request, (span, span.count()));
-    }
-
-    fn close(&mut self, request: RequestId) {
-        if let Some((span, missing)) = self.open.remove(&request) {
-            self.outstanding -= missing;
-            self.closed.push_back((request, span));
-            if self.closed.len() > LANE_CLOSED_REQUESTS_MAX {
-                self.closed.pop_front();
-                self.forgotten = true;
-            }
-        }
-    }
-
-    /// Which chunks these are, if they were asked for. `Ok(None)`: it was so long ago that nobody remembers.
-    fn arrived(
-        &mut self,
-        geometry: Geometry,
-        request: RequestId,
-        first: u32,
-        bytes: usize,
-    ) -> Result<Option<Span>, String> {
-        let asked = match self.open.get(&request) {
-            Some((span, _)) => *span,
-            None => match self.closed.iter().rev().find(|(closed, _)| *closed == request) {
-                Some((_, span)) => *span,
-                None if self.forgotten => return Ok(None),
-                None => return Err("sends chunks that nobody asked for".to_owned()),
-            },
-        };
-        let count = (bytes as u64).div_ceil(u64::from(ftx_proto::geometry::CHUNK_SIZE)) as u32;
-        let span = geometry
-            .span(first, count)
-            .filter(|span| asked.contains(*span) && geometry.len_of(*span) == bytes as u64)
-            .ok_or("sends other chunks than it was asked for")?;
-        if let Some((_, missing)) = self.open.get_mut(&request) {
-            let taken = count.min(*missing);
-            *missing -= taken;
-            self.outstanding -= taken;
-            if *missing == 0 {
-                self.close(request);
-            }
-        }
-        Ok(Some(span))
-    }
+fn locked(asked: &Mutex<Asked>) -> std::sync::MutexGuard<'_, Asked> {
+    asked.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Commands that may wait in a lane.
 const COMMANDS_MAX: usize = SESSION_REQUESTS_MAX + 64;
 
-/// The request numbers of hashes, apart from those of chunks, which the engine gives.
-const LAYER_REQUEST: RequestId = RequestId(u64::MAX);
-const LEAVES_REQUESTS: u64 = 1 << 63;
+/// `Have` messages of one lane that the fetcher has not looked at; further ones wait in the source's socket.
+const HAVES_WAITING_MAX: usize = 4;
 
 async fn run(arguments: LaneArguments, commands: mpsc::Receiver<LaneCommand>, asked: Arc<Mutex<Asked>>) {
     let lane = arguments.lane;
     let source_actor = arguments.source_actor.clone();
-    let ended = match carry(arguments, commands, asked).await {
-        Ok(()) => "closed".to_owned(),
-        Err(reason) => reason,
-    };
-    let _ = source_actor.cast(SourceMessage::LaneDown(lane, ended));
+    let end = carry(arguments, commands, asked).await.err().unwrap_or_else(|| broke("closed"));
+    let _ = source_actor.cast(SourceMessage::LaneDown(lane, end));
 }
 
 async fn carry(
     arguments: LaneArguments,
     commands: mpsc::Receiver<LaneCommand>,
     asked: Arc<Mutex<Asked>>,
-) -> Result<(), String> {
+) -> Result<(), LaneEnd> {
     let root = arguments.root;
-    let dialled = connection::dial(arguments.dialling.clone()).await;
-    let connection = dialled.map_err(|error| error.to_string())?;
+    let connection = connection::dial(arguments.dialling.clone()).await.map_err(broke)?;
     let (mut reader, mut writer) = (connection.reader, connection.writer);
-    writer.write(&Message::Subscribe { root }, b"").await.map_err(|error| error.to_string())?;
+    writer.write(&Message::Subscribe { root }, b"").await.map_err(broke)?;
     let described = timeout(HANDSHAKE_TIMEOUT, describe(&mut reader, root, connection.peer))
         .await
-        .map_err(|_| "it does not say what it has".to_owned())??;
+        .map_err(|_| broke("it does not say what it has"))??;
     let _ = arguments.source_actor.cast(SourceMessage::LaneUp(arguments.lane, described));
     let (pongs, answers) = mpsc::channel(1);
     tokio::select! {
@@ -226,14 +199,15 @@ async fn describe<R: AsyncRead + Unpin>(
     reader: &mut FrameReader<R>,
     wanted: Root,
     peer: Peer,
-) -> Result<Described, String> {
-    match reader.read().await.map_err(|error| error.to_string())? {
+) -> Result<Described, LaneEnd> {
+    match reader.read().await? {
         Some(Message::Describe { root, size, mtime, executable, whole }) if root == wanted => {
             Ok(Described { peer, size, mtime, executable, whole })
         }
-        Some(Message::Refused { reason, .. }) => Err(reason.to_string()),
-        Some(_) => Err("it answers something else than it was asked".to_owned()),
-        None => Err("it closed the connection".to_owned()),
+        Some(Message::Refused { reason, .. }) => Err(LaneEnd::Refused(reason)),
+        Some(Message::Goodbye(reason)) => Err(broke(printable(&reason))),
+        Some(_) => Err(violation("it answered something else than it was asked")),
+        None => Err(broke("it closed the connection")),
     }
 }
 
@@ -243,7 +217,7 @@ async fn write<W: AsyncWrite + Unpin>(
     root: Root,
     asked: Arc<Mutex<Asked>>,
     mut answers: mpsc::Receiver<u64>,
-) -> Result<(), String> {
+) -> Result<(), LaneEnd> {
     let mut pings = 0;
     loop {
         let message = tokio::select! {
@@ -253,14 +227,14 @@ async fn write<W: AsyncWrite + Unpin>(
                     Message::Request { request, root, first: span.first().get(), count: span.count() }
                 }
                 Some(LaneCommand::Cancel(request)) => {
-                    asked.lock().unwrap_or_else(PoisonError::into_inner).close(request);
+                    locked(&asked).close(request);
                     Message::Cancel { request }
                 }
                 Some(LaneCommand::Layer) => {
                     Message::WantHashes { request: LAYER_REQUEST, root, which: WhichHashes::PieceLayer }
                 }
                 Some(LaneCommand::Leaves(piece)) => {
-                    let request = RequestId(LEAVES_REQUESTS | u64::from(piece.get()));
+                    let request = leaves_request(piece);
                     Message::WantHashes { request, root, which: WhichHashes::Leaves { piece: piece.get() } }
                 }
             },
@@ -272,8 +246,8 @@ async fn write<W: AsyncWrite + Unpin>(
         };
         match timeout(FRAME_WRITE_MAX, writer.write(&message, b"")).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(format!("the connection broke: {error}")),
-            Err(_) => return Err("it takes nothing any more".to_owned()),
+            Ok(Err(error)) => return Err(LaneEnd::Broke(format!("the connection broke: {error}"))),
+            Err(_) => return Err(broke("it takes nothing any more")),
         }
     }
 }
@@ -283,124 +257,105 @@ async fn read<R: AsyncRead + Unpin>(
     arguments: &LaneArguments,
     asked: &Mutex<Asked>,
     pongs: mpsc::Sender<u64>,
-) -> Result<(), String> {
-    let LaneArguments { source, landing, fetcher, .. } = arguments;
-    let source = *source;
-    let geometry = landing.geometry();
-    let mut hashes = Hashes::default();
-    let patience: Duration = SESSION_IDLE_MAX;
+) -> Result<(), LaneEnd> {
+    let haves = Arc::new(Semaphore::new(HAVES_WAITING_MAX));
     loop {
-        let message = match timeout(patience, reader.read()).await {
+        let message = match timeout(SESSION_IDLE_MAX, reader.read()).await {
             Ok(Ok(Some(message))) => message,
-            Ok(Ok(None)) => return Err("it closed the connection".to_owned()),
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err(format!("silent for {} s", patience.as_secs())),
+            Ok(Ok(None)) => return Err(broke("it closed the connection")),
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => return Err(LaneEnd::Broke(format!("silent for {} s", SESSION_IDLE_MAX.as_secs()))),
         };
         let told = match message {
-            Message::Chunks { request, first } => {
-                let bytes = reader.payload();
-                let arrived = asked.lock().unwrap_or_else(PoisonError::into_inner).arrived(
-                    geometry,
-                    request,
-                    first,
-                    bytes.len(),
-                )?;
-                let Some(span) = arrived else { continue };
-                match landing.land(span, bytes) {
-                    Ok(leaves) => FetcherMessage::Arrived { source, request, first: span.first(), leaves },
-                    Err(error) => FetcherMessage::StoreFailed(error),
-                }
-            }
-            Message::Have { pieces, .. } => {
-                let pieces = pieces.into_iter().map(|(start, end)| start..end).collect();
-                FetcherMessage::SourceHas { source, pieces }
-            }
-            Message::Hashes { request, first, last } => {
-                match hashes.take(geometry, request, first, last, reader.payload())? {
-                    Some(told) => told.for_source(source),
-                    None => continue,
-                }
-            }
-            Message::Refused { request: Some(LAYER_REQUEST), .. } => FetcherMessage::LayerFailed { source },
-            Message::Refused { request: Some(RequestId(number)), reason, .. } => {
-                match number.checked_sub(LEAVES_REQUESTS).and_then(|piece| geometry.piece(piece as u32)) {
-                    Some(piece) => FetcherMessage::LeavesFailed { source, piece },
-                    None => {
-                        let request = RequestId(number);
-                        asked.lock().unwrap_or_else(PoisonError::into_inner).close(request);
-                        FetcherMessage::Refused { source, request, refusal: reason }
-                    }
-                }
+            Message::Have { root, pieces } => {
+                let pieces = pieces_of(arguments.landing.geometry(), &pieces)
+                    .filter(|_| root == arguments.root)
+                    .ok_or_else(|| violation("it said to have what does not exist"))?;
+                // Nobody closes the semaphore.
+                let Ok(permit) = Arc::clone(&haves).acquire_owned().await else { return Ok(()) };
+                Some(FetcherMessage::SourceHas { source: arguments.source, pieces, permit })
             }
             Message::Ping(number) => {
                 // If one answer is still waiting to be written, it stands for this one too.
                 let _ = pongs.try_send(number);
-                continue;
+                None
             }
-            Message::Pong(_) => continue,
-            Message::Goodbye(reason) => return Err(printable(&reason).to_string()),
-            _ => return Err("it sends what only the asking side may send".to_owned()),
+            message => take(message, reader.payload(), arguments, asked)?,
         };
-        if fetcher.cast(told).is_err() {
+        if let Some(told) = told
+            && arguments.fetcher.cast(told).is_err()
+        {
             return Ok(());
         }
     }
 }
 
-/// Hashes that are arriving, frame by frame.
-#[derive(Debug, Default)]
-struct Hashes {
-    arriving: HashMap<RequestId, Vec<Digest>>,
-}
-
-/// Hashes that are all here.
-enum HashesHere {
-    Layer(Vec<Digest>),
-    Leaves(PieceIndex, Vec<Digest>),
-}
-
-impl HashesHere {
-    fn for_source(self, source: SourceId) -> FetcherMessage {
-        match self {
-            HashesHere::Layer(hashes) => FetcherMessage::Layer { source, hashes },
-            HashesHere::Leaves(piece, leaves) => FetcherMessage::Leaves { source, piece, leaves },
+/// What the fetcher has to know of a message, if anything. Chunks are hashed and written here.
+fn take(
+    message: Message,
+    payload: &[u8],
+    arguments: &LaneArguments,
+    asked: &Mutex<Asked>,
+) -> Result<Option<FetcherMessage>, LaneEnd> {
+    let LaneArguments { source, landing, .. } = arguments;
+    let (source, geometry) = (*source, landing.geometry());
+    Ok(match message {
+        Message::Chunks { request, first } => {
+            let arrived = locked(asked).arrived(geometry, request, first, payload.len());
+            let Some(span) = arrived.map_err(LaneEnd::Violation)? else { return Ok(None) };
+            Some(match landing.land(span, payload) {
+                Ok(leaves) => FetcherMessage::Arrived { source, request, first: span.first(), leaves },
+                Err(error) => FetcherMessage::StoreFailed(error),
+            })
         }
-    }
-}
-
-impl Hashes {
-    fn take(
-        &mut self,
-        geometry: Geometry,
-        request: RequestId,
-        first: u32,
-        last: bool,
-        payload: &[u8],
-    ) -> Result<Option<HashesHere>, String> {
-        let piece = match request {
-            LAYER_REQUEST => None,
-            RequestId(number) => {
-                let piece =
-                    number.checked_sub(LEAVES_REQUESTS).and_then(|p| geometry.piece(u32::try_from(p).ok()?));
-                Some(piece.ok_or("sends hashes that nobody asked for")?)
+        Message::Hashes { request, first, last } => {
+            let arrived = locked(asked).hashes_arrived(geometry, request, first, last, payload);
+            arrived.map_err(LaneEnd::Violation)?.map(|here| match here {
+                HashesHere::Layer(hashes) => FetcherMessage::Layer { source, hashes },
+                HashesHere::Leaves(piece, leaves) => FetcherMessage::Leaves { source, piece, leaves },
+            })
+        }
+        Message::Refused { request: Some(request), reason, .. } => {
+            let mut asked = locked(asked);
+            // What was answered or cancelled meanwhile may be refused as well; that is nothing new.
+            if asked.close(request) {
+                Some(FetcherMessage::Refused { source, request, refusal: reason })
+            } else if asked.close_hashes(request) {
+                Some(match piece_of_leaves(geometry, request) {
+                    Some(piece) => FetcherMessage::LeavesFailed { source, piece },
+                    None => FetcherMessage::LayerFailed { source },
+                })
+            } else {
+                None
             }
-        };
-        let expected = match piece {
-            None => geometry.piece_count(),
-            Some(piece) => geometry.span_of(piece).count(),
-        };
-        let arriving = self.arriving.entry(request).or_default();
-        if arriving.len() != first as usize || arriving.len() + payload.len() / 32 > expected as usize {
-            return Err("sends hashes out of order, or too many".to_owned());
         }
-        arriving.extend(payload.chunks_exact(32).filter_map(|hash| Some(Digest(hash.try_into().ok()?))));
-        if !last {
-            return Ok(None);
+        Message::Pong(_) => None,
+        Message::Goodbye(reason) => return Err(broke(printable(&reason))),
+        _ => return Err(violation("it sent what only the asking side may send")),
+    })
+}
+
+/// The pieces in a `Have`: in order, apart from each other, and of this content.
+fn pieces_of(geometry: Geometry, ranges: &[(u32, u32)]) -> Option<Vec<Range<u32>>> {
+    let mut end = 0;
+    let checked = ranges.iter().map(|&(from, to)| {
+        let fits = end <= from && from < to && to <= geometry.piece_count();
+        end = to;
+        fits.then_some(from..to)
+    });
+    checked.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_that_do_not_exist_and_ranges_that_overlap_are_refused() {
+        let geometry = Geometry::new(10 << 20).unwrap();
+        assert_eq!(pieces_of(geometry, &[(0, 3), (3, 4), (9, 10)]), Some(vec![0..3, 3..4, 9..10]));
+        for ranges in [&[(0, 11)][..], &[(3, 3)], &[(4, 2)], &[(0, 5), (4, 6)], &[(5, 6), (0, 1)]] {
+            assert_eq!(pieces_of(geometry, ranges), None, "{ranges:?}");
         }
-        let hashes = self.arriving.remove(&request).unwrap_or_default();
-        Ok(Some(match piece {
-            None => HashesHere::Layer(hashes),
-            Some(piece) => HashesHere::Leaves(piece, hashes),
-        }))
     }
 }

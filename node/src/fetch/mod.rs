@@ -5,6 +5,7 @@
 //! * [`report`]: what is told of a fetch while it runs and when it is done;
 //! * [`resolve`]: from a name to a root, and to the nodes that have it.
 
+mod asked;
 pub mod landing;
 pub mod lane;
 pub mod report;

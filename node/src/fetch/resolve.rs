@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ftx_proto::digest::{Instance, NodeId, Root, RootPrefix};
+use ftx_proto::geometry::Geometry;
+use ftx_proto::merkle::PieceLayer;
 use ftx_proto::name::{NameError, RelativePath, printable};
 use ftx_proto::wire::discovery::{Announce, OfferEntry, OfferedRoot, Want};
 
@@ -158,7 +160,7 @@ impl Offers {
             (Some(prefix), Some(root)) => prefix.matches(&root),
             _ => true,
         };
-        if !answers || !chosen {
+        if !answers || !chosen || !is_possible(entry) {
             return;
         }
         let holder = Holder { announce: found.offer.from.clone(), addr: found.addr };
@@ -170,7 +172,7 @@ impl Offers {
         }
         self.groups.retain(|group| !group.holders.is_empty());
         let hashed = match entry.root {
-            OfferedRoot::Hashing(bytes) => bytes,
+            OfferedRoot::Hashing(bytes) => bytes.min(entry.size),
             OfferedRoot::Whole(_) | OfferedRoot::Partial { .. } => entry.size,
         };
         match self.groups.iter_mut().find(|group| group.root == root && group.size == entry.size) {
@@ -254,6 +256,16 @@ impl Group {
     fn describe(&self) -> ContentGroup {
         let nodes = self.holders.iter().map(|holder| (holder.announce.node, holder.announce.name.clone()));
         ContentGroup { root: self.root, size: self.size, mtime: self.mtime, nodes: nodes.collect() }
+    }
+}
+
+/// Whether there can be such a content at all. One root names nothing, and nothing else has no bytes: who took an offer of
+/// an empty file under another root at its word would hold an empty file for what that root names.
+pub fn is_possible(entry: &OfferEntry) -> bool {
+    let Ok(geometry) = Geometry::new(entry.size) else { return false };
+    match entry.root.root() {
+        Some(root) if geometry.size() == 0 => PieceLayer::verify(geometry, root, Vec::new()).is_ok(),
+        _ => true,
     }
 }
 
@@ -353,6 +365,19 @@ mod tests {
             let Verdict::One(one) = offers(NAME, Some(from), &both).verdict() else { panic!("{from}") };
             assert_eq!(one.root, Root([7; 32]));
         }
+    }
+
+    #[test]
+    fn what_cannot_be_is_not_taken_for_an_offer() {
+        for size in [0, u64::MAX] {
+            let offers = offers(NAME, None, &[found(1, whole(7), size)]);
+            assert_eq!(offers.verdict(), Verdict::Nothing, "{size}");
+        }
+        let empty = Geometry::new(0).unwrap();
+        let empty = PieceLayer::from_hashes(empty, Vec::new()).unwrap().root();
+        let offers = offers(NAME, None, &[found(1, OfferedRoot::Whole(empty), 0), found(2, whole(7), 0)]);
+        let Verdict::One(one) = offers.verdict() else { panic!("{:?}", offers.verdict()) };
+        assert_eq!((one.root, one.size), (empty, 0));
     }
 
     #[test]

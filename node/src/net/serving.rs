@@ -27,7 +27,9 @@ use crate::limits::FRAME_WRITE_MAX;
 #[derive(Debug)]
 pub enum Outgoing {
     /// A message without payload.
-    Message(Message, Option<OwnedSemaphorePermit>),
+    Message(Message, OwnedSemaphorePermit),
+    /// The last word, for the peer's log; then the connection is closed.
+    Goodbye(String),
     /// The hashes of all pieces.
     Layer {
         /// The peer's number for the request.
@@ -78,10 +80,18 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
         }
         Message::Refused { request: Some(request), root, reason: Refusal::from(error) }
     };
-    while let Some(outgoing) = queue.recv().await {
+    let mut last_word = None;
+    while last_word.is_none()
+        && let Some(outgoing) = queue.recv().await
+    {
         let writing = async {
             match outgoing {
                 Outgoing::Message(message, _permit) => writer.write(&message, b"").await,
+                Outgoing::Goodbye(reason) => {
+                    writer.write(&Message::goodbye(&reason), b"").await?;
+                    last_word = Some(reason);
+                    Ok(())
+                }
                 Outgoing::Layer { request, layer, permit: _permit } => {
                     write_hashes(&mut writer, request, layer.hashes()).await
                 }
@@ -95,16 +105,18 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
                     let bytes = reader.len_of(span);
                     buffer.resize(FRAME_PAYLOAD_MAX, 0);
                     let run = &mut buffer[..bytes as usize];
+                    let mut sent = 0;
                     let written = match reader.read(span, run) {
                         Ok(()) => {
+                            sent = bytes;
                             writer.write(&Message::Chunks { request, first: span.first().get() }, run).await
                         }
                         Err(error) => {
-                            let _ = server.cast(ServerMessage::Cancelled { session, request });
+                            let _ = server.cast(ServerMessage::Cancelled { session, request, permit: None });
                             writer.write(&refused(request, root, &error), b"").await
                         }
                     };
-                    let _ = server.cast(ServerMessage::Sent { session, bytes });
+                    let _ = server.cast(ServerMessage::Sent { session, bytes: sent });
                     written
                 }
             }
@@ -117,7 +129,7 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
     }
     // The session is over; the peer is told that nothing follows. It may be gone already.
     let _ = timeout(FRAME_WRITE_MAX, writer.close()).await;
-    "stopped".to_owned()
+    last_word.unwrap_or_else(|| "stopped".to_owned())
 }
 
 async fn write_hashes<W: AsyncWrite + Unpin>(

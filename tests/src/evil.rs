@@ -1,0 +1,272 @@
+//! Peers that do not keep to the protocol, made of the node's own pieces and bound to 127.0.0.1.
+//!
+//! [`Evil`] is offered by discovery and served like any node, except that a *twist* decides what it really answers.
+//! [`Stranger`] is a client that can send anything at all. Whatever is waited for has a deadline.
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ftx_node::identity::Identity;
+use ftx_node::net::connection::{self, Connection};
+use ftx_node::net::frame::{FrameReader, FrameWriter};
+use ftx_node::net::tls::{Tls, server_name};
+use ftx_proto::digest::{Digest, Instance, Root};
+use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PIECE_CHUNKS};
+use ftx_proto::merkle::{leaf_hash, piece_hash};
+use ftx_proto::wire::discovery::{Announce, Datagram, Offer, OfferEntry, OfferedRoot, Query, Want};
+use ftx_proto::wire::session::{Hello, Message, WhichHashes};
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+
+use crate::data::Content;
+
+/// How long anything may take that should take milliseconds.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is sent: messages with their payloads.
+pub type Answers = Vec<(Message, Vec<u8>)>;
+
+/// Makes of a message and of what an honest node would answer what is answered; `None` closes the connection.
+pub type Twist = dyn Fn(&Message, Answers) -> Option<Answers> + Send + Sync;
+
+/// A serving peer that does what its twist says. It ends when it is dropped.
+pub struct Evil {
+    /// Who it is, by its certificate.
+    pub node: String,
+    /// Where discovery asks it: for `--peer`.
+    pub peer: String,
+    _runtime: Runtime,
+}
+
+struct Serving {
+    content: Content,
+    geometry: Geometry,
+    twist: Box<Twist>,
+}
+
+impl Evil {
+    /// Offers and serves `content` as `name`; `announced` may change what discovery hears.
+    pub fn start(
+        name: &str,
+        content: &Content,
+        announced: impl Fn(&mut Offer) + Send + Sync + 'static,
+        twist: impl Fn(&Message, Answers) -> Option<Answers> + Send + Sync + 'static,
+    ) -> Self {
+        let runtime = runtime();
+        let (identity, tls) = identity();
+        let geometry = Geometry::new(content.size()).expect("small");
+        let serving = Arc::new(Serving { content: content.clone(), geometry, twist: Box::new(twist) });
+        let (tcp, udp) = runtime.block_on(async {
+            let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port for sessions");
+            let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port for questions");
+            (tcp, udp)
+        });
+        let from = Announce {
+            node: identity.node(),
+            instance: Instance(rand::random()),
+            port: tcp.local_addr().expect("bound").port(),
+            name: "evil".to_owned(),
+        };
+        let hello = Hello { instance: from.instance, name: from.name.clone() };
+        let entry = OfferEntry {
+            name: name.parse().expect("a name"),
+            size: content.size(),
+            mtime: 0,
+            root: OfferedRoot::Whole(content.root().parse::<Root>().expect("a root")),
+        };
+        let offer = Offer { nonce: 0, from, entries: vec![entry], more: false };
+        let peer = udp.local_addr().expect("bound").to_string();
+        runtime.spawn(async move {
+            let mut buffer = [0; 2000];
+            while let Ok((len, to)) = udp.recv_from(&mut buffer).await {
+                if let Ok(Datagram::Query(Query { nonce, .. })) = Datagram::decode(&buffer[..len]) {
+                    let mut offer = Offer { nonce, ..offer.clone() };
+                    announced(&mut offer);
+                    let _ = udp.send_to(&Datagram::Offer(offer).encode(), to).await;
+                }
+            }
+        });
+        runtime.spawn(async move {
+            while let Ok((tcp, addr)) = tcp.accept().await {
+                let (tls, hello, serving) = (tls.clone(), hello.clone(), Arc::clone(&serving));
+                tokio::spawn(async move {
+                    if let Ok(connection) = connection::accept(tcp, addr, &tls, hello).await {
+                        serving.serve(connection).await;
+                    }
+                });
+            }
+        });
+        Evil { node: identity.node().to_string(), peer, _runtime: runtime }
+    }
+}
+
+impl Serving {
+    async fn serve(&self, mut connection: Connection) {
+        while let Ok(Some(message)) = connection.reader.read().await {
+            let Some(answers) = (self.twist)(&message, self.honest(&message)) else { return };
+            for (message, payload) in answers {
+                if connection.writer.write(&message, &payload).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// What a node that has the content answers.
+    fn honest(&self, message: &Message) -> Answers {
+        match *message {
+            Message::Subscribe { root } => {
+                let size = self.content.size();
+                vec![(
+                    Message::Describe { root, size, mtime: (0, 0), executable: false, whole: true },
+                    vec![],
+                )]
+            }
+            Message::WantHashes { request, which, .. } => {
+                let leaves: Vec<Digest> =
+                    self.content.bytes.chunks(CHUNK_SIZE as usize).map(leaf_hash).collect();
+                let mut pieces = leaves.chunks(PIECE_CHUNKS as usize);
+                let hashes = match which {
+                    WhichHashes::PieceLayer => pieces.map(|piece| piece_hash(self.geometry, piece)).collect(),
+                    WhichHashes::Leaves { piece } => pieces.nth(piece as usize).unwrap_or_default().to_vec(),
+                };
+                let payload = hashes.iter().flat_map(|hash| hash.0).collect();
+                vec![(Message::Hashes { request, first: 0, last: true }, payload)]
+            }
+            Message::Request { request, first, count, .. } => {
+                let span = self.geometry.span(first, count).expect("a node asks for what there is");
+                let run = |run| {
+                    let bytes = self.geometry.bytes_of(run);
+                    let payload = self.content.bytes[bytes.start as usize..bytes.end as usize].to_vec();
+                    (Message::Chunks { request, first: run.first().get() }, payload)
+                };
+                span.runs(16).map(run).collect()
+            }
+            Message::Ping(number) => vec![(Message::Pong(number), vec![])],
+            _ => vec![],
+        }
+    }
+}
+
+/// A client that is not bound to anything. Its sessions are real until it chooses otherwise.
+pub struct Stranger {
+    runtime: Runtime,
+    tls: Tls,
+    addr: SocketAddr,
+}
+
+/// An established session, with the bytes in the stranger's hands.
+pub struct Raw {
+    /// What the node says.
+    pub reader: FrameReader<ReadHalf<TlsStream<TcpStream>>>,
+    writer: WriteHalf<TlsStream<TcpStream>>,
+}
+
+impl Stranger {
+    /// Somebody who will bother the node at this port.
+    pub fn new(port: u16) -> Self {
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Stranger { runtime: runtime(), tls: identity().1, addr }
+    }
+
+    /// Runs something of the stranger's; fails the test if it takes too long.
+    #[track_caller]
+    pub fn does<T>(&self, what: impl Future<Output = T>) -> T {
+        self.runtime.block_on(async { timeout(PATIENCE, what).await }).expect("it ended within its time")
+    }
+
+    /// A connection on which nothing has been said.
+    pub async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.addr).await.expect("the node listens")
+    }
+
+    /// A TLS handshake that offers these protocols.
+    pub async fn handshake(&self, protocols: &[&[u8]]) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut config = (*self.tls.client).clone();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        connector.connect(server_name(), self.connect().await).await
+    }
+
+    /// A session, both sides having said hello.
+    pub async fn session(&self) -> Raw {
+        let stream = self.handshake(&[b"ftx/1"]).await.expect("the handshake is an honest one");
+        let (read, write) = tokio::io::split(stream);
+        let mut raw = Raw { reader: FrameReader::new(read), writer: write };
+        raw.say(&Message::Hello(Hello { instance: Instance(666), name: "stranger".to_owned() })).await;
+        assert!(matches!(raw.reader.read().await, Ok(Some(Message::Hello(_)))));
+        raw
+    }
+
+    /// What the node says of itself when discovery asks it.
+    pub async fn announce(&self) -> Announce {
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
+        let query = Query { nonce: 7, instance: Instance(666), want: Want::All };
+        udp.send_to(&Datagram::Query(query).encode(), self.addr).await.expect("sent");
+        let mut buffer = [0; 2000];
+        loop {
+            let (len, _) = udp.recv_from(&mut buffer).await.expect("received");
+            if let Ok(Datagram::Offer(offer)) = Datagram::decode(&buffer[..len]) {
+                return offer.from;
+            }
+        }
+    }
+}
+
+impl Raw {
+    /// Sends a message, or fails the test.
+    pub async fn say(&mut self, message: &Message) {
+        assert!(self.try_say(message).await, "the session is open");
+    }
+
+    /// Sends a message; `false` if the session is over.
+    pub async fn try_say(&mut self, message: &Message) -> bool {
+        FrameWriter::new(&mut self.writer).write(message, b"").await.is_ok()
+    }
+
+    /// Sends bytes.
+    pub async fn send(&mut self, bytes: &[u8]) {
+        let sent = async {
+            self.writer.write_all(bytes).await?;
+            self.writer.flush().await
+        };
+        sent.await.expect("the session is open");
+    }
+
+    /// Says that nothing follows.
+    pub async fn finish(&mut self) {
+        let _ = self.writer.shutdown().await;
+    }
+
+    /// The next message.
+    pub async fn hear(&mut self) -> Message {
+        self.reader.read().await.ok().flatten().expect("the session goes on")
+    }
+
+    /// Reads to the end of the session; the reason that the node gave, if it gave one.
+    pub async fn farewell(&mut self) -> Option<String> {
+        let mut reason = None;
+        while let Ok(Some(message)) = self.reader.read().await {
+            if let Message::Goodbye(text) = message {
+                reason = Some(text);
+            }
+        }
+        reason
+    }
+}
+
+fn identity() -> (Identity, Tls) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let identity = Identity::load_or_create(folder.path()).expect("an identity");
+    let tls = Tls::new(&identity).expect("it is usable");
+    (identity, tls)
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
