@@ -5,17 +5,16 @@
 //! node serve what is verified. A failed source is a source less; only a full or broken disk ends a fetch at once.
 //! A crash loses nothing that the journal says: see [`crate::store`].
 
-use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ftx_proto::chunk_set::PieceSet;
-use ftx_proto::digest::{Digest, Instance, NodeId, Root};
-use ftx_proto::engine::fetch::{DropReason, FetchConfig, FetchEngine, Input, Output, SourceId};
+use ftx_proto::digest::{Digest, NodeId, Root};
+use ftx_proto::engine::fetch::{FetchConfig, FetchEngine, Input, Output, SourceId};
 use ftx_proto::geometry::{ChunkIndex, Geometry, PieceIndex};
-use ftx_proto::name::{RelativePath, printable};
+use ftx_proto::name::RelativePath;
 use ftx_proto::time::Time;
 use ftx_proto::wire::discovery::Announce;
 use ftx_proto::wire::session::{Hello, Refusal, RequestId};
@@ -30,11 +29,12 @@ use super::source::{Source, SourceArguments, SourceMessage};
 use crate::catalog::Content;
 use crate::clock::Clock;
 use crate::error::{Code, Error};
+use crate::fetch::candidates::{Candidates, Drought};
 use crate::fetch::landing::Landing;
 use crate::fetch::lane::{Described, LaneEnd};
-use crate::fetch::report::{Phase, Progress, Report, SourceReport, SourceState};
-use crate::limits::{JOURNAL_BYTES_MAX, JOURNAL_INTERVAL, SOURCES_MAX};
-use crate::net::connection::{Dialling, Peer};
+use crate::fetch::report::{Phase, Progress, Report};
+use crate::limits::{JOURNAL_BYTES_MAX, JOURNAL_INTERVAL};
+use crate::net::connection::Dialling;
 use crate::net::tls::Tls;
 use crate::store::{PartFile, StoreError};
 
@@ -184,9 +184,7 @@ pub struct FetcherState {
     arguments: Arguments,
     engine: FetchEngine,
     landing: Arc<Landing>,
-    candidates: HashMap<Claim, Candidate>,
-    by_actor: HashMap<ActorId, Claim>,
-    by_source: HashMap<SourceId, Claim>,
+    candidates: Candidates,
     uncommitted: Vec<PieceIndex>,
     /// Whether it was said that verified pieces cannot be noted.
     note_failed: bool,
@@ -199,9 +197,6 @@ pub struct FetcherState {
     begun: Time,
     /// When a source joined or a chunk came, last.
     fed_at: Time,
-    last_refusal: Option<DropReason>,
-    /// Why the last one was banned that was.
-    last_ban: Option<String>,
     /// What is offered to others meanwhile, and the catalog that was told.
     offered: Option<(Arc<Content>, Option<ActorId>)>,
     ending: Option<Ending>,
@@ -218,7 +213,6 @@ struct Arguments {
     part: Arc<PartFile>,
     force: bool,
     patience: Duration,
-    only: Option<NodeId>,
     tls: Tls,
     hello: Hello,
     local: Option<std::net::IpAddr>,
@@ -227,28 +221,6 @@ struct Arguments {
     clock: Clock,
     progress: watch::Sender<Progress>,
     pieces: watch::Sender<Arc<PieceSet>>,
-}
-
-/// Who somebody says to be in discovery, where nothing is proved. Both together name a candidate: whoever borrows the
-/// instance of another has to borrow its identity too, and that shows as soon as it is dialled.
-type Claim = (NodeId, Instance);
-
-/// Somebody who has, or had, the content.
-#[derive(Debug)]
-struct Candidate {
-    source: SourceId,
-    /// Where it was heard, the best of them first. A node on several of our networks has several.
-    addrs: VecDeque<SocketAddr>,
-    announced: Announce,
-    peer: Option<Peer>,
-    actor: Option<ActorRef<SourceMessage>>,
-    lanes: usize,
-    tries: u32,
-    retry_at: Option<Time>,
-    state: Option<SourceState>,
-    banned: bool,
-    /// It has given something since it was connected last.
-    useful: bool,
 }
 
 /// What is left to do before the fetch is over.
@@ -270,7 +242,7 @@ impl Actor for Fetcher {
         myself: ActorRef<FetcherMessage>,
         arguments: FetcherArguments,
     ) -> Result<FetcherState, ActorProcessingErr> {
-        let FetcherArguments { root, geometry, have, done, part, mtime, .. } = arguments;
+        let FetcherArguments { root, geometry, have, done, part, mtime, only, .. } = arguments;
         let now = arguments.clock.now();
         let resumed = have.bytes();
         let landing = Arc::new(Landing::new(Arc::clone(&part), &have));
@@ -282,7 +254,6 @@ impl Actor for Fetcher {
             part,
             force: arguments.force,
             patience: arguments.patience,
-            only: arguments.only,
             tls: arguments.tls,
             hello: arguments.hello,
             local: arguments.local,
@@ -295,9 +266,7 @@ impl Actor for Fetcher {
         let mut state = FetcherState {
             engine,
             landing,
-            candidates: HashMap::new(),
-            by_actor: HashMap::new(),
-            by_source: HashMap::new(),
+            candidates: Candidates::new(arguments.hello.instance, only, geometry.size()),
             uncommitted: Vec::new(),
             note_failed: false,
             committing: false,
@@ -308,8 +277,6 @@ impl Actor for Fetcher {
             executable: false,
             begun: now,
             fed_at: now,
-            last_refusal: None,
-            last_ban: None,
             offered: None,
             ending: None,
             done: Some(done),
@@ -330,7 +297,7 @@ impl Actor for Fetcher {
         let now = state.arguments.clock.now();
         let input = match message {
             FetcherMessage::Offered(announce, addr) => {
-                state.offered(announce, addr, now);
+                state.candidates.offered(announce, addr, now);
                 state.connect(&myself, now).await;
                 return Ok(());
             }
@@ -342,12 +309,13 @@ impl Actor for Fetcher {
                 Input::SourceHas { source, pieces }
             }
             FetcherMessage::SourceFailed { source, end } => {
-                state.source_failed(source, end);
+                state.candidates.failed(source, end);
                 return Ok(());
             }
             FetcherMessage::Arrived { source, request, first, leaves } => {
                 if leaves.iter().any(Option::is_some) {
-                    state.fed_by(source, now);
+                    state.fed_at = now;
+                    state.candidates.fed_by(source);
                 }
                 Input::Arrived { source, request, first, leaves }
             }
@@ -398,7 +366,7 @@ impl Actor for Fetcher {
             _ => return Ok(()),
         };
         let now = state.arguments.clock.now();
-        if let Some(source) = state.source_ended(&actor.get_id(), reason, now) {
+        if let Some(source) = state.candidates.ended(&actor.get_id(), reason, now) {
             state.advance(&myself, now, Input::SourceLeft { source });
         }
         Ok(())
@@ -424,14 +392,14 @@ impl FetcherState {
         while let Some(output) = self.engine.poll() {
             match output {
                 Output::Request { source, request, span } => {
-                    self.tell_source(source, SourceMessage::Request(request, span));
+                    self.candidates.tell(source, SourceMessage::Request(request, span));
                 }
                 Output::Cancel { source, request } => {
-                    self.tell_source(source, SourceMessage::Cancel(request));
+                    self.candidates.tell(source, SourceMessage::Cancel(request));
                 }
-                Output::AskLayer { source } => self.tell_source(source, SourceMessage::AskLayer),
+                Output::AskLayer { source } => self.candidates.tell(source, SourceMessage::AskLayer),
                 Output::AskLeaves { source, piece } => {
-                    self.tell_source(source, SourceMessage::AskLeaves(piece));
+                    self.candidates.tell(source, SourceMessage::AskLeaves(piece));
                 }
                 Output::LayerReady(layer) => {
                     let content = Content::partial(
@@ -448,7 +416,7 @@ impl FetcherState {
                 }
                 Output::Verified { piece } => verified.push(piece),
                 Output::Reset { piece, chunks } => self.landing.release(piece, chunks),
-                Output::Drop { source, why } => self.drop_source(source, why),
+                Output::Drop { source, why } => self.candidates.dropped(source, why),
                 Output::Complete => {
                     self.ending = Some(Ending::Finishing);
                     self.finish_when_possible(myself);
@@ -472,74 +440,14 @@ impl FetcherState {
         self.uncommitted.extend(verified);
     }
 
-    fn tell_source(&self, source: SourceId, message: SourceMessage) {
-        let candidate = self.by_source.get(&source).and_then(|claim| self.candidates.get(claim));
-        if let Some(actor) = candidate.and_then(|candidate| candidate.actor.as_ref()) {
-            // A source that has just ended is reported by its supervision event.
-            let _ = actor.cast(message);
-        }
-    }
-
-    fn offered(&mut self, announced: Announce, addr: SocketAddr, now: Time) {
-        if announced.instance == self.arguments.hello.instance
-            || self.arguments.only.is_some_and(|only| only != announced.node)
-        {
-            return;
-        }
-        let claim = (announced.node, announced.instance);
-        if self.candidates.len() >= CANDIDATES_MAX && !self.candidates.contains_key(&claim) {
-            return;
-        }
-        let next = SourceId(self.candidates.len() as u32);
-        let candidate = self.candidates.entry(claim).or_insert_with(|| Candidate {
-            source: next,
-            addrs: VecDeque::new(),
-            announced: announced.clone(),
-            peer: None,
-            actor: None,
-            lanes: 0,
-            tries: 0,
-            retry_at: Some(Time::ZERO),
-            state: None,
-            banned: false,
-            useful: true,
-        });
-        if !candidate.addrs.contains(&addr) {
-            candidate.addrs.push_back(addr);
-            if candidate.addrs.len() > ADDRESSES_MAX {
-                candidate.addrs.pop_front();
-            }
-        }
-        if candidate.actor.is_none() && !candidate.banned {
-            // It is there again, or still.
-            candidate.tries = candidate.tries.min(1);
-            let soon = if candidate.tries == 0 { now } else { now + RETRY_AFTER };
-            candidate.retry_at.get_or_insert(soon);
-        }
-        self.by_source.insert(candidate.source, claim);
-    }
-
-    /// Dials whoever is due, as many as the limit allows.
+    /// Dials whoever is due.
     async fn connect(&mut self, myself: &ActorRef<FetcherMessage>, now: Time) {
         if self.ending.is_some() {
             return;
         }
-        let connected = self.candidates.values().filter(|candidate| candidate.actor.is_some()).count();
-        let due = self.candidates.iter().filter(|(_, candidate)| {
-            !candidate.banned
-                && candidate.actor.is_none()
-                && !candidate.addrs.is_empty()
-                && candidate.retry_at.is_some_and(|at| at <= now)
-        });
-        // Whoever was tried least comes first: announcing many nodes that do not answer must not keep others out.
-        let mut due: Vec<(u32, Claim)> = due.map(|(claim, candidate)| (candidate.tries, *claim)).collect();
-        due.sort_unstable_by_key(|(tries, _)| *tries);
-        due.truncate(SOURCES_MAX.saturating_sub(connected));
-        for (_, claim) in due {
-            let Some(candidate) = self.candidates.get_mut(&claim) else { continue };
-            let Some(addr) = candidate.addrs.front().copied() else { continue };
+        for (source, addr) in self.candidates.due(now) {
             let arguments = SourceArguments {
-                source: candidate.source,
+                source,
                 dialling: Dialling {
                     addr,
                     local: self.arguments.local,
@@ -551,49 +459,19 @@ impl FetcherState {
                 fetcher: myself.clone(),
                 data: self.arguments.data.clone(),
             };
-            candidate.retry_at = None;
-            match Source::spawn_linked(None, Source, arguments, myself.get_cell()).await {
-                Ok((actor, _)) => {
-                    self.by_actor.insert(actor.get_id(), claim);
-                    candidate.actor = Some(actor);
-                    candidate.lanes = 1;
-                }
-                Err(error) => tracing::error!(%error, "cannot start a source"),
-            }
+            let spawned = Source::spawn_linked(None, Source, arguments, myself.get_cell()).await;
+            let spawned = spawned.inspect_err(|error| tracing::error!(%error, "cannot start a source"));
+            self.candidates.dialled(source, spawned.ok().map(|(actor, _)| actor));
         }
     }
 
-    /// A source is connected: is it one that may be asked?
+    /// A source is connected; if it may be asked, the engine is told.
     fn ready(&mut self, source: SourceId, described: Described, now: Time) -> Option<Input> {
-        let claim = *self.by_source.get(&source)?;
-        let unwanted = self.unwanted(&described);
-        let candidate = self.candidates.get_mut(&claim)?;
-        let who = format!("{} ({})", printable(&described.peer.name), described.peer.node.short());
-        if described.peer.node != candidate.announced.node {
-            // No fault of the node that was announced: perhaps it is at another address.
-            let addr = described.peer.addr;
-            tracing::warn!(%addr, found = %who, expected = %candidate.who(), "another node answers there");
-            if let Some(actor) = &candidate.actor {
-                actor.stop(Some("another node answers there".to_owned()));
-            }
-            candidate.addrs.retain(|known| *known != addr);
-            return None;
-        }
-        candidate.peer = Some(described.peer);
-        if let Some(why) = unwanted {
-            tracing::warn!(source = %who, %why, "source refused");
-            self.ban(claim, why);
-            return None;
-        }
-        // That a source has ended is heard before what it said last; the engine would ask it in vain.
-        candidate.actor.as_ref()?;
-        tracing::info!(source = %who, addr = ?candidate.addrs.front(), whole = described.whole, "source");
-        if std::mem::take(&mut candidate.useful) {
-            // Whoever only comes and goes is tried less and less often, and does not prolong the wait.
-            candidate.tries = 0;
+        let joined = self.candidates.ready(source, &described)?;
+        if joined.useful {
+            // Whoever only comes and goes does not prolong the wait.
             self.fed_at = now;
         }
-        candidate.state = Some(SourceState::Joined);
         if self.mtime.1 == 0 {
             self.mtime = described.mtime;
         }
@@ -601,99 +479,11 @@ impl FetcherState {
         Some(Input::SourceJoined { source, whole: described.whole })
     }
 
-    /// Why a peer is not taken as a source, if it is not.
-    fn unwanted(&self, described: &Described) -> Option<String> {
-        let node = described.peer.node;
-        let lied = |candidate: &Candidate| {
-            candidate.banned && candidate.peer.as_ref().map(|peer| peer.node) == Some(node)
-        };
-        if self.candidates.values().any(lied) {
-            Some("it is a node that was dropped before".to_owned())
-        } else if self.arguments.only.is_some_and(|only| only != node) {
-            Some("it is not the node that was asked for".to_owned())
-        } else if described.size != self.arguments.geometry.size() {
-            Some(format!("it says that the content has {} bytes", described.size))
-        } else {
-            None
-        }
-    }
-
-    /// A chunk came that was not here.
-    fn fed_by(&mut self, source: SourceId, now: Time) {
-        self.fed_at = now;
-        let claim = self.by_source.get(&source);
-        if let Some(candidate) = claim.and_then(|claim| self.candidates.get_mut(claim)) {
-            candidate.useful = true;
-        }
-    }
-
-    /// A source said why it ends, or showed it.
-    fn source_failed(&mut self, source: SourceId, end: LaneEnd) {
-        let Some(claim) = self.by_source.get(&source).copied() else { return };
-        match end {
-            LaneEnd::Broke(_) => {}
-            LaneEnd::Refused(refusal) => self.last_refusal = Some(DropReason::Gone(refusal)),
-            LaneEnd::Violation(what) => {
-                let who = self.candidates.get(&claim).map(Candidate::who).unwrap_or_default();
-                tracing::warn!(source = %who, why = %what, "source dropped for breaking the protocol");
-                self.ban(claim, what);
-            }
-        }
-    }
-
-    /// Never asks it again in this fetch.
-    fn ban(&mut self, claim: Claim, why: String) {
-        let Some(candidate) = self.candidates.get_mut(&claim) else { return };
-        candidate.banned = true;
-        candidate.state = Some(SourceState::Dropped(why.clone()));
-        if let Some(actor) = &candidate.actor {
-            actor.stop(Some(why.clone()));
-        }
-        self.last_ban = Some(why);
-    }
-
-    fn drop_source(&mut self, source: SourceId, why: DropReason) {
-        self.last_refusal = Some(why);
-        let Some(claim) = self.by_source.get(&source).copied() else { return };
-        let Some(candidate) = self.candidates.get_mut(&claim) else { return };
-        let who = candidate.who();
-        match why {
-            DropReason::Lied(_) => {
-                tracing::warn!(source = %who, %why, "source dropped for wrong data");
-                self.ban(claim, why.to_string());
-            }
-            DropReason::Gone(_) | DropReason::Unresponsive => {
-                tracing::warn!(source = %who, %why, "source dropped");
-                candidate.state = Some(SourceState::Dropped(why.to_string()));
-                if let Some(actor) = &candidate.actor {
-                    actor.stop(Some(why.to_string()));
-                }
-            }
-        }
-    }
-
-    /// A source actor has ended: its candidate is tried again later, less and less often.
-    fn source_ended(&mut self, actor: &ActorId, reason: String, now: Time) -> Option<SourceId> {
-        let claim = self.by_actor.remove(actor)?;
-        let candidate = self.candidates.get_mut(&claim)?;
-        candidate.actor = None;
-        candidate.lanes = 0;
-        // Perhaps another way leads there.
-        candidate.addrs.rotate_left(usize::from(!candidate.addrs.is_empty()));
-        tracing::info!(source = %candidate.who(), %reason, "source left");
-        if candidate.state == Some(SourceState::Joined) {
-            candidate.state = Some(SourceState::Left(reason));
-        }
-        if !candidate.banned && candidate.tries < TRIES_MAX {
-            candidate.retry_at = Some(now + RETRY_AFTER * (1 << candidate.tries));
-            candidate.tries += 1;
-        }
-        Some(candidate.source)
-    }
-
     /// What is to be seen to from time to time.
     fn watch_over(&mut self, myself: &ActorRef<FetcherMessage>, now: Time) {
-        self.spread_lanes();
+        if self.engine.layer().is_some() {
+            self.candidates.spread_lanes();
+        }
         self.offer_to_others();
         self.tell_progress();
         if self.ending.is_some() {
@@ -715,48 +505,32 @@ impl FetcherState {
         }
     }
 
-    /// Where there are few sources, several lanes to each.
-    fn spread_lanes(&mut self) {
-        let joined = self.candidates.values().filter(|c| c.state == Some(SourceState::Joined)).count();
-        if joined == 0 || self.engine.layer().is_none() {
-            return;
-        }
-        let wanted = LANES_IN_ALL.div_ceil(joined);
-        for candidate in self.candidates.values_mut() {
-            if let Some(actor) = candidate.actor.as_ref().filter(|_| candidate.lanes < wanted) {
-                candidate.lanes += 1;
-                let _ = actor.cast(SourceMessage::WantLanes(wanted));
-            }
-        }
-    }
-
     /// The error for a fetch that nobody feeds any more.
     fn starved(&self) -> Error {
         let seconds = self.arguments.patience.as_secs_f64();
         let progress = self.engine.progress();
-        let liars = self.candidates.values().any(|candidate| candidate.banned && candidate.peer.is_some());
         let what = format!("{} ({})", self.arguments.name, self.arguments.root.short());
-        if let (true, Some(why @ DropReason::Lied(_))) = (liars, self.last_refusal) {
-            let message = format!(
-                "{what}: every node that has it sent wrong data ({why}); nothing wrong was kept; the same \
-                 command goes on when another node has it"
-            );
-            return Error::new(Code::Integrity, message);
-        }
-        if progress.bytes > 0 {
-            let message = format!(
-                "{what}: no node has given the rest for {seconds} s; {} of {} bytes are here and verified; the \
-                 same command goes on from there",
-                progress.bytes, progress.bytes_total
-            );
-            return Error::new(Code::Partial, message);
-        }
-        match self.last_refusal {
-            Some(DropReason::Gone(refusal)) => {
+        match self.candidates.drought() {
+            Drought::Lied(why) => {
+                let message = format!(
+                    "{what}: every node that has it sent wrong data ({why}); nothing wrong was kept; the same \
+                     command goes on when another node has it"
+                );
+                Error::new(Code::Integrity, message)
+            }
+            _ if progress.bytes > 0 => {
+                let message = format!(
+                    "{what}: no node has given the rest for {seconds} s; {} of {} bytes are here and verified; \
+                     the same command goes on from there",
+                    progress.bytes, progress.bytes_total
+                );
+                Error::new(Code::Partial, message)
+            }
+            Drought::Refused(refusal) => {
                 Error::new(Code::Refused, format!("{what}: the nodes that had it do not give it: {refusal}"))
             }
-            _ => {
-                let why = match &self.last_ban {
+            Drought::Nobody(dropped) => {
+                let why = match dropped {
                     Some(why) => format!("one was dropped since {why}"),
                     None => "see `-v` for why".to_owned(),
                 };
@@ -851,7 +625,7 @@ impl FetcherState {
             root: self.arguments.root,
             elapsed: self.arguments.clock.now().since(self.begun),
             resumed: self.resumed,
-            sources: self.sources(),
+            sources: self.candidates.reports(&self.engine),
         });
         self.end(myself, result);
     }
@@ -869,7 +643,7 @@ impl FetcherState {
         if self.arguments.pieces.borrow().count() != progress.pieces {
             self.arguments.pieces.send_replace(Arc::new(self.engine.have().clone()));
         }
-        let joined = self.candidates.values().any(|c| c.state == Some(SourceState::Joined));
+        let joined = self.candidates.joined_count() > 0;
         let phase = match (&self.ending, joined) {
             (Some(Ending::Finishing), _) => Phase::Finishing,
             (_, false) => Phase::Waiting,
@@ -882,44 +656,8 @@ impl FetcherState {
             bytes: progress.bytes,
             resumed: self.resumed,
             safe: self.safe,
-            sources: self.sources(),
+            sources: self.candidates.reports(&self.engine),
         });
-    }
-
-    /// Everybody who was connected, in the order in which they were heard of.
-    fn sources(&self) -> Vec<SourceReport> {
-        let mut candidates: Vec<&Candidate> = self.candidates.values().collect();
-        candidates.sort_by_key(|candidate| candidate.source);
-        candidates
-            .into_iter()
-            .filter_map(|candidate| {
-                let peer = candidate.peer.as_ref()?;
-                let stats = self.engine.source_stats(candidate.source).unwrap_or_default();
-                Some(SourceReport {
-                    node: peer.node,
-                    instance: peer.instance,
-                    name: peer.name.clone(),
-                    addr: peer.addr,
-                    bytes: stats.bytes,
-                    chunks: stats.chunks,
-                    retransmitted: stats.retransmitted,
-                    bad: stats.bad,
-                    state: candidate.state.clone()?,
-                })
-            })
-            .collect()
-    }
-}
-
-impl Candidate {
-    /// For people: its name and the beginning of its id.
-    fn who(&self) -> String {
-        match &self.peer {
-            Some(peer) => format!("{} ({})", printable(&peer.name), peer.node.short()),
-            None => {
-                format!("{} ({}, not proved)", printable(&self.announced.name), self.announced.node.short())
-            }
-        }
     }
 }
 
@@ -942,18 +680,3 @@ async fn tick_regularly(fetcher: ActorRef<FetcherMessage>) {
 
 /// How often a fetch looks after itself.
 const TICK: Duration = Duration::from_millis(50);
-
-/// Lanes to all sources together, as long as these are few: two keep two cores busy, four cover their pauses.
-const LANES_IN_ALL: usize = 4;
-
-/// How long to wait before a source is tried again; twice as long each further time.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
-
-/// How often in a row a source is tried until it is heard of again.
-const TRIES_MAX: u32 = 6;
-
-/// Most candidates of one fetch; whoever is heard of beyond is not asked.
-const CANDIDATES_MAX: usize = 1024;
-
-/// Most addresses that are remembered of one candidate.
-const ADDRESSES_MAX: usize = 8;

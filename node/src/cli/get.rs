@@ -80,7 +80,7 @@ async fn find_and_fetch(
     interrupt.the_fetch_has_begun();
     let mut copying = Copying(to_stdout.then(|| copy_to_stdout(&fetch)));
     let report = tokio::select! {
-        report = follow(&mut fetch, &mut display, interrupt) => report,
+        report = follow(&mut fetch, &mut display, interrupt, !to_stdout) => report,
         // Without a reader the rest is fetched for nothing.
         failed = copying.failed() => Err(failed),
     };
@@ -118,14 +118,19 @@ fn check_target(options: &GetOptions, wanted: &Wanted) -> Result<(), Error> {
 }
 
 /// Shows the fetch until it is done.
-async fn follow(fetch: &mut Fetch, display: &mut Display, interrupt: &Interrupt) -> Result<Report, Error> {
+async fn follow(
+    fetch: &mut Fetch,
+    display: &mut Display,
+    interrupt: &Interrupt,
+    resumable: bool,
+) -> Result<Report, Error> {
     let mut progress = fetch.progress.clone();
     let mut interrupted = false;
     loop {
         tokio::select! {
             done = fetch.done() => {
                 display.fetching(&progress.borrow().clone());
-                return done.map_err(|error| kept(error, &progress.borrow()));
+                return done.map_err(|error| kept(error, &progress.borrow(), resumable));
             }
             Ok(()) = progress.changed() => {
                 let now = progress.borrow_and_update().clone();
@@ -140,8 +145,11 @@ async fn follow(fetch: &mut Fetch, display: &mut Display, interrupt: &Interrupt)
 }
 
 /// Whoever stops a fetch wants to know what is left of it.
-fn kept(error: Error, progress: &crate::fetch::report::Progress) -> Error {
+fn kept(error: Error, progress: &crate::fetch::report::Progress, resumable: bool) -> Error {
     match error.code {
+        Code::Interrupted if !resumable => {
+            Error::new(Code::Interrupted, "interrupted; the output is not complete")
+        }
         Code::Interrupted => Error::new(
             Code::Interrupted,
             format!(

@@ -1,11 +1,13 @@
 //! Fetching: what is shared between the actors that decide and the tasks that carry bytes.
 //!
+//! * [`candidates`]: who may give a content, from the first offer to being dropped;
 //! * [`landing`]: where chunks land: claimed, hashed, written, all in the task that received them;
 //! * [`lane`]: one connection to a source, from the socket to the landing;
 //! * [`report`]: what is told of a fetch while it runs and when it is done;
 //! * [`resolve`]: from a name to a root, and to the nodes that have it.
 
 mod asked;
+pub mod candidates;
 pub mod landing;
 pub mod lane;
 pub mod report;

@@ -1,0 +1,427 @@
+//! Who may give a content: everybody who was heard of, from the first offer to being dropped.
+//!
+//! ```text
+//! heard of -> dialled -> joined -> left -> dialled again, less and less often
+//!                |          \-> dropped (of no use now) -> dialled again when it offers again
+//!                 \----------\-> banned (proved wrong, or broke the protocol): never again in this fetch
+//! ```
+//!
+//! The fetcher asks whom to dial and says what became of it; nothing here opens a connection. Numbers are bounded:
+//! announcing many nodes that do not answer neither grows the table nor keeps the others out.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ftx_proto::digest::{Instance, NodeId};
+use ftx_proto::engine::fetch::{DropReason, FetchEngine, SourceId};
+use ftx_proto::name::printable;
+use ftx_proto::time::Time;
+use ftx_proto::wire::discovery::Announce;
+use ftx_proto::wire::session::Refusal;
+use ractor::{ActorId, ActorRef};
+
+use super::lane::{Described, LaneEnd};
+use super::report::{SourceReport, SourceState};
+use crate::actors::source::SourceMessage;
+use crate::limits::SOURCES_MAX;
+use crate::net::connection::Peer;
+
+/// Everybody who was heard of in one fetch.
+#[derive(Debug)]
+pub struct Candidates {
+    me: Instance,
+    only: Option<NodeId>,
+    size: u64,
+    all: BTreeMap<SourceId, Candidate>,
+    by_claim: HashMap<Claim, SourceId>,
+    by_actor: HashMap<ActorId, SourceId>,
+    last_drop: Option<DropReason>,
+    /// Why the last one was banned that was.
+    last_ban: Option<String>,
+}
+
+/// Who somebody says to be in discovery, where nothing is proved. Both together name a candidate: whoever borrows the
+/// instance of another has to borrow its identity too, and that shows as soon as it is dialled.
+type Claim = (NodeId, Instance);
+
+/// Somebody who has, or had, the content.
+#[derive(Debug)]
+struct Candidate {
+    /// Where it was heard, the one to be dialled next first. A node on several of our networks has several.
+    addrs: VecDeque<SocketAddr>,
+    announced: Announce,
+    peer: Option<Peer>,
+    actor: Option<ActorRef<SourceMessage>>,
+    lanes: usize,
+    tries: u32,
+    retry_at: Option<Time>,
+    state: Option<SourceState>,
+    banned: bool,
+    /// It has given something since it was connected last.
+    useful: bool,
+}
+
+/// A candidate that is connected and may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Joined {
+    /// Whether it has been of use before, or never had the occasion. Whoever only comes and goes is not.
+    pub useful: bool,
+}
+
+/// Why nobody gives anything any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Drought {
+    /// Whoever gave something gave something wrong.
+    Lied(DropReason),
+    /// Whoever has it does not give it.
+    Refused(Refusal),
+    /// Nobody is there. Perhaps somebody was dropped, for this reason.
+    Nobody(Option<String>),
+}
+
+impl Candidates {
+    /// Nobody yet. `only` may restrict it to one node; `size` is what the content must have.
+    pub fn new(me: Instance, only: Option<NodeId>, size: u64) -> Self {
+        Candidates {
+            me,
+            only,
+            size,
+            all: BTreeMap::new(),
+            by_claim: HashMap::new(),
+            by_actor: HashMap::new(),
+            last_drop: None,
+            last_ban: None,
+        }
+    }
+
+    /// Somebody offers the content.
+    pub fn offered(&mut self, announced: Announce, addr: SocketAddr, now: Time) {
+        if announced.instance == self.me || self.only.is_some_and(|only| only != announced.node) {
+            return;
+        }
+        let claim = (announced.node, announced.instance);
+        let next = SourceId(self.all.len() as u32);
+        let source = match self.by_claim.get(&claim) {
+            Some(source) => *source,
+            None if self.all.len() >= CANDIDATES_MAX => return,
+            None => next,
+        };
+        self.by_claim.insert(claim, source);
+        let candidate = self.all.entry(source).or_insert_with(|| Candidate {
+            addrs: VecDeque::new(),
+            announced,
+            peer: None,
+            actor: None,
+            lanes: 0,
+            tries: 0,
+            retry_at: Some(now),
+            state: None,
+            banned: false,
+            useful: true,
+        });
+        if !candidate.addrs.contains(&addr) {
+            candidate.addrs.push_back(addr);
+            if candidate.addrs.len() > ADDRESSES_MAX {
+                candidate.addrs.pop_front();
+            }
+        }
+        if candidate.actor.is_none() && !candidate.banned {
+            // It is there again, or still.
+            candidate.tries = candidate.tries.min(1);
+            let soon = if candidate.tries == 0 { now } else { now + RETRY_AFTER };
+            candidate.retry_at.get_or_insert(soon);
+        }
+    }
+
+    /// Whom to dial now, and where: as many as the limit allows, whoever was tried least first.
+    pub fn due(&self, now: Time) -> Vec<(SourceId, SocketAddr)> {
+        let connected = self.all.values().filter(|candidate| candidate.actor.is_some()).count();
+        let mut due: Vec<(u32, SourceId, SocketAddr)> = self
+            .all
+            .iter()
+            .filter(|(_, candidate)| {
+                !candidate.banned
+                    && candidate.actor.is_none()
+                    && candidate.retry_at.is_some_and(|at| at <= now)
+            })
+            .filter_map(|(source, candidate)| Some((candidate.tries, *source, *candidate.addrs.front()?)))
+            .collect();
+        due.sort_unstable_by_key(|(tries, ..)| *tries);
+        due.truncate(SOURCES_MAX.saturating_sub(connected));
+        due.into_iter().map(|(_, source, addr)| (source, addr)).collect()
+    }
+
+    /// It is being dialled, by this actor; without one, that could not even be tried.
+    pub fn dialled(&mut self, source: SourceId, actor: Option<ActorRef<SourceMessage>>) {
+        let Some(candidate) = self.all.get_mut(&source) else { return };
+        candidate.retry_at = None;
+        candidate.lanes = usize::from(actor.is_some());
+        if let Some(actor) = &actor {
+            self.by_actor.insert(actor.get_id(), source);
+        }
+        candidate.actor = actor;
+    }
+
+    /// Tells the source something, if it is there.
+    pub fn tell(&self, source: SourceId, message: SourceMessage) {
+        if let Some(actor) = self.all.get(&source).and_then(|candidate| candidate.actor.as_ref()) {
+            // A source that has just ended is reported by its supervision event.
+            let _ = actor.cast(message);
+        }
+    }
+
+    /// A source is connected: is it one that may be asked?
+    pub fn ready(&mut self, source: SourceId, described: &Described) -> Option<Joined> {
+        let unwanted = self.unwanted(described);
+        let candidate = self.all.get_mut(&source)?;
+        let who = format!("{} ({})", printable(&described.peer.name), described.peer.node.short());
+        if described.peer.node != candidate.announced.node {
+            // No fault of the node that was announced: perhaps it is at another address.
+            let addr = described.peer.addr;
+            tracing::warn!(%addr, found = %who, expected = %candidate.who(), "another node answers there");
+            if let Some(actor) = &candidate.actor {
+                actor.stop(Some("another node answers there".to_owned()));
+            }
+            candidate.addrs.retain(|known| *known != addr);
+            return None;
+        }
+        candidate.peer = Some(described.peer.clone());
+        if let Some(why) = unwanted {
+            tracing::warn!(source = %who, %why, "source refused");
+            self.ban(source, why);
+            return None;
+        }
+        // That a source has ended is heard before what it said last; the engine would ask it in vain.
+        candidate.actor.as_ref()?;
+        tracing::info!(source = %who, addr = %described.peer.addr, whole = described.whole, "source");
+        let useful = std::mem::take(&mut candidate.useful);
+        if useful {
+            // Whoever only comes and goes is tried less and less often.
+            candidate.tries = 0;
+        }
+        candidate.state = Some(SourceState::Joined);
+        Some(Joined { useful })
+    }
+
+    /// Why a peer is not taken as a source, if it is not.
+    fn unwanted(&self, described: &Described) -> Option<String> {
+        let node = described.peer.node;
+        let banned = |candidate: &Candidate| {
+            candidate.banned && candidate.peer.as_ref().map(|peer| peer.node) == Some(node)
+        };
+        if self.all.values().any(banned) {
+            Some("it is a node that was dropped before".to_owned())
+        } else if self.only.is_some_and(|only| only != node) {
+            Some("it is not the node that was asked for".to_owned())
+        } else if described.size != self.size {
+            Some(format!("it says that the content has {} bytes", described.size))
+        } else {
+            None
+        }
+    }
+
+    /// A chunk came from it that was not here.
+    pub fn fed_by(&mut self, source: SourceId) {
+        if let Some(candidate) = self.all.get_mut(&source) {
+            candidate.useful = true;
+        }
+    }
+
+    /// A source said why it ends, or showed it.
+    pub fn failed(&mut self, source: SourceId, end: LaneEnd) {
+        match end {
+            LaneEnd::Broke(_) => {}
+            LaneEnd::Refused(refusal) => self.last_drop = Some(DropReason::Gone(refusal)),
+            LaneEnd::Violation(what) => {
+                let who = self.all.get(&source).map(Candidate::who).unwrap_or_default();
+                tracing::warn!(source = %who, why = %what, "source dropped for breaking the protocol");
+                self.ban(source, what);
+            }
+        }
+    }
+
+    /// The engine has no more use for it.
+    pub fn dropped(&mut self, source: SourceId, why: DropReason) {
+        self.last_drop = Some(why);
+        let Some(candidate) = self.all.get_mut(&source) else { return };
+        let who = candidate.who();
+        match why {
+            DropReason::Lied(_) => {
+                tracing::warn!(source = %who, %why, "source dropped for wrong data");
+                self.ban(source, why.to_string());
+            }
+            DropReason::Gone(_) | DropReason::Unresponsive => {
+                tracing::warn!(source = %who, %why, "source dropped");
+                candidate.state = Some(SourceState::Dropped(why.to_string()));
+                if let Some(actor) = &candidate.actor {
+                    actor.stop(Some(why.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Never asks it again in this fetch.
+    fn ban(&mut self, source: SourceId, why: String) {
+        let Some(candidate) = self.all.get_mut(&source) else { return };
+        candidate.banned = true;
+        candidate.state = Some(SourceState::Dropped(why.clone()));
+        if let Some(actor) = &candidate.actor {
+            actor.stop(Some(why.clone()));
+        }
+        self.last_ban = Some(why);
+    }
+
+    /// A source actor has ended: its candidate is tried again later, less and less often.
+    pub fn ended(&mut self, actor: &ActorId, reason: String, now: Time) -> Option<SourceId> {
+        let source = self.by_actor.remove(actor)?;
+        let candidate = self.all.get_mut(&source)?;
+        candidate.actor = None;
+        candidate.lanes = 0;
+        // Perhaps another way leads there.
+        candidate.addrs.rotate_left(usize::from(!candidate.addrs.is_empty()));
+        tracing::info!(source = %candidate.who(), %reason, "source left");
+        if candidate.state == Some(SourceState::Joined) {
+            candidate.state = Some(SourceState::Left(reason));
+        }
+        if !candidate.banned && candidate.tries < TRIES_MAX {
+            candidate.retry_at = Some(now + RETRY_AFTER * (1 << candidate.tries));
+            candidate.tries += 1;
+        }
+        Some(source)
+    }
+
+    /// How many are connected and may be asked.
+    pub fn joined_count(&self) -> usize {
+        self.all.values().filter(|candidate| candidate.state == Some(SourceState::Joined)).count()
+    }
+
+    /// Where there are few sources, several lanes to each.
+    pub fn spread_lanes(&mut self) {
+        let joined = self.joined_count();
+        if joined == 0 {
+            return;
+        }
+        let wanted = LANES_IN_ALL.div_ceil(joined);
+        for candidate in self.all.values_mut() {
+            if let Some(actor) = candidate.actor.as_ref().filter(|_| candidate.lanes < wanted) {
+                candidate.lanes += 1;
+                let _ = actor.cast(SourceMessage::WantLanes(wanted));
+            }
+        }
+    }
+
+    /// Why nobody gives anything any more, as far as it shows.
+    pub fn drought(&self) -> Drought {
+        let banned = self.all.values().any(|candidate| candidate.banned && candidate.peer.is_some());
+        match self.last_drop {
+            Some(why @ DropReason::Lied(_)) if banned => Drought::Lied(why),
+            Some(DropReason::Gone(refusal)) => Drought::Refused(refusal),
+            _ => Drought::Nobody(self.last_ban.clone()),
+        }
+    }
+
+    /// Everybody who was connected, in the order in which they were heard of, with what the engine counted.
+    pub fn reports(&self, engine: &FetchEngine) -> Vec<SourceReport> {
+        let report = |(source, candidate): (&SourceId, &Candidate)| {
+            let peer = candidate.peer.as_ref()?;
+            let stats = engine.source_stats(*source).unwrap_or_default();
+            Some(SourceReport {
+                node: peer.node,
+                instance: peer.instance,
+                name: peer.name.clone(),
+                addr: peer.addr,
+                bytes: stats.bytes,
+                chunks: stats.chunks,
+                retransmitted: stats.retransmitted,
+                bad: stats.bad,
+                state: candidate.state.clone()?,
+            })
+        };
+        self.all.iter().filter_map(report).collect()
+    }
+}
+
+impl Candidate {
+    /// For people: its name and the beginning of its id.
+    fn who(&self) -> String {
+        match &self.peer {
+            Some(peer) => format!("{} ({})", printable(&peer.name), peer.node.short()),
+            None => {
+                format!("{} ({}, not proved)", printable(&self.announced.name), self.announced.node.short())
+            }
+        }
+    }
+}
+
+/// Lanes to all sources together, as long as these are few: two keep two cores busy, four cover their pauses.
+const LANES_IN_ALL: usize = 4;
+
+/// How long to wait before a source is tried again; twice as long each further time.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// How often in a row a source is tried until it is heard of again.
+const TRIES_MAX: u32 = 6;
+
+/// Most candidates of one fetch; whoever is heard of beyond is not asked.
+const CANDIDATES_MAX: usize = 1024;
+
+/// Most addresses that are remembered of one candidate.
+const ADDRESSES_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Time = Time::ZERO;
+
+    fn announce(number: u64) -> Announce {
+        let node = NodeId([number as u8; 32]);
+        Announce { node, instance: Instance(number), port: 1, name: format!("node{number}") }
+    }
+
+    fn addr(number: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], number))
+    }
+
+    fn described(number: u64, size: u64) -> Described {
+        let Announce { node, instance, name, .. } = announce(number);
+        let peer = Peer { node, instance, name, addr: addr(number as u16) };
+        Described { peer, size, mtime: (0, 0), executable: false, whole: true }
+    }
+
+    #[test]
+    fn neither_myself_nor_anybody_but_the_only_one() {
+        let mut candidates = Candidates::new(Instance(1), Some(NodeId([2; 32])), 10);
+        for number in 1..4 {
+            candidates.offered(announce(number), addr(number as u16), START);
+        }
+        assert_eq!(candidates.due(START), [(SourceId(0), addr(2))]);
+    }
+
+    #[test]
+    fn a_flood_of_names_neither_grows_the_table_nor_is_dialled_all_at_once() {
+        let mut candidates = Candidates::new(Instance(0), None, 10);
+        for number in 1..5000 {
+            candidates.offered(announce(number), addr(1), START);
+        }
+        assert_eq!(candidates.all.len(), CANDIDATES_MAX);
+        assert_eq!(candidates.due(START).len(), SOURCES_MAX);
+    }
+
+    #[test]
+    fn whoever_has_another_size_or_another_identity_is_not_asked() {
+        let mut candidates = Candidates::new(Instance(0), None, 10);
+        candidates.offered(announce(1), addr(1), START);
+        candidates.offered(announce(2), addr(2), START);
+        assert_eq!(candidates.ready(SourceId(0), &described(1, 11)), None);
+        let mut somebody_else = described(3, 10);
+        somebody_else.peer.addr = addr(2);
+        assert_eq!(candidates.ready(SourceId(1), &somebody_else), None);
+        // The first is never asked again, the second only where nobody else answers for it.
+        assert_eq!(candidates.due(START), []);
+        candidates.offered(announce(2), addr(4), START);
+        assert_eq!(candidates.due(START), [(SourceId(1), addr(4))]);
+        assert!(matches!(candidates.drought(), Drought::Nobody(Some(_))));
+    }
+}
