@@ -11,13 +11,17 @@
 
 mod answer;
 pub mod block;
+pub mod client;
+pub mod download;
 pub mod frame;
 pub mod limits;
 pub mod message;
+mod queue;
 mod refusal;
 pub mod server;
 pub mod store;
 pub mod token;
+pub mod upload;
 pub mod value;
 
 /// The port that servers listen on unless told otherwise.
