@@ -1,0 +1,22 @@
+//! End-to-end tests of the real binary, one file a topic. One test program, so that all topics run side by side: most of
+//! their time is waiting, and linking twenty programs takes longer than running one.
+
+mod changing_file;
+mod hash_verify;
+mod hostile;
+mod json;
+mod lan;
+mod late_joiner;
+mod lying_source;
+mod memory;
+mod names;
+mod not_found;
+mod output;
+mod partial_serves;
+mod resume;
+mod same_name;
+mod several_sources;
+mod sizes;
+mod source_killed;
+mod two_fetches;
+mod usage;
