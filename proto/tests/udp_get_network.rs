@@ -197,7 +197,7 @@ impl Network {
         }
     }
 
-    fn to_server(&mut self, server: usize, bytes: &[u8]) {
+    fn server_hears(&mut self, server: usize, bytes: &[u8]) {
         let now = self.now;
         match &mut self.servers[server].kind {
             Kind::Ours(engine) => {
@@ -226,7 +226,7 @@ impl Network {
     }
 
     /// Lets our client handle something, and carries out what it wants. Only a datagram has bytes to write.
-    fn to_our_client(&mut self, received: Option<(SocketAddr, &[u8])>) {
+    fn our_client_hears(&mut self, received: Option<(SocketAddr, &[u8])>) {
         let now = self.now;
         let Client::Ours { engine, part, end } = &mut self.client else { return };
         let mut asks = Vec::new();
@@ -260,7 +260,7 @@ impl Network {
         }
     }
 
-    fn to_classic_client(&mut self, datagram: Option<Vec<u8>>) {
+    fn classic_client_hears(&mut self, datagram: Option<Vec<u8>>) {
         let now = self.now;
         let Client::Classic(classic) = &mut self.client else { return };
         let asks = match datagram {
@@ -308,13 +308,12 @@ impl Network {
     /// Until the client is done; how long that took.
     fn run(&mut self) -> Duration {
         match &mut self.client {
-            Client::Ours { .. } => self.to_our_client(None),
+            Client::Ours { .. } => self.our_client_hears(None),
             Client::Classic(_) => {
                 self.broadcast(b"get a.bin");
                 self.event(self.now + Duration::from_secs(1), Event::Classic);
             }
         }
-        // The first output was made when the engine was.
         while !self.is_over() {
             assert!(self.now < Time::from_origin(Duration::from_secs(300)), "seed {}: no end", self.seed);
             let event = self.events.first_key_value().map(|((at, _), _)| *at);
@@ -334,16 +333,16 @@ impl Network {
             self.now = next;
             if event == Some(next) {
                 match self.events.pop_first().map(|(_, event)| event) {
-                    Some(Event::ToServer { server, bytes }) => self.to_server(server, &bytes),
+                    Some(Event::ToServer { server, bytes }) => self.server_hears(server, &bytes),
                     Some(Event::ToClient { from, bytes }) => match &self.client {
-                        Client::Ours { .. } => self.to_our_client(Some((from, &bytes))),
-                        Client::Classic(_) => self.to_classic_client(Some(bytes)),
+                        Client::Ours { .. } => self.our_client_hears(Some((from, &bytes))),
+                        Client::Classic(_) => self.classic_client_hears(Some(bytes)),
                     },
-                    Some(Event::Classic) => self.to_classic_client(None),
+                    Some(Event::Classic) => self.classic_client_hears(None),
                     None => {}
                 }
             } else if client == Some(next) {
-                self.to_our_client(None);
+                self.our_client_hears(None);
             } else if let Some((_, number)) = server {
                 if let Kind::Ours(engine) = &mut self.servers[number].kind {
                     engine.handle(next, server::Input::Tick);
@@ -373,7 +372,7 @@ impl Network {
 }
 
 impl Classic {
-    fn new(per_datagram: Duration) -> Client {
+    fn client(per_datagram: Duration) -> Client {
         Client::Classic(Classic {
             per_datagram,
             socket: VecDeque::new(),
@@ -475,7 +474,9 @@ fn several_servers_together_need_fewer_requests() {
         for seed in 0..8 {
             let mut network = Network::new(seed, ClientConfig::default());
             network.loss_percent = 20;
-            (0..servers).for_each(|_| drop(network.serve(&file)));
+            for _ in 0..servers {
+                network.serve(&file);
+            }
             network.run();
             network.assert_has(&file);
             let reports = network.reports();
@@ -559,7 +560,7 @@ fn a_slow_classic_client_gets_all_of_a_large_file() {
     // From one that keeps up to one that needs 50 microseconds for a datagram of which 14 would do.
     for micros in [5, 12, 25, 50] {
         let file = pattern(12_000_000, 9);
-        let mut network = Network::with_client(9, Classic::new(Duration::from_micros(micros)));
+        let mut network = Network::with_client(9, Classic::client(Duration::from_micros(micros)));
         network.serve(&file);
         let took = network.run();
         let Client::Classic(classic) = &network.client else { panic!("it is classic") };
@@ -576,7 +577,7 @@ fn a_slow_classic_client_gets_all_of_a_large_file() {
 fn a_classic_client_survives_loss() {
     for seed in 0..6 {
         let file = pattern(500_000, seed);
-        let mut network = Network::with_client(seed, Classic::new(Duration::from_micros(10)));
+        let mut network = Network::with_client(seed, Classic::client(Duration::from_micros(10)));
         network.loss_percent = 5;
         network.serve(&file);
         network.run();
