@@ -9,7 +9,7 @@
 //!   [`merkle`] (the tree that names a content), [`name`] (safe relative paths), [`chunk_set`] (who has what);
 //! * [`wire`]: the messages of discovery and of sessions, their codec, and [`limits`];
 //! * [`engine`]: the state machines that decide: fetching, serving, discovery;
-//! * [`interop`]: the older systems that a node also speaks.
+//! * [`interop`]: the older systems that a node speaks with, frames and sessions.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::indexing_slicing))]
 
 pub mod chunk_set;
