@@ -14,5 +14,8 @@ fuzz_target!(|data: &[u8]| {
             .map(|part| session.received(part))
             .find(|outcome| !matches!(outcome, Ok(None)))
     };
-    assert_eq!(format!("{:?}", first(bytes.len())), format!("{:?}", first(usize::from(*cut))));
+    // With bytes behind it a reply is an error at once if they are here already, at the next call if not.
+    if let Some(Ok(understood)) = first(bytes.len()) {
+        assert_eq!(Some(Ok(understood)), first(usize::from(*cut)));
+    }
 });

@@ -16,5 +16,6 @@ fuzz_target!(|data: &[u8]| {
         let mut parser = ReplyParser::new();
         bytes.chunks(len.max(1)).find_map(|part| parser.push(part)).unwrap_or_else(|| parser.end())
     };
-    assert_eq!(format!("{:?}", reply(bytes.len())), format!("{:?}", reply(usize::from(*cut))));
+    // Which error it is may depend on how much was seen; whether it is one may not.
+    assert_eq!(reply(bytes.len()).ok(), reply(usize::from(*cut)).ok());
 });
