@@ -8,30 +8,17 @@
 //! `MB/s` is the size by the `seconds` that the fetch itself tells in `done`. `cpu_s_per_GiB` is user and system time of
 //! the fetching and all sharing processes while it ran; `peak_rss_MiB` is the largest process's.
 
-use std::error::Error;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+mod support;
 
-use rand::rngs::ChaCha8Rng;
-use rand::{Rng, SeedableRng};
-use serde_json::Value;
-use tempfile::TempDir;
-
-type Failure = Box<dyn Error + Send + Sync>;
+use support::{Failure, NAME, Node, Stage, cpu_of, from_environment, is_wanted, median, peak_of, same_bytes};
 
 fn main() -> Result<(), Failure> {
-    if !std::env::args().any(|arg| arg == "--bench") {
-        // `cargo test --all-targets` starts benchmarks too, without this flag; that would take minutes.
-        eprintln!("transfer: a benchmark; run it with `cargo bench`");
+    if !is_wanted("transfer") {
         return Ok(());
     }
     let size = from_environment("FTX_BENCH_MIB", 1024)? << 20;
     let runs = from_environment("FTX_BENCH_RUNS", 5)?;
-    let bench = Bench::new(size)?;
+    let bench = Bench { stage: Stage::new("transfer", size, 2)? };
     let mut lines = Vec::new();
     for sources in [1, 4] {
         lines.push(bench.case(sources, runs)?);
@@ -42,20 +29,9 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-fn from_environment(name: &str, otherwise: u64) -> Result<u64, Failure> {
-    let Ok(text) = std::env::var(name) else { return Ok(otherwise) };
-    match text.parse() {
-        Ok(number @ 1..=1_048_576) => Ok(number),
-        _ => Err(format!("{name}={text}: not a number from 1 to 1048576").into()),
-    }
-}
-
-/// The file to be moved, and where.
+/// Where it happens.
 struct Bench {
-    folder: TempDir,
-    file: PathBuf,
-    size: u64,
-    port: u16,
+    stage: Stage,
 }
 
 /// One transfer by nodes.
@@ -66,44 +42,29 @@ struct Transfer {
 }
 
 impl Bench {
-    fn new(size: u64) -> Result<Self, Failure> {
-        let place = place_for(size * 2)?;
-        let folder = tempfile::Builder::new().prefix("ftx-bench-").tempdir_in(&place)?;
-        remove_when_interrupted(folder.path().to_owned());
-        eprintln!("transfer: {} MiB in {}", size >> 20, place.display());
-        for name in ["share", "fetched"] {
-            std::fs::create_dir(folder.path().join(name))?;
-        }
-        let file = folder.path().join("share").join(NAME);
-        make_file(&file, size)?;
-        // The nodes open it together, and tolerate others on it: it need not be held meanwhile.
-        let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        Ok(Bench { folder, file, size, port })
-    }
-
     /// Starts the sources, makes both kinds of copies in turn, and gives the line that sums it up.
     fn case(&self, sources: usize, runs: u64) -> Result<String, Failure> {
         let shares = (1..=sources).map(|number| self.share(number)).collect::<Result<Vec<_>, _>>()?;
-        self.wait_until_hashed(sources)?;
+        self.stage.wait_until_hashed(sources)?;
         let (mut transfers, mut plain) = (Vec::new(), Vec::new());
         for run in 1..=runs {
             transfers.push(self.get(&shares, run == 1)?);
-            plain.push(self.copy_plainly()?.as_secs_f64());
+            plain.push(self.stage.copy_plainly()?.as_secs_f64());
             if let (Some(transfer), Some(plain)) = (transfers.last(), plain.last()) {
                 eprintln!(
                     "transfer: sources={sources} run {run} of {runs}: {:.0} MB/s, plain copy {:.0} MB/s",
-                    self.rate(transfer.seconds),
-                    self.rate(*plain)
+                    self.stage.rate(transfer.seconds),
+                    self.stage.rate(*plain)
                 );
             }
         }
         let (seconds, plain) = (median(transfers.iter().map(|it| it.seconds)), median(plain.into_iter()));
-        let gib = self.size as f64 / f64::from(1 << 30);
+        let gib = self.stage.size as f64 / f64::from(1 << 30);
         let peak = transfers.iter().map(|it| it.peak_bytes).max().unwrap_or(0);
         Ok(format!(
             "transfer sources={sources} MB/s={:.0} plain={:.0} ratio={:.2} cpu_s_per_GiB={:.2} peak_rss_MiB={}",
-            self.rate(seconds),
-            self.rate(plain),
+            self.stage.rate(seconds),
+            self.stage.rate(plain),
             plain / seconds,
             median(transfers.iter().map(|it| it.cpu_seconds)) / gib,
             peak >> 20
@@ -112,35 +73,19 @@ impl Bench {
 
     /// Starts a node that shares the folder.
     fn share(&self, number: usize) -> Result<Node, Failure> {
-        let mut command = self.node(&format!("source-{number}"));
+        let mut command = self.stage.node(&format!("source-{number}"));
         // Quiet: that the others have taken the port for sessions is no news here.
-        command.arg("--quiet").arg("--share").arg(self.folder.path().join("share"));
+        command.arg("--quiet").arg("--share").arg(self.stage.folder.path().join("share"));
         let mut share = Node::start(&mut command)?;
         share.wait_for("ready")?;
         Ok(share)
     }
 
-    /// Waits until that many nodes tell the root.
-    fn wait_until_hashed(&self, sources: usize) -> Result<(), Failure> {
-        let begun = Instant::now();
-        while begun.elapsed() < HASHING_MAX {
-            let listed = self.node("looker").args(["ls", NAME, "--timeout", "2"]).output()?;
-            for line in listed.stdout.lines() {
-                let event: Value = serde_json::from_str(&line?)?;
-                let nodes = event["nodes"].as_array().map_or(0, Vec::len);
-                if event["event"] == "entry" && event["root"].is_string() && nodes == sources {
-                    return Ok(());
-                }
-            }
-        }
-        Err(format!("{sources} nodes have not hashed the file in {} s", HASHING_MAX.as_secs()).into())
-    }
-
     /// Fetches the file by its name.
     fn get(&self, shares: &[Node], compare: bool) -> Result<Transfer, Failure> {
-        let target = self.folder.path().join("fetched").join(NAME);
+        let target = self.stage.target();
         let before = cpu_of(shares)?;
-        let mut get = Node::start(self.node("fetcher").args(["get", NAME, "-o"]).arg(&target))?;
+        let mut get = Node::start(self.stage.node("fetcher").args(["get", NAME, "-o"]).arg(&target))?;
         let (done, own_peak) = get.wait_for("done")?;
         if !get.child.wait()?.success() {
             return Err("the fetch failed".into());
@@ -148,189 +93,12 @@ impl Bench {
         let cpu_seconds = cpu_of(shares)? - before;
         let seconds = done["seconds"].as_f64().ok_or("`done` does not tell the seconds")?;
         let peaks = shares.iter().filter_map(|share| peak_of(share.child.id()));
-        if std::fs::metadata(&target)?.len() != self.size || (compare && !same_bytes(&self.file, &target)?) {
+        if std::fs::metadata(&target)?.len() != self.stage.size
+            || (compare && !same_bytes(&self.stage.file, &target)?)
+        {
             return Err("the file that was fetched is not the one that was shared".into());
         }
         std::fs::remove_file(&target)?;
         Ok(Transfer { seconds, cpu_seconds, peak_bytes: peaks.max().unwrap_or(0).max(own_peak) })
     }
-
-    /// Copies the file through one TCP connection, as simply as can be.
-    fn copy_plainly(&self) -> Result<Duration, Failure> {
-        let target = self.folder.path().join("fetched").join("plain");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let addr = listener.local_addr()?;
-        let file = self.file.clone();
-        let sending = std::thread::spawn(move || -> io::Result<u64> {
-            // From a file to a socket this is sendfile.
-            io::copy(&mut File::open(file)?, &mut listener.accept()?.0)
-        });
-        let begun = Instant::now();
-        let mut stream = TcpStream::connect(addr)?;
-        let mut output = File::create(&target)?;
-        let mut buffer = vec![0; 256 << 10];
-        let mut copied = 0;
-        loop {
-            let bytes = stream.read(&mut buffer)?;
-            if bytes == 0 {
-                break;
-            }
-            output.write_all(&buffer[..bytes])?;
-            copied += bytes as u64;
-        }
-        drop(output);
-        let elapsed = begun.elapsed();
-        sending.join().map_err(|_| "the sending thread failed")??;
-        if copied != self.size {
-            return Err("the plain copy is not complete".into());
-        }
-        std::fs::remove_file(&target)?;
-        Ok(elapsed)
-    }
-
-    /// The command for a node of this network, with a state of its own.
-    fn node(&self, name: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ftx-node"));
-        for (variable, _) in
-            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FTX_"))
-        {
-            command.env_remove(variable);
-        }
-        command.args(["--json", "--bind", "127.0.0.1", "--port", &self.port.to_string(), "--name", name]);
-        command.arg("--state").arg(self.folder.path().join(name)).stdin(Stdio::null());
-        command
-    }
-
-    fn rate(&self, seconds: f64) -> f64 {
-        self.size as f64 / 1e6 / seconds
-    }
 }
-
-/// A running node. Dropped, it is killed.
-struct Node {
-    child: Child,
-    events: io::Lines<BufReader<ChildStdout>>,
-}
-
-impl Node {
-    fn start(command: &mut Command) -> Result<Self, Failure> {
-        let mut child = command.stdout(Stdio::piped()).spawn()?;
-        let stdout = child.stdout.take().ok_or("the node has no stdout")?;
-        Ok(Node { child, events: BufReader::new(stdout).lines() })
-    }
-
-    /// Waits for an event, and says how large the process has been until then.
-    fn wait_for(&mut self, wanted: &str) -> Result<(Value, u64), Failure> {
-        let mut peak = 0;
-        for line in self.events.by_ref() {
-            let line = line?;
-            peak = peak.max(peak_of(self.child.id()).unwrap_or(0));
-            let event: Value = serde_json::from_str(&line)?;
-            if event["event"] == wanted {
-                return Ok((event, peak));
-            }
-            if event["event"] == "error" {
-                return Err(line.into());
-            }
-        }
-        Err(format!("the node ended without '{wanted}'").into())
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Seconds that these processes have worked so far, and all children of this one that have ended.
-fn cpu_of(nodes: &[Node]) -> Result<f64, Failure> {
-    // Numbers of the fields in proc(5), of those behind the name, which may contain anything but ends with the last ')'.
-    let ticks = |pid: &str, fields: [usize; 2]| -> Result<u64, Failure> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let (_, behind) = stat.rsplit_once(')').ok_or("a malformed stat file")?;
-        let behind: Vec<&str> = behind.split_whitespace().collect();
-        fields.iter().map(|field| Ok(behind.get(field - 3).ok_or("a short stat file")?.parse::<u64>()?)).sum()
-    };
-    let mut sum = ticks("self", [16, 17])?;
-    for node in nodes {
-        sum += ticks(&node.child.id().to_string(), [14, 15])?;
-    }
-    Ok(sum as f64 / rustix::param::clock_ticks_per_second() as f64)
-}
-
-/// Most bytes of memory that a process has had at once; nothing once it has ended.
-fn peak_of(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-    f64::midpoint(low, high)
-}
-
-/// A folder with room for so many bytes, in memory if possible.
-fn place_for(bytes: u64) -> Result<PathBuf, Failure> {
-    let free =
-        |place: &Path| rustix::fs::statvfs(place).map_or(0, |it| it.f_bavail.saturating_mul(it.f_frsize));
-    let memory = PathBuf::from("/dev/shm");
-    // The nodes need some memory too.
-    if free(&memory) >= bytes.saturating_mul(2) {
-        return Ok(memory);
-    }
-    let place = std::env::temp_dir();
-    if free(&place) < bytes.saturating_add(64 << 20) {
-        return Err(format!("{} MiB do not fit into {}", bytes >> 20, place.display()).into());
-    }
-    Ok(place)
-}
-
-/// What would otherwise stay in memory until the machine is started anew.
-fn remove_when_interrupted(folder: PathBuf) {
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        if runtime.is_ok_and(|runtime| runtime.block_on(tokio::signal::ctrl_c()).is_ok()) {
-            let _ = std::fs::remove_dir_all(folder);
-            std::process::exit(130);
-        }
-    });
-}
-
-/// Bytes without any pattern.
-fn make_file(path: &Path, size: u64) -> io::Result<()> {
-    let mut file = File::create_new(path)?;
-    let mut random = ChaCha8Rng::seed_from_u64(1);
-    let mut buffer = vec![0; 1 << 20];
-    for _ in 0..size >> 20 {
-        random.fill_bytes(&mut buffer);
-        file.write_all(&buffer)?;
-    }
-    Ok(())
-}
-
-fn same_bytes(one: &Path, other: &Path) -> io::Result<bool> {
-    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
-    let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
-    loop {
-        let bytes = one.read(&mut left)?;
-        if bytes == 0 {
-            return Ok(other.read(&mut right)? == 0);
-        }
-        other.read_exact(&mut right[..bytes])?;
-        if left[..bytes] != right[..bytes] {
-            return Ok(false);
-        }
-    }
-}
-
-/// The name that the file is fetched by.
-const NAME: &str = "bench.bin";
-
-/// How long the sources may hash before something must be wrong.
-const HASHING_MAX: Duration = Duration::from_secs(120);
