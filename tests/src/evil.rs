@@ -28,6 +28,12 @@ use crate::data::Content;
 /// How long anything may take that should take milliseconds.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What a twist adds to an answer that is to come late: it stands for a pause and is not sent.
+pub const PAUSE: (Message, Vec<u8>) = (Message::Ping(u64::MAX), Vec::new());
+
+/// How long such a pause is.
+const PAUSE_LENGTH: Duration = Duration::from_millis(700);
+
 /// What is sent: messages with their payloads.
 pub type Answers = Vec<(Message, Vec<u8>)>;
 
@@ -110,6 +116,10 @@ impl Serving {
         while let Ok(Some(message)) = connection.reader.read().await {
             let Some(answers) = (self.twist)(&message, self.honest(&message)) else { return };
             for (message, payload) in answers {
+                if message == PAUSE.0 {
+                    tokio::time::sleep(PAUSE_LENGTH).await;
+                    continue;
+                }
                 if connection.writer.write(&message, &payload).await.is_err() {
                     return;
                 }

@@ -11,7 +11,7 @@ use ftx_proto::digest::Root;
 use ftx_proto::wire::discovery::{Datagram, OfferedRoot, Query, Want};
 use ftx_proto::wire::session::{Message, Refusal, RequestId, WhichHashes};
 use ftx_tests::data::MIB;
-use ftx_tests::evil::{Answers, Evil, Raw, Stranger};
+use ftx_tests::evil::{Answers, Evil, PAUSE, Raw, Stranger};
 use ftx_tests::share::copies;
 use ftx_tests::{Content, Finished, Share, TestNet, net};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -484,6 +484,16 @@ fn a_peer_that_closes_whatever_it_is_asked() {
     with_an_honest_one(1931, closing);
     // It comes and goes as long as anybody lets it; that feeds nobody.
     alone(1932, closing).expect_error(12, "timeout");
+}
+
+#[test]
+fn a_peer_that_answers_extremely_slowly() {
+    with_an_honest_one(1935, |message, mut answers| {
+        if matches!(message, Message::Request { .. }) {
+            answers = answers.into_iter().flat_map(|answer| [PAUSE, answer]).collect();
+        }
+        Some(answers)
+    });
 }
 
 #[test]

@@ -66,6 +66,22 @@ fn standard_output_as_target() {
 }
 
 #[test]
+fn nothing_comes_between_the_bytes_on_standard_output() {
+    let net = net!();
+    let (content, _share) = shared(&net, 1409);
+
+    let fetched = net.node(["get", "image.iso", "-o", "-", "--json"]).run().expect_status(0);
+
+    assert!(fetched.stdout == content.bytes, "{} bytes on stdout", fetched.stdout.len());
+    let last = fetched.stderr.lines().last().unwrap_or_default();
+    assert!(last.contains(r#""event":"done""#), "{}", fetched.said());
+
+    let failed = net.node(["get", "no.iso", "-o", "-", "--json", "--timeout", "1"]).run().expect_status(3);
+    assert!(failed.stdout.is_empty(), "{}", failed.said());
+    assert!(failed.stderr.contains(r#""code":"not_found""#), "{}", failed.said());
+}
+
+#[test]
 fn what_is_there_already_is_not_overwritten() {
     let net = net!();
     let (content, _share) = shared(&net, 1405);

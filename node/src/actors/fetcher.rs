@@ -525,18 +525,17 @@ impl FetcherState {
             return;
         }
         let connected = self.candidates.values().filter(|candidate| candidate.actor.is_some()).count();
-        let due: Vec<Claim> = self
-            .candidates
-            .iter()
-            .filter(|(_, candidate)| {
-                !candidate.banned
-                    && candidate.actor.is_none()
-                    && candidate.retry_at.is_some_and(|at| at <= now)
-            })
-            .map(|(claim, _)| *claim)
-            .take(SOURCES_MAX.saturating_sub(connected))
-            .collect();
-        for claim in due {
+        let due = self.candidates.iter().filter(|(_, candidate)| {
+            !candidate.banned
+                && candidate.actor.is_none()
+                && !candidate.addrs.is_empty()
+                && candidate.retry_at.is_some_and(|at| at <= now)
+        });
+        // Whoever was tried least comes first: announcing many nodes that do not answer must not keep others out.
+        let mut due: Vec<(u32, Claim)> = due.map(|(claim, candidate)| (candidate.tries, *claim)).collect();
+        due.sort_unstable_by_key(|(tries, _)| *tries);
+        due.truncate(SOURCES_MAX.saturating_sub(connected));
+        for (_, claim) in due {
             let Some(candidate) = self.candidates.get_mut(&claim) else { continue };
             let Some(addr) = candidate.addrs.front().copied() else { continue };
             let arguments = SourceArguments {

@@ -5,10 +5,12 @@
 //! restarted, its sessions end and the peers dial again.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ftx_proto::digest::{Instance, NodeId};
 use ftx_proto::engine::serve::{ContentKey, Input, Output, PeerKey, ServeConfig, ServeEngine, SessionId};
 use ftx_proto::geometry::Span;
 use ftx_proto::time::Time;
@@ -56,12 +58,15 @@ pub struct ServerArguments {
 pub enum ServerMessage {
     /// A connection came in.
     Accepted(TcpStream, SocketAddr, OwnedSemaphorePermit),
-    /// A session knows who its peer is; `fairness` is the same for all sessions of one peer.
+    /// A session knows who its peer is. All sessions of one peer share one turn; two instances of an identity are two
+    /// peers.
     Opened {
         /// Which session.
         session: SessionId,
-        /// By what its share of the upload is counted.
-        fairness: PeerKey,
+        /// Proved by its certificate.
+        node: NodeId,
+        /// Which instance it says it is.
+        instance: Instance,
     },
     /// A session's peer asks for chunks.
     Asked {
@@ -127,6 +132,7 @@ pub struct ServerState {
     accepting: AbortHandle,
     statistics: ServerStatistics,
     turned_away: Arc<std::sync::atomic::AtomicU64>,
+    hasher: RandomState,
 }
 
 /// A session, and what tells who goes first when all places are taken.
@@ -164,6 +170,7 @@ impl Actor for Server {
             accepting: accepting.abort_handle(),
             statistics: ServerStatistics::default(),
             turned_away,
+            hasher: RandomState::new(),
             arguments,
         })
     }
@@ -179,12 +186,13 @@ impl Actor for Server {
             ServerMessage::Accepted(tcp, addr, permit) => {
                 return state.open_session(&myself, tcp, addr, permit).await;
             }
-            ServerMessage::Opened { session, fairness } => {
+            ServerMessage::Opened { session, node, instance } => {
+                let peer = state.peer_key(node, instance);
                 // That a session has ended is heard before what it said last. The engine would keep it for ever.
                 let Some(open) = state.sessions.get_mut(&session) else { return Ok(()) };
                 open.established = true;
                 open.active = now;
-                state.engine.handle(now, Input::Opened { session, peer: fairness });
+                state.engine.handle(now, Input::Opened { session, peer });
             }
             ServerMessage::Asked { session, request, content, span, permit: _permit } => {
                 state.is_active(session, now);
@@ -289,6 +297,11 @@ impl ServerState {
         Ok(())
     }
 
+    /// By what the share of a peer is counted. Who only says to be the instance of another does not get at that one's.
+    fn peer_key(&self, node: NodeId, instance: Instance) -> PeerKey {
+        PeerKey(self.hasher.hash_one((node.0, instance.0)))
+    }
+
     fn is_active(&mut self, session: SessionId, now: Time) {
         if let Some(open) = self.sessions.get_mut(&session) {
             open.active = now;
@@ -391,7 +404,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 mod tests {
     use super::*;
     use crate::identity::Identity;
-    use ftx_proto::digest::Instance;
     use ftx_proto::geometry::Geometry;
 
     async fn server() -> ActorRef<ServerMessage> {
@@ -424,7 +436,7 @@ mod tests {
         let span = Geometry::new(10).unwrap().span(0, 1).unwrap();
         let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
         let (request, content) = (RequestId(1), ContentKey(0));
-        server.cast(ServerMessage::Opened { session, fairness: PeerKey(1) }).unwrap();
+        server.cast(ServerMessage::Opened { session, node: NodeId([1; 32]), instance: Instance(1) }).unwrap();
         server.cast(ServerMessage::Asked { session, request, content, span, permit }).unwrap();
         assert_eq!(statistics(&server).await.sessions, 0);
         assert_eq!(permits.available_permits(), 1, "what was looked at does not count any more");

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::Root;
-use ftx_proto::engine::serve::{ContentKey, PeerKey, SessionId};
+use ftx_proto::engine::serve::{ContentKey, SessionId};
 use ftx_proto::geometry::Span;
 use ftx_proto::limits::{HAVE_RANGES_MAX, LISTING_ENTRIES_MAX};
 use ftx_proto::merkle::PieceLayer;
@@ -181,10 +181,9 @@ impl Actor for Session {
             _ if state.closing => Ok(()),
             SessionMessage::Established(peer) => {
                 tracing::debug!(peer = %peer.node.short(), addr = %peer.addr, "session");
-                // All sessions of one peer share one turn; two instances of an identity are two peers.
-                let fairness = PeerKey(peer.instance.0);
+                let (session, node, instance) = (state.session, peer.node, peer.instance);
                 state.peer = Some(peer);
-                let _ = state.server.cast(ServerMessage::Opened { session: state.session, fairness });
+                let _ = state.server.cast(ServerMessage::Opened { session, node, instance });
                 Ok(())
             }
             SessionMessage::Received(message, permit) => state.received(message, permit).await,

@@ -116,6 +116,13 @@ pub(super) struct GetOptions {
     pub(super) force: bool,
 }
 
+impl GetOptions {
+    /// Whether the file goes to stdout.
+    pub(super) fn to_stdout(&self) -> bool {
+        self.output.as_ref().is_some_and(|path| path.as_os_str() == "-")
+    }
+}
+
 /// What a configuration file may hold: the long options, by their names.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -133,6 +140,11 @@ struct File {
 }
 
 impl Options {
+    /// Whether stdout gets the content of a file.
+    pub(super) fn content_on_stdout(&self) -> bool {
+        matches!(&self.command, Some(Command::Get(get)) if get.to_stdout())
+    }
+
     /// Fills in what only the configuration file says.
     pub(super) fn with_file(mut self) -> Result<Self, Error> {
         let Some(path) = self.common.config.clone() else { return Ok(self) };

@@ -64,7 +64,7 @@ async fn find_and_fetch(
             }
         })
         .await?;
-    let to_stdout = options.output.as_ref().is_some_and(|path| path.as_os_str() == "-");
+    let to_stdout = options.to_stdout();
     let target = match &options.output {
         _ if to_stdout => Target::temporary(),
         Some(path) => Target::new(path, &resolved.name)?,
@@ -78,22 +78,26 @@ async fn find_and_fetch(
     let request = FetchRequest { resolved, target, force: options.force, patience, only };
     let mut fetch = node.fetch(request).await?;
     interrupt.the_fetch_has_begun();
-    let copying = to_stdout.then(|| copy_to_stdout(&fetch));
-    let report = follow(&mut fetch, &mut display, interrupt).await;
+    let mut copying = Copying(to_stdout.then(|| copy_to_stdout(&fetch)));
+    let report = tokio::select! {
+        report = follow(&mut fetch, &mut display, interrupt) => report,
+        // Without a reader the rest is fetched for nothing.
+        failed = copying.failed() => Err(failed),
+    };
     drop(display);
     let report = report?;
-    if let Some(copying) = copying {
-        let copied = copying.await.map_err(|_| Error::other("writing to stdout failed"))?;
-        copied.map_err(|error| Error::other(format!("cannot write to stdout: {error}")))?;
+    tokio::select! {
+        copied = copying.done() => copied?,
+        () = interrupt.wait() => return Err(Error::new(Code::Interrupted, "interrupted while writing to stdout")),
     }
-    tell(&report, to_stdout, output);
+    tell(&report, output);
     Ok(())
 }
 
 /// What is wrong with the target should be said before anything else happens.
 fn check_target(options: &GetOptions, wanted: &Wanted) -> Result<(), Error> {
     use ftx_proto::wire::discovery::Want;
-    let to_stdout = options.output.as_ref().is_some_and(|path| path.as_os_str() == "-");
+    let to_stdout = options.to_stdout();
     if to_stdout {
         return if options.force {
             Err(Error::new(Code::Usage, "--force makes no sense with -o -"))
@@ -150,6 +154,27 @@ fn kept(error: Error, progress: &crate::fetch::report::Progress) -> Error {
     }
 }
 
+/// What copies to stdout, where something does.
+struct Copying(Option<tokio::task::JoinHandle<std::io::Result<()>>>);
+
+impl Copying {
+    /// Waits until everything is copied.
+    async fn done(&mut self) -> Result<(), Error> {
+        let Some(copying) = &mut self.0 else { return Ok(()) };
+        let copied = copying.await.map_err(|_| Error::other("writing to stdout failed"));
+        self.0 = None;
+        copied?.map_err(|error| Error::other(format!("cannot write to stdout: {error}")))
+    }
+
+    /// Waits until copying fails; for ever if it does not.
+    async fn failed(&mut self) -> Error {
+        match self.done().await {
+            Err(error) => error,
+            Ok(()) => std::future::pending().await,
+        }
+    }
+}
+
 /// Copies what is verified to stdout, in order, while the rest is still being fetched.
 fn copy_to_stdout(fetch: &Fetch) -> tokio::task::JoinHandle<std::io::Result<()>> {
     let (mut pieces, part) = (fetch.pieces.clone(), Arc::clone(&fetch.part));
@@ -183,7 +208,7 @@ fn copy_piece(
 }
 
 /// The last word of a fetch that succeeded.
-fn tell(report: &Report, to_stdout: bool, output: &Output) {
+fn tell(report: &Report, output: &Output) {
     let sources: Vec<_> = report.sources.iter().map(json::source).collect();
     let fields = json!({
         "path": report.path.display().to_string(),
@@ -194,13 +219,6 @@ fn tell(report: &Report, to_stdout: bool, output: &Output) {
         "resumed": report.resumed,
         "sources": sources,
     });
-    if to_stdout {
-        // stdout is the content's; what there is to say goes to the other side.
-        if output.is_json() {
-            eprintln!("{}", json::object("done", fields));
-        }
-        return;
-    }
     output.event("done", fields);
     let resumed = match report.resumed {
         0 => String::new(),

@@ -13,12 +13,19 @@ use crate::fetch::report::{SourceReport, SourceState};
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     json: bool,
+    /// stdout is a file's; what there is to say goes to stderr.
+    aside: bool,
 }
 
 impl Output {
     /// For programs if `json`, else for people.
     pub fn new(json: bool) -> Self {
-        Output { json }
+        Output { json, aside: false }
+    }
+
+    /// The same, but on stderr: where stdout gets the content of a file, nothing else may come between.
+    pub fn aside(self) -> Self {
+        Output { aside: true, ..self }
     }
 
     /// Whether programs read it.
@@ -26,17 +33,17 @@ impl Output {
         self.json
     }
 
-    /// A line for people; programs do not get it.
+    /// A line for people; programs do not get it, nor does stderr.
     pub fn line(&self, text: impl std::fmt::Display) {
-        if !self.json {
-            write_line(format_args!("{text}"));
+        if !self.json && !self.aside {
+            self.write_line(format_args!("{text}"));
         }
     }
 
     /// An event for programs; people do not get it.
     pub fn event(&self, event: &str, fields: Value) {
         if self.json {
-            write_line(format_args!("{}", object(event, fields)));
+            self.write_line(format_args!("{}", object(event, fields)));
         }
     }
 
@@ -63,6 +70,16 @@ impl Output {
             fields["contents"] = contents.collect();
         }
         self.event("error", fields);
+    }
+
+    /// Writes a line at once. A reader that went away is no reason to panic, and nothing else can be done about it.
+    fn write_line(&self, line: std::fmt::Arguments<'_>) {
+        let _ = if self.aside {
+            writeln!(std::io::stderr().lock(), "{line}")
+        } else {
+            let mut stdout = std::io::stdout().lock();
+            writeln!(stdout, "{line}").and_then(|()| stdout.flush())
+        };
     }
 }
 
@@ -95,10 +112,4 @@ pub fn source(source: &SourceReport) -> Value {
         "state": state,
         "reason": reason,
     })
-}
-
-/// Writes a line at once. A reader that went away is no reason to panic, and nothing else can be done about it.
-fn write_line(line: std::fmt::Arguments<'_>) {
-    let mut stdout = std::io::stdout().lock();
-    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }

@@ -33,6 +33,7 @@ pub fn main() -> ExitCode {
         }
     };
     let output = json::Output::new(options.common.json);
+    let output = if options.content_on_stdout() { output.aside() } else { output };
     match run(options, &output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
