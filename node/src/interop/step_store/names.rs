@@ -45,7 +45,7 @@ impl Place {
 pub(super) fn user_folder(user: &UserName) -> String {
     let name = user.as_str();
     // `c:` would be a drive at the beginning of a path on the network.
-    if name.as_bytes().get(1) == Some(&b':') { shortened(&escaped(name, &[b':']), name) } else { part(name) }
+    if name.as_bytes().get(1) == Some(&b':') { shortened(&escaped(name, b":"), name) } else { part(name) }
 }
 
 /// Where the file under this key belongs, and where it goes if that is not possible.
