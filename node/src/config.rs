@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::interop::step_store::InboxLimits;
+
 /// The port of discovery (UDP) and, where it is free, of sessions (TCP).
 pub const DEFAULT_PORT: u16 = 10526;
 
@@ -25,6 +27,37 @@ pub struct NodeConfig {
     pub name: String,
     /// Bytes per second that it sends at most.
     pub max_upload: Option<u64>,
+    /// Where clients of the older systems may put files; none: nowhere. What is finished there is shared.
+    pub inbox: Option<InboxConfig>,
+    /// Whether and how it speaks STEP.
+    pub step: Option<StepConfig>,
+}
+
+/// Where clients of the older systems may put files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboxConfig {
+    /// The folder; made if it is not there.
+    pub path: PathBuf,
+    /// How much is taken.
+    pub limits: InboxLimits,
+}
+
+/// How a node speaks STEP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepConfig {
+    /// Where it listens; with port 0 at any port.
+    pub addr: SocketAddr,
+    /// Who may log in.
+    pub auth: StepAuth,
+}
+
+/// Who may log in to STEP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepAuth {
+    /// Everybody under any name, as in the originals.
+    Classic,
+    /// The users in this file, see [`crate::interop::step_users`].
+    File(PathBuf),
 }
 
 /// Whether and where a node takes sessions.

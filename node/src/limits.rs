@@ -41,6 +41,15 @@ pub const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 /// Time after which a fetch writes its journal.
 pub const JOURNAL_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Most STEP connections at once.
+pub const STEP_SESSIONS_MAX: usize = 256;
+
+/// How long a STEP connection may be silent between two requests.
+pub const STEP_IDLE_MAX: Duration = Duration::from_secs(600);
+
+/// How long a STEP connection may be silent within a request.
+pub const STEP_STALLED_MAX: Duration = Duration::from_secs(120);
+
 /// Restarts of one of the node's actors within [`RESTART_WINDOW`] after which the node gives up.
 pub const RESTARTS_MAX: usize = 5;
 

@@ -175,6 +175,8 @@ impl Fleet {
         max_upload: Option<u64>,
     ) -> Result<MemberIndex, Error> {
         let config = NodeConfig {
+            inbox: None,
+            step: None,
             shares,
             bind: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             port: self.port,

@@ -4,6 +4,7 @@
 //! Node ── Discovery
 //!      ├─ Catalog
 //!      ├─ Server ── Session, one for each connection that came in
+//!      ├─ StepListener ── StepSession, one for each connection of a STEP client
 //!      └─ Fetcher, one for each fetch ── Source, one for each peer it gets chunks from
 //! ```
 //!
@@ -19,3 +20,4 @@ pub mod node;
 pub mod server;
 pub mod session;
 pub mod source;
+pub mod step;

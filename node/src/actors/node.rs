@@ -1,6 +1,6 @@
 //! The Node actor: the root, and the policy of restarts.
 //!
-//! Discovery, Catalog and Server are restarted when they fail, each with what it was first started with; links lead the
+//! Discovery, Catalog, Server and the listeners are restarted when they fail, each with what it was first started with; links lead the
 //! others to the new one. More than [`RESTARTS_MAX`] failures within [`RESTART_WINDOW`] end the node with an error: then
 //! something is wrong that restarts do not mend. A Fetcher that fails is not restarted: its fetch ends with an error,
 //! and its journal keeps what is verified.
@@ -15,6 +15,7 @@ use super::discovery::{Discovery, DiscoveryArguments, DiscoveryMessage};
 use super::fetcher::{Fetcher, FetcherArguments, FetcherMessage};
 use super::link::Link;
 use super::server::{Server, ServerArguments, ServerMessage};
+use super::step::{StepListener, StepListenerArguments};
 use crate::clock::Clock;
 use crate::limits::{RESTART_WINDOW, RESTARTS_MAX};
 use ftx_proto::time::Time;
@@ -32,6 +33,8 @@ pub struct NodeArguments {
     pub discovery: DiscoveryArguments,
     /// For the Server; a node that only looks around has none.
     pub server: Option<ServerArguments>,
+    /// For STEP, where the node speaks it.
+    pub step: Option<StepListenerArguments>,
     /// Where the others find them.
     pub links: Links,
     /// What time it is.
@@ -71,6 +74,7 @@ enum Part {
     Catalog,
     Discovery,
     Server,
+    Step,
 }
 
 impl Actor for NodeRoot {
@@ -84,7 +88,7 @@ impl Actor for NodeRoot {
         arguments: NodeArguments,
     ) -> Result<NodeState, ActorProcessingErr> {
         let mut state = NodeState { arguments, children: HashMap::new(), restarts: VecDeque::new() };
-        for part in [Part::Catalog, Part::Server, Part::Discovery] {
+        for part in [Part::Catalog, Part::Server, Part::Step, Part::Discovery] {
             state.start(&myself, part).await.map_err(|error| ActorProcessingErr::from(reason_of(error)))?;
         }
         Ok(state)
@@ -153,7 +157,7 @@ impl Actor for NodeRoot {
 
 impl NodeState {
     async fn start(&mut self, myself: &ActorRef<NodeMessage>, part: Part) -> Result<(), SpawnErr> {
-        let NodeArguments { catalog, discovery, server, links, .. } = self.arguments.clone();
+        let NodeArguments { catalog, discovery, server, step, links, .. } = self.arguments.clone();
         let supervisor = myself.get_cell();
         let id = match part {
             Part::Catalog => {
@@ -170,6 +174,11 @@ impl NodeState {
                 let Some(server) = server else { return Ok(()) };
                 let (actor, _) = Server::spawn_linked(None, Server, server, supervisor).await?;
                 links.server.set(actor.clone());
+                actor.get_id()
+            }
+            Part::Step => {
+                let Some(step) = step else { return Ok(()) };
+                let (actor, _) = StepListener::spawn_linked(None, StepListener, step, supervisor).await?;
                 actor.get_id()
             }
         };

@@ -1,6 +1,6 @@
 //! What can be said on the command line, in the environment and in a configuration file.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,8 +8,10 @@ use clap::{Args, Parser, Subcommand};
 use etcetera::BaseStrategy;
 use serde::Deserialize;
 
-use crate::config::{DEFAULT_PORT, NodeConfig, Sessions};
+use super::services::ServiceAddr;
+use crate::config::{DEFAULT_PORT, InboxConfig, NodeConfig, Sessions, StepAuth, StepConfig};
 use crate::error::{Code, Error};
+use crate::interop::step_store::InboxLimits;
 
 /// Move files on a local network, from all machines that have them at once, with nothing to set up.
 ///
@@ -38,6 +40,23 @@ pub(super) struct ShareOptions {
     /// Send at most this many bytes per second, such as 20MB/s, 500K or 1.5MiB
     #[arg(long, value_name = "RATE", env = "FTX_MAX_UPLOAD", value_parser = super::text::parse_bytes)]
     pub(super) max_upload: Option<u64>,
+    /// Let clients of the older systems put files into this folder; what is complete there is shared
+    #[arg(long, value_name = "DIR", env = "FTX_INBOX")]
+    pub(super) inbox: Option<PathBuf>,
+    /// How much each user may put into the inbox, such as 500MB or 20GiB [default: 10GiB]
+    #[arg(long, value_name = "SIZE", env = "FTX_INBOX_QUOTA", value_parser = super::text::parse_bytes)]
+    pub(super) inbox_quota: Option<u64>,
+    /// How much all users together may put into the inbox [default: 100GiB]
+    #[arg(long, value_name = "SIZE", env = "FTX_INBOX_TOTAL", value_parser = super::text::parse_bytes)]
+    pub(super) inbox_total: Option<u64>,
+    /// Speak STEP at this address [default: that of --bind or 0.0.0.0, port 1379]
+    #[arg(long, value_name = "ADDR", env = "FTX_STEP", num_args = 0..=1, require_equals = true,
+          default_missing_value = "")]
+    pub(super) step: Option<ServiceAddr>,
+    /// Who may log in to STEP: the users in FILE (see `ftx-node step-user`), or `classic`: everybody under any name,
+    /// which is unsafe
+    #[arg(long, value_name = "classic|FILE", env = "FTX_STEP_AUTH")]
+    pub(super) step_auth: Option<PathBuf>,
 }
 
 /// What every command takes.
@@ -99,6 +118,37 @@ pub(super) enum Command {
         /// Its root, or the first 8 or more digits of it
         root: String,
     },
+    /// Say who may log in to STEP, with which password
+    StepUser {
+        #[command(subcommand)]
+        action: StepUserAction,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum StepUserAction {
+    /// Add a user, or give one another password: asked for, or else the first line of the standard input
+    Add {
+        /// The user's name
+        name: String,
+        /// The file of users; made if it is not there
+        #[arg(long, value_name = "FILE", env = "FTX_STEP_AUTH")]
+        file: PathBuf,
+    },
+    /// Remove a user
+    Rm {
+        /// The user's name
+        name: String,
+        /// The file of users
+        #[arg(long, value_name = "FILE", env = "FTX_STEP_AUTH")]
+        file: PathBuf,
+    },
+    /// List the users
+    Ls {
+        /// The file of users
+        #[arg(long, value_name = "FILE", env = "FTX_STEP_AUTH")]
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -130,6 +180,11 @@ struct File {
     #[serde(default)]
     share: Vec<PathBuf>,
     max_upload: Option<String>,
+    inbox: Option<PathBuf>,
+    inbox_quota: Option<String>,
+    inbox_total: Option<String>,
+    step: Option<ServiceAddr>,
+    step_auth: Option<PathBuf>,
     name: Option<String>,
     bind: Option<IpAddr>,
     port: Option<u16>,
@@ -156,9 +211,19 @@ impl Options {
         if self.share.share.is_empty() && self.command.is_none() {
             self.share.share = file.share;
         }
-        if let (None, Some(rate)) = (self.share.max_upload, file.max_upload) {
-            self.share.max_upload = Some(super::text::parse_bytes(&rate).map_err(wrong)?);
+        let share = &mut self.share;
+        for (given, said) in [
+            (&mut share.max_upload, file.max_upload),
+            (&mut share.inbox_quota, file.inbox_quota),
+            (&mut share.inbox_total, file.inbox_total),
+        ] {
+            if let (None, Some(bytes)) = (&given, said) {
+                *given = Some(super::text::parse_bytes(&bytes).map_err(wrong)?);
+            }
         }
+        share.inbox = share.inbox.take().or(file.inbox);
+        share.step = share.step.or(file.step);
+        share.step_auth = share.step_auth.take().or(file.step_auth);
         let common = &mut self.common;
         common.name = common.name.take().or(file.name);
         common.bind = common.bind.or(file.bind);
@@ -171,6 +236,33 @@ impl Options {
             common.timeout = Some(super::text::parse_seconds(&seconds.to_string()).map_err(wrong)?);
         }
         Ok(self)
+    }
+}
+
+impl ShareOptions {
+    /// Adds to the node what these options say.
+    pub(super) fn complete(&self, config: &mut NodeConfig) -> Result<(), Error> {
+        config.shares = self.share.clone();
+        config.max_upload = self.max_upload;
+        let default = InboxLimits::default();
+        let limits = InboxLimits {
+            user_bytes_max: self.inbox_quota.unwrap_or(default.user_bytes_max),
+            total_bytes_max: self.inbox_total.unwrap_or(default.total_bytes_max),
+        };
+        config.inbox = self.inbox.clone().map(|path| InboxConfig { path, limits });
+        let Some(addr) = self.step else { return Ok(()) };
+        let auth = match &self.step_auth {
+            Some(auth) if auth.as_os_str() == "classic" => StepAuth::Classic,
+            Some(file) => StepAuth::File(file.clone()),
+            None => {
+                let message = "--step needs --step-auth: a file of users (`ftx-node step-user add NAME --file FILE` \
+                               makes it), or `classic`, with which whoever knows a user's name has the user's files";
+                return Err(Error::new(Code::Usage, message));
+            }
+        };
+        let ip = config.bind.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        config.step = Some(StepConfig { addr: addr.or(ip, ftx_proto::interop::step::DEFAULT_PORT), auth });
+        Ok(())
     }
 }
 
@@ -187,6 +279,8 @@ impl CommonOptions {
             state: self.state_dir()?,
             name: self.name.clone().unwrap_or_else(machine_name),
             max_upload: None,
+            inbox: None,
+            step: None,
         })
     }
 
@@ -238,16 +332,47 @@ mod tests {
     }
 
     #[test]
+    fn step_listens_where_it_is_told_and_only_with_authentication() {
+        let step = |args: &[&str]| {
+            let options = Options::parse_from([&["ftx-node", "--state", "/s"], args].concat());
+            let mut config = options.common.node_config(Sessions::None).unwrap();
+            options
+                .share
+                .complete(&mut config)
+                .map(|()| config.step.map(|step| (step.addr.to_string(), step.auth)))
+        };
+        let classic = |addr: &str| Some((addr.to_owned(), StepAuth::Classic));
+        assert_eq!(step(&["--step", "--step-auth", "classic"]).unwrap(), classic("0.0.0.0:1379"));
+        let bound = step(&["--step", "--step-auth", "classic", "--bind", "127.0.0.1"]);
+        assert_eq!(bound.unwrap(), classic("127.0.0.1:1379"));
+        assert_eq!(step(&["--step=127.0.0.1:7", "--step-auth=classic"]).unwrap(), classic("127.0.0.1:7"));
+        let file = step(&["--step=7", "--step-auth", "users"]).unwrap().unwrap();
+        assert_eq!(file, ("0.0.0.0:7".to_owned(), StepAuth::File("users".into())));
+        assert_eq!(step(&[]).unwrap(), None);
+        assert_eq!(step(&["--step"]).unwrap_err().code, Code::Usage);
+    }
+
+    #[test]
     fn a_file_fills_in_what_was_not_said() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ftx.toml");
-        std::fs::write(&path, "share = ['/a', '/b']\nport = 7\nmax-upload = '2MB'\ntimeout = 1.5\n").unwrap();
+        std::fs::write(
+            &path,
+            "share = ['/a', '/b']\nport = 7\nmax-upload = '2MB'\ntimeout = 1.5\n\
+             inbox = '/in'\ninbox-quota = '1GiB'\nstep = '127.0.0.1:0'\nstep-auth = 'classic'\n",
+        )
+        .unwrap();
         let path = path.to_str().unwrap();
         let options = Options::parse_from(["ftx-node", "--config", path, "--port", "8"]).with_file().unwrap();
         assert_eq!(options.common.port, Some(8));
         assert_eq!(options.share.share, [PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(options.share.max_upload, Some(2_000_000));
         assert_eq!(options.common.timeout, Some(Duration::from_millis(1500)));
+        let mut config = options.common.node_config(Sessions::None).unwrap();
+        options.share.complete(&mut config).unwrap();
+        assert_eq!(config.inbox.unwrap().limits.user_bytes_max, 1 << 30);
+        let step = StepConfig { addr: "127.0.0.1:0".parse().unwrap(), auth: StepAuth::Classic };
+        assert_eq!(config.step, Some(step));
         std::fs::write(path, "shares = 3").unwrap();
         let error = Options::parse_from(["ftx-node", "--config", path]).with_file().unwrap_err();
         assert_eq!(error.code, Code::Usage);

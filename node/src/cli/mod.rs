@@ -10,7 +10,9 @@ pub mod json;
 mod log;
 mod look;
 mod progress;
+mod services;
 mod share;
+mod step_user;
 pub mod text;
 
 use std::process::ExitCode;
@@ -49,6 +51,7 @@ fn run(options: Options, output: &json::Output) -> Result<(), Error> {
     match options.command {
         Some(Command::Hash { paths }) => hash::hash(&paths, &options.common, output),
         Some(Command::Verify { path, root }) => hash::verify(&path, &root, &options.common, output),
+        Some(Command::StepUser { action }) => step_user::step_user(action, output),
         command => {
             raise_descriptor_limit();
             let runtimes = Runtimes::start()?;

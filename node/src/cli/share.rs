@@ -19,17 +19,20 @@ pub(super) async fn share(
     data: Handle,
     output: &Output,
 ) -> Result<(), Error> {
-    if options.share.is_empty() {
+    if options.share.is_empty() && options.inbox.is_none() {
         let message = "nothing to do: give something to share (`ftx-node --share DIR`), or a command (`ftx-node get \
                        NAME`); `ftx-node --help` lists them";
         return Err(Error::new(Code::Usage, message));
     }
     let mut config = common.node_config(Sessions::AtPort)?;
-    config.shares = options.share;
-    config.max_upload = options.max_upload;
+    options.complete(&mut config)?;
     let mut node = Node::start(config.clone(), data).await?;
     let addr = node.session_addr();
-    let shares: Vec<String> = config.shares.iter().map(|share| share.display().to_string()).collect();
+    let inbox = config.inbox.as_ref().map(|inbox| &inbox.path);
+    let shares: Vec<String> =
+        config.shares.iter().chain(inbox).map(|share| share.display().to_string()).collect();
+    let services: Vec<(String, serde_json::Value)> =
+        node.step_addr().map(|addr| ("step".to_owned(), json!(addr.to_string()))).into_iter().collect();
     output.event(
         "ready",
         json!({
@@ -38,11 +41,13 @@ pub(super) async fn share(
             "addr": addr.map(|addr| addr.to_string()),
             "port": addr.map(|addr| addr.port()),
             "shares": shares,
+            "services": services.iter().cloned().collect::<serde_json::Map<_, _>>(),
         }),
     );
     let limit = config.max_upload.map_or(String::new(), |rate| format!(", at most {}/s", text::bytes(rate)));
+    let also: String = node.step_addr().map(|addr| format!(", step at {addr}")).into_iter().collect();
     output.line(format_args!(
-        "ready: {} ({}) shares {} at port {}{limit}",
+        "ready: {} ({}) shares {} at port {}{limit}{also}",
         printable(node.name()),
         node.id().short(),
         shares.iter().map(|share| printable(share).to_string()).collect::<Vec<_>>().join(", "),

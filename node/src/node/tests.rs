@@ -11,6 +11,8 @@ async fn node(dir: &Path, port: u16) -> Node {
     let share = dir.join("share");
     std::fs::create_dir_all(&share).unwrap();
     let config = NodeConfig {
+        inbox: None,
+        step: None,
         shares: vec![share],
         bind: Some(Ipv4Addr::LOCALHOST.into()),
         port,

@@ -1,0 +1,272 @@
+//! The StepListener actor: where STEP clients connect.
+//!
+//! Owns the accepting task and the sessions, whose supervisor it is: one that fails is a session less. It never touches
+//! a byte of theirs. When it is restarted its sessions end, which their clients answer with new connections, on which
+//! their tokens are good as before.
+
+mod session;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ftx_proto::interop::step::token::Authenticator;
+use ftx_proto::interop::step::value::UserName;
+use ftx_proto::time::Time;
+use ractor::rpc::CallResult;
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use self::session::{StepSession, StepSessionArguments, StepSessionMessage};
+use super::catalog::CatalogMessage;
+use super::link::Link;
+use crate::clock::Clock;
+use crate::interop::step_store::StepStore;
+use crate::interop::step_users::PasswordGate;
+use crate::limits::{SESSION_QUIET_MIN, STEP_SESSIONS_MAX};
+
+/// The StepListener actor.
+#[derive(Debug)]
+pub struct StepListener;
+
+/// What the listener is started with.
+#[derive(Debug, Clone)]
+pub struct StepListenerArguments {
+    /// Where clients connect; outlives restarts of the actor.
+    pub listener: Arc<TcpListener>,
+    /// What all sessions have in common.
+    pub service: Arc<StepService>,
+    /// Hears of files that came or went.
+    pub catalog: Link<CatalogMessage>,
+    /// Where connections do their work.
+    pub data: Handle,
+    /// What time it is.
+    pub clock: Clock,
+}
+
+/// What all sessions have in common.
+#[derive(Debug)]
+pub struct StepService {
+    /// Files and data.
+    pub store: Arc<StepStore>,
+    /// Tokens.
+    pub authenticator: Authenticator,
+    /// Passwords, unless there are none.
+    pub gate: Option<PasswordGate>,
+}
+
+impl StepService {
+    async fn verify(&self, from: IpAddr, user: UserName, password: String) -> bool {
+        match &self.gate {
+            Some(gate) => gate.verify(from, user, password).await,
+            None => false,
+        }
+    }
+}
+
+/// What the listener is told.
+#[derive(Debug)]
+pub enum StepListenerMessage {
+    /// A connection came in.
+    Accepted(TcpStream, SocketAddr, OwnedSemaphorePermit),
+    /// All places are taken and somebody waits for one: whether somebody else has to go.
+    MakeRoom(RpcReplyPort<bool>),
+    /// How many sessions there are.
+    Sessions(RpcReplyPort<usize>),
+}
+
+/// What the listener owns.
+#[derive(Debug)]
+pub struct StepListenerState {
+    arguments: StepListenerArguments,
+    sessions: HashMap<ActorId, Open>,
+    accepting: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Open {
+    actor: ActorRef<StepSessionMessage>,
+    active: Activity,
+    /// It has been told to go.
+    leaving: bool,
+}
+
+/// When a session last received something, in nanoseconds of the node's clock.
+#[derive(Debug, Clone)]
+struct Activity(Arc<AtomicU64>);
+
+impl Activity {
+    fn at(now: Time) -> Self {
+        let activity = Activity(Arc::default());
+        activity.note(now);
+        activity
+    }
+
+    fn note(&self, now: Time) {
+        let nanoseconds = u64::try_from(now.since_origin().as_nanos()).unwrap_or(u64::MAX);
+        self.0.store(nanoseconds, Ordering::Relaxed);
+    }
+
+    fn last(&self) -> Time {
+        Time::from_origin(Duration::from_nanos(self.0.load(Ordering::Relaxed)))
+    }
+}
+
+impl Actor for StepListener {
+    type Msg = StepListenerMessage;
+    type State = StepListenerState;
+    type Arguments = StepListenerArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<StepListenerMessage>,
+        arguments: StepListenerArguments,
+    ) -> Result<StepListenerState, ActorProcessingErr> {
+        let accepting = tokio::spawn(accept_connections(Arc::clone(&arguments.listener), myself));
+        Ok(StepListenerState { arguments, sessions: HashMap::new(), accepting: accepting.abort_handle() })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<StepListenerMessage>,
+        message: StepListenerMessage,
+        state: &mut StepListenerState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            StepListenerMessage::Accepted(tcp, addr, permit) => {
+                state.open_session(&myself, tcp, addr, permit).await;
+            }
+            // Whoever asked may have given up.
+            StepListenerMessage::MakeRoom(reply) => {
+                let _ = reply.send(state.make_room());
+            }
+            StepListenerMessage::Sessions(reply) => {
+                let _ = reply.send(state.sessions.len());
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: ActorRef<StepListenerMessage>,
+        event: SupervisionEvent,
+        state: &mut StepListenerState,
+    ) -> Result<(), ActorProcessingErr> {
+        match &event {
+            SupervisionEvent::ActorTerminated(actor, _, reason) => {
+                tracing::debug!(reason = reason.as_deref().unwrap_or("stopped"), "STEP session ended");
+                state.sessions.remove(&actor.get_id());
+            }
+            SupervisionEvent::ActorFailed(actor, error) => {
+                tracing::error!(%error, "a STEP session failed; the others go on");
+                state.sessions.remove(&actor.get_id());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Drop for StepListenerState {
+    /// Also after a panic, where `post_stop` is not called.
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl StepListenerState {
+    async fn open_session(
+        &mut self,
+        myself: &ActorRef<StepListenerMessage>,
+        tcp: TcpStream,
+        addr: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let active = Activity::at(self.arguments.clock.now());
+        let arguments = StepSessionArguments {
+            tcp,
+            addr,
+            permit,
+            active: active.clone(),
+            service: Arc::clone(&self.arguments.service),
+            catalog: self.arguments.catalog.clone(),
+            data: self.arguments.data.clone(),
+            clock: self.arguments.clock,
+        };
+        match StepSession::spawn_linked(None, StepSession, arguments, myself.get_cell()).await {
+            Ok((actor, _)) => {
+                self.sessions.insert(actor.get_id(), Open { actor, active, leaving: false });
+            }
+            Err(error) => tracing::warn!(%addr, %error, "cannot start a STEP session"),
+        }
+    }
+
+    /// Ends the session that has been quiet longest, if one has been for some time: a place cannot be held by doing
+    /// nothing, and a token is good on the next connection too.
+    fn make_room(&mut self) -> bool {
+        let now = self.arguments.clock.now();
+        let quiet = |open: &&mut Open| !open.leaving && now.since(open.active.last()) >= SESSION_QUIET_MIN;
+        let Some(open) = self.sessions.values_mut().filter(quiet).min_by_key(|open| open.active.last())
+        else {
+            return false;
+        };
+        open.leaving = true;
+        open.actor.stop(Some("made room for another session".to_owned()));
+        true
+    }
+}
+
+/// Takes connections as they come, as many as the limit allows, and turns away the rest.
+async fn accept_connections(listener: Arc<TcpListener>, actor: ActorRef<StepListenerMessage>) {
+    let permits = Arc::new(Semaphore::new(STEP_SESSIONS_MAX));
+    let mut turned_away = 0u64;
+    loop {
+        match listener.accept().await {
+            Ok((tcp, addr)) => {
+                if let Some(permit) = place(&permits, &actor).await {
+                    if actor.cast(StepListenerMessage::Accepted(tcp, addr, permit)).is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                turned_away += 1;
+                if turned_away.is_power_of_two() {
+                    tracing::warn!(%addr, turned_away, "there are {STEP_SESSIONS_MAX} STEP connections");
+                }
+            }
+            Err(error) => {
+                // Out of descriptors, mostly: that passes, and must not become a busy loop.
+                tracing::warn!(%error, "cannot accept STEP connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A place for one more session; if need be, that of another.
+async fn place(
+    permits: &Arc<Semaphore>,
+    actor: &ActorRef<StepListenerMessage>,
+) -> Option<OwnedSemaphorePermit> {
+    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        return Some(permit);
+    }
+    let asked = actor.call(StepListenerMessage::MakeRoom, Some(ROOM_TIMEOUT)).await;
+    if !matches!(asked, Ok(CallResult::Success(true))) {
+        return None;
+    }
+    timeout(ROOM_TIMEOUT, Arc::clone(permits).acquire_owned()).await.ok()?.ok()
+}
+
+/// How long a session may take to go where another one waits for its place.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long to wait after a failed `accept`.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
