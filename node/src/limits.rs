@@ -41,6 +41,9 @@ pub const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 /// Time after which a fetch writes its journal.
 pub const JOURNAL_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Most connections to one STEP server at once.
+pub const STEP_CONNECTIONS_MAX: u16 = 64;
+
 /// Restarts of one of the node's actors within [`RESTART_WINDOW`] after which the node gives up.
 pub const RESTARTS_MAX: usize = 5;
 

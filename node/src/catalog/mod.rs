@@ -16,7 +16,7 @@
 //! The hashes of the last seconds, which are computed again. A damaged cache is set aside and built anew.
 
 pub(crate) mod cache;
-mod content;
+pub(crate) mod content;
 pub(crate) mod hash;
 pub(crate) mod index;
 pub(crate) mod pool;
