@@ -49,6 +49,8 @@ pub const STEP_IDLE_MAX: Duration = Duration::from_secs(600);
 
 /// How long a STEP connection may be silent within a request.
 pub const STEP_STALLED_MAX: Duration = Duration::from_secs(120);
+/// Most connections to one STEP server at once.
+pub const STEP_CONNECTIONS_MAX: u16 = 64;
 
 /// Restarts of one of the node's actors within [`RESTART_WINDOW`] after which the node gives up.
 pub const RESTARTS_MAX: usize = 5;
