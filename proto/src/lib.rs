@@ -8,13 +8,15 @@
 //! * values that cannot be wrong once made: [`digest`] (roots, node ids), [`geometry`] (chunks, pieces, spans),
 //!   [`merkle`] (the tree that names a content), [`name`] (safe relative paths), [`chunk_set`] (who has what);
 //! * [`wire`]: the messages of discovery and of sessions, their codec, and [`limits`];
-//! * [`engine`]: the state machines that decide: fetching, serving, discovery.
+//! * [`engine`]: the state machines that decide: fetching, serving, discovery;
+//! * [`interop`]: the older systems that a node speaks with, frames and sessions.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::indexing_slicing))]
 
 pub mod chunk_set;
 pub mod digest;
 pub mod engine;
 pub mod geometry;
+pub mod interop;
 pub mod limits;
 pub mod merkle;
 pub mod name;
