@@ -16,12 +16,14 @@
 //! The hashes of the last seconds, which are computed again. A damaged cache is set aside and built anew.
 
 pub(crate) mod cache;
-mod content;
+pub(crate) mod content;
 pub(crate) mod hash;
 pub(crate) mod index;
 pub(crate) mod pool;
 pub(crate) mod scan;
+mod shared;
 
 pub use content::{Content, ContentReader, Have, ReadError};
 pub use hash::hash_file;
 pub use scan::{FILES_MAX, SkipReason, Skipped};
+pub use shared::{SharedFile, SharedReader};
