@@ -339,7 +339,7 @@ impl DownloadEngine {
 
     /// Reads every open connection whose bytes have a known place.
     fn read_what_can_be(&mut self) {
-        for (id, stripe) in (0u8..).zip(&mut self.stripes) {
+        for (id, stripe) in self.threads.ids().zip(&mut self.stripes) {
             if stripe.connection != Connection::Open {
                 continue;
             }

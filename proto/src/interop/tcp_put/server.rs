@@ -253,9 +253,12 @@ impl ServerSession {
 
     fn ended(&mut self) {
         // A client that has sent all may close its half.
-        if !matches!(self.state, State::Finishing | State::Confirming { .. })
-            && !(self.state == State::Opening && self.received == self.size)
-        {
+        let all_sent = match self.state {
+            State::Finishing | State::Confirming { .. } => true,
+            State::Opening => self.received == self.size,
+            _ => false,
+        };
+        if !all_sent {
             self.close(Reason::CutShort { received: self.received, size: self.size });
         }
     }

@@ -79,6 +79,11 @@ impl ChunkOrder {
         let within = Permutation::new(0, seed);
         ChunkOrder { chunks, given: 0, seed, blocks, block: 0, first: 0, within, place: 0 }
     }
+
+    /// How many numbers have come already.
+    pub fn given(&self) -> usize {
+        self.given as usize
+    }
 }
 
 impl Iterator for ChunkOrder {

@@ -50,6 +50,13 @@ const DATAGRAM: u64 = DATAGRAM_SIZE_MAX as u64;
 /// Bytes that are waited for, so that not every datagram needs a tick of its own.
 const QUANTUM: u64 = 16 * DATAGRAM;
 
+/// The first chunks of a burst come one by one. A classic client that missed the announcement asks again for each chunk
+/// that it gets instead, a few times only, and is lost if they come faster than it can be answered.
+const FIRST_CHUNKS: usize = 3;
+
+/// How far the first chunks are apart.
+const FIRST_GAP: Duration = Duration::from_millis(2);
+
 /// How late the caller may be without loss of the rates of an address and of all.
 const CATCH_UP_SHARED: Duration = Duration::from_millis(20);
 
@@ -213,6 +220,8 @@ struct Burst {
     except: Option<Except>,
     order: ChunkOrder,
     bucket: Bucket,
+    /// Nothing is sent before.
+    not_before: Time,
 }
 
 /// Who asked for what, and how often.
@@ -340,7 +349,7 @@ impl ServerEngine {
         self.counters.bursts += 1;
         let order = ChunkOrder::new(except.chunks, self.seed.wrapping_add(self.counters.bursts << 32));
         self.address_bucket(now, to);
-        self.bursts.push_back(Burst { to, file, except: Some(except), order, bucket });
+        self.bursts.push_back(Burst { to, file, except: Some(except), order, bucket, not_before: now });
     }
 
     /// How fast a burst is to be, by how often its client had to ask.
@@ -401,13 +410,17 @@ impl ServerEngine {
         let Some(address) = self.addresses.get_mut(&address_key(burst.to)) else { return false };
         let mut sent = 0;
         while sent < QUANTUM && !burst.is_over() {
-            let allowed = burst.bucket.allows(now, DATAGRAM)
+            let allowed = now >= burst.not_before
+                && burst.bucket.allows(now, DATAGRAM)
                 && address.allows(now, DATAGRAM)
                 && self.total.as_mut().is_none_or(|total| total.allows(now, DATAGRAM));
             if !allowed {
                 break;
             }
             let Some(output) = burst.next() else { break };
+            if burst.sent_chunks() <= FIRST_CHUNKS {
+                burst.not_before = now + FIRST_GAP;
+            }
             burst.bucket.take(DATAGRAM);
             address.take(DATAGRAM);
             if let Some(total) = &mut self.total {
@@ -425,13 +438,17 @@ impl ServerEngine {
         let bytes = burst.datagrams_left().saturating_mul(DATAGRAM).min(QUANTUM);
         let address = self.addresses.get(&address_key(burst.to)).map(|bucket| bucket.when(bytes));
         let total = self.total.as_ref().map(|bucket| bucket.when(bytes));
-        address.into_iter().chain(total).fold(burst.bucket.when(bytes), Time::max)
+        address.into_iter().chain(total).fold(burst.bucket.when(bytes).max(burst.not_before), Time::max)
     }
 }
 
 impl Burst {
     fn datagrams_left(&self) -> u64 {
         self.order.len() as u64 + u64::from(self.except.is_some())
+    }
+
+    fn sent_chunks(&self) -> usize {
+        self.order.given()
     }
 
     fn is_over(&self) -> bool {
