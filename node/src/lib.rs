@@ -19,6 +19,7 @@ pub mod config;
 pub mod error;
 pub mod fetch;
 pub mod identity;
+pub mod interop;
 pub mod limits;
 pub mod net;
 pub mod node;

@@ -22,14 +22,21 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::actors::catalog::{CatalogArguments, CatalogMessage, CatalogStatus};
 use crate::actors::discovery::{DiscoveryArguments, DiscoveryMessage, Found, Lookup};
 use crate::actors::fetcher::{FetcherArguments, FetcherMessage};
+use crate::actors::listener::{ListenerArguments, Serve};
 use crate::actors::node::{Links, NodeArguments, NodeMessage, NodeRoot, reason_of};
 use crate::actors::server::ServerArguments;
+use crate::actors::udp_get;
 use crate::clock::Clock;
-use crate::config::{NodeConfig, Sessions};
+use crate::config::{ListenAt, NodeConfig, Sessions};
 use crate::error::{Code, Error};
 use crate::fetch::report::{Phase, Progress, Report};
 use crate::fetch::resolve::{Offers, Reading, Resolved, Verdict, Wanted, ambiguous};
 use crate::identity::Identity;
+use crate::interop::digests::Digests;
+use crate::interop::striped_server::StripedServer;
+use crate::interop::tcp_put_server::TcpPutServer;
+use crate::interop::udp_get_server::UdpGetServing;
+use crate::limits::{STRIPED_DOWNLOADS_MAX, TCP_PUTS_MAX};
 use crate::net::connection::Dialling;
 use crate::net::tls::Tls;
 use crate::store::{PartFile, Target};
@@ -44,6 +51,7 @@ pub struct Node {
     tls: Tls,
     config: NodeConfig,
     session_addr: Option<SocketAddr>,
+    services: ServiceAddrs,
     data: Handle,
     clock: Clock,
 }
@@ -76,7 +84,9 @@ impl Node {
             name: shortened(&config.name),
         };
         let clock = Clock::start();
-        let links = Links::default();
+        let (links, digests) = (Links::default(), Arc::new(Digests::default()));
+        let (striped, tcp_put) = listen_for_services(&config, &links, &digests, &data, clock)?;
+        let services = ServiceAddrs::of(&config, striped.as_ref(), tcp_put.as_ref());
         let arguments = NodeArguments {
             catalog: CatalogArguments {
                 shares: config.shares.clone(),
@@ -90,6 +100,7 @@ impl Node {
                 port: config.port,
                 session_port: announce.port,
                 lookup: lookup_in(&links),
+                gets: config.services.udp_get.then(|| udp_get::hearing(links.udp_get.clone())),
                 clock,
             },
             server: listener.map(|listener| ServerArguments {
@@ -101,13 +112,24 @@ impl Node {
                 data: data.clone(),
                 clock,
             }),
+            striped,
+            tcp_put,
+            udp_get: config.services.udp_get.then(|| UdpGetServing {
+                bind: config.bind,
+                port: config.port,
+                max_upload: config.max_upload,
+                catalog: links.catalog.clone(),
+                digests,
+                data: data.clone(),
+                clock,
+            }),
             links: links.clone(),
             clock,
         };
         let (root, ended) = NodeRoot::spawn(None, NodeRoot, arguments)
             .await
             .map_err(|error| Error::new(Code::Network, reason_of(error)))?;
-        Ok(Node { root, ended, links, announce, tls, config, session_addr, data, clock })
+        Ok(Node { root, ended, links, announce, tls, config, session_addr, services, data, clock })
     }
 
     /// Its identity.
@@ -128,6 +150,11 @@ impl Node {
     /// Where it takes sessions, if it does.
     pub fn session_addr(&self) -> Option<SocketAddr> {
         self.session_addr
+    }
+
+    /// Where it serves the older systems.
+    pub fn services(&self) -> &ServiceAddrs {
+        &self.services
     }
 
     /// How far the catalog is.
@@ -314,6 +341,42 @@ impl Drop for Node {
     }
 }
 
+/// Where a node serves the older systems.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceAddrs {
+    /// Striped downloads.
+    pub striped: Option<SocketAddr>,
+    /// TCP put.
+    pub tcp_put: Option<SocketAddr>,
+    /// udp-get.
+    pub udp_get: Option<SocketAddr>,
+}
+
+impl ServiceAddrs {
+    fn of(
+        config: &NodeConfig,
+        striped: Option<&ListenerArguments>,
+        tcp_put: Option<&ListenerArguments>,
+    ) -> Self {
+        let addr_of = |arguments: Option<&ListenerArguments>| {
+            arguments.and_then(|arguments| arguments.listener.local_addr().ok())
+        };
+        let anywhere = Ipv4Addr::UNSPECIFIED.into();
+        let udp_get = SocketAddr::new(config.bind.unwrap_or(anywhere), config.port);
+        ServiceAddrs {
+            striped: addr_of(striped),
+            tcp_put: addr_of(tcp_put),
+            udp_get: config.services.udp_get.then_some(udp_get),
+        }
+    }
+
+    /// Those there are, by their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let all = [("striped", self.striped), ("tcp_put", self.tcp_put), ("udp_get", self.udp_get)];
+        all.into_iter().filter_map(|(name, addr)| Some((name, addr?)))
+    }
+}
+
 /// What is to be fetched, and how.
 #[derive(Debug)]
 pub struct FetchRequest {
@@ -397,6 +460,10 @@ fn lookup_in(links: &Links) -> Lookup {
 }
 
 fn check_shares(config: &NodeConfig) -> Result<(), Error> {
+    if let Some(inbox) = config.inbox.as_ref().filter(|inbox| !inbox.is_dir()) {
+        let message = format!("the inbox {} is no folder; create it first", inbox.display());
+        return Err(Error::new(Code::Usage, message));
+    }
     for share in &config.shares {
         if let Err(error) = std::fs::metadata(share) {
             let message = format!("cannot share {}: {error}", share.display());
@@ -404,6 +471,33 @@ fn check_shares(config: &NodeConfig) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Opens the sockets of striped and of TCP put, where they are served.
+fn listen_for_services(
+    config: &NodeConfig,
+    links: &Links,
+    digests: &Arc<Digests>,
+    data: &Handle,
+    clock: Clock,
+) -> Result<(Option<ListenerArguments>, Option<ListenerArguments>), Error> {
+    let open = |at: Option<ListenAt>, default_port: u16, system, connections_max, serve: Serve| -> Result<_, Error> {
+        let Some(at) = at else { return Ok(None) };
+        let listening = listen(at.ip.or(config.bind), at.port.unwrap_or(default_port), false);
+        let listener =
+            listening.map_err(|error| Error::new(error.code, format!("{system}: {}", error.message)))?;
+        let data = data.clone();
+        Ok(Some(ListenerArguments { system, listener: Arc::new(listener), serve, connections_max, data }))
+    };
+    let server = StripedServer::new(links.catalog.clone(), Arc::clone(digests), config.max_upload);
+    let server = Arc::new(server);
+    let serve = Serve::new(move |tcp, addr| Arc::clone(&server).serve(tcp, addr));
+    let striped = open(config.services.striped, 0, "striped", STRIPED_DOWNLOADS_MAX, serve)?;
+    let server = TcpPutServer { inbox: config.inbox.clone(), clock };
+    let serve = Serve::new(move |tcp, addr| server.clone().serve(tcp, addr));
+    let port = ftx_proto::interop::tcp_put::PORT;
+    let tcp_put = open(config.services.tcp_put, port, "TCP put", TCP_PUTS_MAX, serve)?;
+    Ok((striped, tcp_put))
 }
 
 /// Opens the socket for sessions; at another port if that one is taken.

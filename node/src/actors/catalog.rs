@@ -386,11 +386,11 @@ impl CatalogState {
             self.found(vec![found]);
         }
         // A reply that cannot be sent is to somebody who does not wait any more.
-        let _ = match asker {
-            Asker::Nobody => Ok(()),
-            Asker::Lookup(reply) => reply.send(self.answer(&Want::Name(name))),
-            Asker::FindFile(reply) => reply.send(self.file(&name)),
-        };
+        match asker {
+            Asker::Nobody => {}
+            Asker::Lookup(reply) => drop(reply.send(self.answer(&Want::Name(name)))),
+            Asker::FindFile(reply) => drop(reply.send(self.file(&name))),
+        }
     }
 
     fn remove(&mut self, name: &RelativePath) {

@@ -4,7 +4,9 @@
 //! Node ── Discovery
 //!      ├─ Catalog
 //!      ├─ Server ── Session, one for each connection that came in
-//!      └─ Fetcher, one for each fetch ── Source, one for each peer it gets chunks from
+//!      ├─ Fetcher, one for each fetch ── Source, one for each peer it gets chunks from
+//!      ├─ UdpGet
+//!      └─ Listener, one for each of striped and TCP put ── Connection, one for each that came in
 //! ```
 //!
 //! They exchange facts, never chunks. No actor has a name (ractor's registry is global to the process, and several
@@ -15,7 +17,9 @@ pub mod catalog;
 pub mod discovery;
 pub mod fetcher;
 pub mod link;
+pub mod listener;
 pub mod node;
 pub mod server;
 pub mod session;
 pub mod source;
+pub mod udp_get;

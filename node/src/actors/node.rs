@@ -1,6 +1,6 @@
 //! The Node actor: the root, and the policy of restarts.
 //!
-//! Discovery, Catalog and Server are restarted when they fail, each with what it was first started with; links lead the
+//! Discovery, Catalog, Server and the services of the older systems are restarted when they fail, each with what it was first started with; links lead the
 //! others to the new one. More than [`RESTARTS_MAX`] failures within [`RESTART_WINDOW`] end the node with an error: then
 //! something is wrong that restarts do not mend. A Fetcher that fails is not restarted: its fetch ends with an error,
 //! and its journal keeps what is verified.
@@ -14,8 +14,11 @@ use super::catalog::{Catalog, CatalogArguments, CatalogMessage};
 use super::discovery::{Discovery, DiscoveryArguments, DiscoveryMessage};
 use super::fetcher::{Fetcher, FetcherArguments, FetcherMessage};
 use super::link::Link;
+use super::listener::{Listener, ListenerArguments};
 use super::server::{Server, ServerArguments, ServerMessage};
+use super::udp_get::{UdpGet, UdpGetMessage};
 use crate::clock::Clock;
+use crate::interop::udp_get_server::UdpGetServing;
 use crate::limits::{RESTART_WINDOW, RESTARTS_MAX};
 use ftx_proto::time::Time;
 
@@ -32,6 +35,12 @@ pub struct NodeArguments {
     pub discovery: DiscoveryArguments,
     /// For the Server; a node that only looks around has none.
     pub server: Option<ServerArguments>,
+    /// For serving striped downloads, if it does.
+    pub striped: Option<ListenerArguments>,
+    /// For taking what is pushed by TCP put, if it does.
+    pub tcp_put: Option<ListenerArguments>,
+    /// For serving udp-get, if it does.
+    pub udp_get: Option<UdpGetServing>,
     /// Where the others find them.
     pub links: Links,
     /// What time it is.
@@ -47,6 +56,8 @@ pub struct Links {
     pub discovery: Link<DiscoveryMessage>,
     /// Who is being served.
     pub server: Link<ServerMessage>,
+    /// Who is being served by udp-get.
+    pub udp_get: Link<UdpGetMessage>,
 }
 
 /// What the root is told.
@@ -71,6 +82,9 @@ enum Part {
     Catalog,
     Discovery,
     Server,
+    Striped,
+    TcpPut,
+    UdpGet,
 }
 
 impl Actor for NodeRoot {
@@ -84,7 +98,7 @@ impl Actor for NodeRoot {
         arguments: NodeArguments,
     ) -> Result<NodeState, ActorProcessingErr> {
         let mut state = NodeState { arguments, children: HashMap::new(), restarts: VecDeque::new() };
-        for part in [Part::Catalog, Part::Server, Part::Discovery] {
+        for part in PARTS {
             state.start(&myself, part).await.map_err(|error| ActorProcessingErr::from(reason_of(error)))?;
         }
         Ok(state)
@@ -153,7 +167,8 @@ impl Actor for NodeRoot {
 
 impl NodeState {
     async fn start(&mut self, myself: &ActorRef<NodeMessage>, part: Part) -> Result<(), SpawnErr> {
-        let NodeArguments { catalog, discovery, server, links, .. } = self.arguments.clone();
+        let NodeArguments { catalog, discovery, server, striped, tcp_put, udp_get, links, .. } =
+            self.arguments.clone();
         let supervisor = myself.get_cell();
         let id = match part {
             Part::Catalog => {
@@ -172,6 +187,18 @@ impl NodeState {
                 links.server.set(actor.clone());
                 actor.get_id()
             }
+            Part::Striped | Part::TcpPut => {
+                let arguments = if part == Part::Striped { striped } else { tcp_put };
+                let Some(arguments) = arguments else { return Ok(()) };
+                let (actor, _) = Listener::spawn_linked(None, Listener, arguments, supervisor).await?;
+                actor.get_id()
+            }
+            Part::UdpGet => {
+                let Some(udp_get) = udp_get else { return Ok(()) };
+                let (actor, _) = UdpGet::spawn_linked(None, UdpGet, udp_get, supervisor).await?;
+                links.udp_get.set(actor.clone());
+                actor.get_id()
+            }
         };
         self.children.insert(id, part);
         Ok(())
@@ -185,6 +212,10 @@ pub(crate) fn reason_of(error: SpawnErr) -> String {
         other => other.to_string(),
     }
 }
+
+/// In the order in which they are started: what others ask for first, what is asked first last.
+const PARTS: [Part; 6] =
+    [Part::Catalog, Part::Server, Part::Striped, Part::TcpPut, Part::UdpGet, Part::Discovery];
 
 /// How long discovery may take to say goodbye.
 const STOP_TIMEOUT: Duration = Duration::from_millis(500);

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use etcetera::BaseStrategy;
 use serde::Deserialize;
 
-use crate::config::{DEFAULT_PORT, NodeConfig, Sessions};
+use crate::config::{DEFAULT_PORT, ListenAt, NodeConfig, Services, Sessions};
 use crate::error::{Code, Error};
 
 /// Move files on a local network, from all machines that have them at once, with nothing to set up.
@@ -38,6 +38,18 @@ pub(super) struct ShareOptions {
     /// Send at most this many bytes per second, such as 20MB/s, 500K or 1.5MiB
     #[arg(long, value_name = "RATE", env = "FTX_MAX_UPLOAD", value_parser = super::text::parse_bytes)]
     pub(super) max_upload: Option<u64>,
+    /// Put what others give this node into this folder; without it, nobody can give it anything
+    #[arg(long, value_name = "DIR", env = "FTX_INBOX")]
+    pub(super) inbox: Option<PathBuf>,
+    /// Serve striped downloads, at this address or port [default: any port]
+    #[arg(long, value_name = "ADDR", env = "FTX_STRIPED", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(super) striped: Option<ListenAt>,
+    /// Answer `get NAME` by UDP, at the port of discovery
+    #[arg(long, env = "FTX_UDP_GET")]
+    pub(super) udp_get: bool,
+    /// Take files that are pushed by TCP put into the inbox, at this address or port [default: port 5001]
+    #[arg(long, value_name = "ADDR", env = "FTX_TCP_PUT", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(super) tcp_put: Option<ListenAt>,
 }
 
 /// What every command takes.
@@ -130,6 +142,11 @@ struct File {
     #[serde(default)]
     share: Vec<PathBuf>,
     max_upload: Option<String>,
+    inbox: Option<PathBuf>,
+    striped: Option<Service>,
+    #[serde(default)]
+    udp_get: bool,
+    tcp_put: Option<Service>,
     name: Option<String>,
     bind: Option<IpAddr>,
     port: Option<u16>,
@@ -137,6 +154,23 @@ struct File {
     peer: Vec<String>,
     state: Option<PathBuf>,
     timeout: Option<f64>,
+}
+
+/// A service in a configuration file: `true`, or where it listens.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Service {
+    Switch(bool),
+    At(String),
+}
+
+impl Service {
+    fn listen_at(self) -> Result<Option<ListenAt>, String> {
+        match self {
+            Service::Switch(on) => Ok(on.then(ListenAt::default)),
+            Service::At(text) => text.parse().map(Some),
+        }
+    }
 }
 
 impl Options {
@@ -158,6 +192,14 @@ impl Options {
         }
         if let (None, Some(rate)) = (self.share.max_upload, file.max_upload) {
             self.share.max_upload = Some(super::text::parse_bytes(&rate).map_err(wrong)?);
+        }
+        let share = &mut self.share;
+        share.inbox = share.inbox.take().or(file.inbox);
+        share.udp_get |= file.udp_get;
+        for (option, service) in [(&mut share.striped, file.striped), (&mut share.tcp_put, file.tcp_put)] {
+            if let (None, Some(service)) = (&option, service) {
+                *option = service.listen_at().map_err(wrong)?;
+            }
         }
         let common = &mut self.common;
         common.name = common.name.take().or(file.name);
@@ -187,6 +229,8 @@ impl CommonOptions {
             state: self.state_dir()?,
             name: self.name.clone().unwrap_or_else(machine_name),
             max_upload: None,
+            inbox: None,
+            services: Services::default(),
         })
     }
 

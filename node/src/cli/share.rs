@@ -1,6 +1,6 @@
 //! `ftx-node --share DIR`: a node that offers what it has until it is stopped.
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -9,7 +9,7 @@ use ftx_proto::name::printable;
 use super::args::{CommonOptions, ShareOptions};
 use super::json::Output;
 use super::text;
-use crate::config::Sessions;
+use crate::config::{Services, Sessions};
 use crate::error::{Code, Error};
 use crate::node::Node;
 
@@ -19,7 +19,7 @@ pub(super) async fn share(
     data: Handle,
     output: &Output,
 ) -> Result<(), Error> {
-    if options.share.is_empty() {
+    if options.share.is_empty() && options.inbox.is_none() {
         let message = "nothing to do: give something to share (`ftx-node --share DIR`), or a command (`ftx-node get \
                        NAME`); `ftx-node --help` lists them";
         return Err(Error::new(Code::Usage, message));
@@ -27,9 +27,14 @@ pub(super) async fn share(
     let mut config = common.node_config(Sessions::AtPort)?;
     config.shares = options.share;
     config.max_upload = options.max_upload;
+    config.inbox = options.inbox;
+    config.services =
+        Services { striped: options.striped, tcp_put: options.tcp_put, udp_get: options.udp_get };
     let mut node = Node::start(config.clone(), data).await?;
     let addr = node.session_addr();
     let shares: Vec<String> = config.shares.iter().map(|share| share.display().to_string()).collect();
+    let services: Map<String, Value> =
+        node.services().iter().map(|(name, addr)| (name.to_owned(), json!(addr.to_string()))).collect();
     output.event(
         "ready",
         json!({
@@ -38,14 +43,20 @@ pub(super) async fn share(
             "addr": addr.map(|addr| addr.to_string()),
             "port": addr.map(|addr| addr.port()),
             "shares": shares,
+            "services": services,
         }),
     );
     let limit = config.max_upload.map_or(String::new(), |rate| format!(", at most {}/s", text::bytes(rate)));
+    let also: String = node
+        .services()
+        .iter()
+        .map(|(name, addr)| format!(", {} at {addr}", name.replace('_', "-")))
+        .collect();
     output.line(format_args!(
-        "ready: {} ({}) shares {} at port {}{limit}",
+        "ready: {} ({}) shares {} at port {}{limit}{also}",
         printable(node.name()),
         node.id().short(),
-        shares.iter().map(|share| printable(share).to_string()).collect::<Vec<_>>().join(", "),
+        if shares.is_empty() { "nothing".to_owned() } else { printable(&shares.join(", ")).to_string() },
         addr.map_or(0, |addr| addr.port()),
     ));
 

@@ -19,6 +19,8 @@ async fn node(dir: &Path, port: u16) -> Node {
         state,
         name: "node".to_owned(),
         max_upload: None,
+        inbox: None,
+        services: crate::config::Services::default(),
     };
     Node::start(config, Handle::current()).await.unwrap()
 }
