@@ -3,7 +3,7 @@
 //! Whatever cannot be offered (links, devices, names that the wire cannot carry, folders that cannot be read) is told by
 //! name, and the rest is shared.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileTypeExt;
@@ -15,6 +15,7 @@ use ftx_proto::name::{NameError, RelativePath, printable};
 use walkdir::{DirEntry, WalkDir};
 
 use super::content::{Location, Stamp};
+use crate::interop::step_store::OWN_FOLDER;
 use crate::store::is_own_file;
 
 /// Most files that are offered; what is found beyond is left out, and that is told.
@@ -135,7 +136,7 @@ impl Shares {
             while let Some(part) = parts.next() {
                 path.push(part);
                 let is_folder = || path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
-                if self.is_state(&path) || parts.peek().is_some() && !is_folder() {
+                if self.is_private(&path) || parts.peek().is_some() && !is_folder() {
                     return None;
                 }
             }
@@ -169,7 +170,7 @@ impl Shares {
 
     fn scan_folder(&self, index: usize, share: &Share, scan: &mut Scan<'_>) -> ControlFlow<()> {
         let walk = WalkDir::new(&share.folder).min_depth(1).max_open(16).into_iter();
-        for entry in walk.filter_entry(|entry| !self.is_state(entry.path())) {
+        for entry in walk.filter_entry(|entry| !self.is_private(entry.path())) {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {
@@ -184,8 +185,9 @@ impl Shares {
         ControlFlow::Continue(())
     }
 
-    fn is_state(&self, path: &Path) -> bool {
-        self.state_dir.as_deref() == Some(path)
+    /// The state folder; and what an inbox holds besides finished files, wherever the inbox lies.
+    fn is_private(&self, path: &Path) -> bool {
+        self.state_dir.as_deref() == Some(path) || path.file_name() == Some(OsStr::new(OWN_FOLDER))
     }
 }
 
@@ -271,7 +273,6 @@ fn unreadable(error: &io::Error) -> SkipReason {
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
-    use std::ffi::OsStr;
     use std::fs;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
@@ -329,6 +330,28 @@ mod tests {
         }
         for name in ["link", "folder-link/b.txt", "socket", "state/key", ".x.ftx-part", "sub", "no"] {
             assert_eq!(shares.probe(&name.parse().unwrap()), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_an_inbox_keeps_for_itself_is_never_shared() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir_all(path("inbox/.ftx-step/data/alice")).unwrap();
+        fs::create_dir_all(path("inbox/alice")).unwrap();
+        for name in ["inbox/.ftx-step/lock", "inbox/.ftx-step/data/alice/secret", "inbox/alice/file"] {
+            fs::write(path(name), name).unwrap();
+        }
+        for (share, files) in
+            [(path("inbox"), ["alice/file"]), (folder.path().to_owned(), ["inbox/alice/file"])]
+        {
+            let shares = Shares::new(&[share], None);
+            let (names, skipped) = scan(&shares);
+            assert_eq!(names, files.map(|name| format!("0:{name}")));
+            assert!(skipped.is_empty(), "{skipped:?}");
+            for hidden in [".ftx-step/lock", ".ftx-step/data/alice/secret", "inbox/.ftx-step/lock"] {
+                assert_eq!(shares.probe(&hidden.parse().unwrap()), None, "{hidden}");
+            }
         }
     }
 

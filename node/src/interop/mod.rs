@@ -1,7 +1,14 @@
 //! The older systems, as this node takes part in them: sockets, files and time around the state machines of
 //! [`ftx_proto::interop`].
 
+mod arrived;
 pub mod digests;
+pub mod fetched;
+pub mod step_store;
+pub mod step_users;
+pub mod striped_client;
 pub mod striped_server;
+pub mod tcp_put_client;
 pub mod tcp_put_server;
+pub mod udp_get_client;
 pub mod udp_get_server;

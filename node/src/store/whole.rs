@@ -5,7 +5,7 @@
 //! [`PartFile`](super::PartFile), so that never two write to one target.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -93,18 +93,21 @@ impl WholeFile {
         Ok(self.path.clone())
     }
 
-    /// Copies the first `size` bytes. Blocks on the disk and on whoever reads them.
-    pub fn copy_to(&self, size: u64, writer: &mut dyn Write) -> io::Result<()> {
-        let mut buffer = vec![0; COPY_LEN];
+    /// Hands over the first `size` bytes, in order. Blocks on the disk.
+    ///
+    /// # Errors
+    /// What `take` says, or the disk.
+    pub fn read_all(&self, size: u64, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let mut buffer = vec![0; READ_LEN];
         let mut offset = 0;
         while offset < size {
-            let len = usize::try_from(size - offset).unwrap_or(COPY_LEN).min(COPY_LEN);
+            let len = usize::try_from(size - offset).unwrap_or(READ_LEN).min(READ_LEN);
             let bytes = &mut buffer[..len];
             self.data.read_exact_at(bytes, offset)?;
-            writer.write_all(bytes)?;
+            take(bytes)?;
             offset += len as u64;
         }
-        writer.flush()
+        Ok(())
     }
 
     fn failed(&self, action: &'static str, error: io::Error) -> StoreError {
@@ -122,11 +125,12 @@ impl Drop for WholeFile {
     }
 }
 
-const COPY_LEN: usize = 256 * 1024;
+const READ_LEN: usize = 256 * 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     fn target(folder: &Path) -> Target {
         Target::new(&folder.join("file"), &"ignored".parse().unwrap()).unwrap()
@@ -199,7 +203,7 @@ mod tests {
         file.write_at(0, b"hello").unwrap();
         assert_eq!(file.finish(5).unwrap(), Path::new("-"));
         let mut copy = Vec::new();
-        file.copy_to(5, &mut copy).unwrap();
+        file.read_all(5, |bytes| copy.write_all(bytes)).unwrap();
         assert_eq!(copy, b"hello");
     }
 }

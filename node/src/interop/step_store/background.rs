@@ -1,0 +1,110 @@
+//! What goes on behind the connections: summing up the blocks that are here without a gap, and syncing.
+//!
+//! So that the reply to the last block has little left to wait for. An upload waits here at most once, and it is another
+//! one's turn after some megabytes. A crash loses sums, which are computed again.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::io_failed;
+use super::upload::Upload;
+
+/// Threads that work; they end when it is dropped.
+#[derive(Debug)]
+pub(super) struct Background {
+    queue: Arc<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    uploads: VecDeque<Arc<Upload>>,
+    ended: bool,
+}
+
+/// Most threads; MD5 takes a core for some 600 MB/s.
+const THREADS_MAX: usize = 4;
+
+impl Background {
+    pub(super) fn start() -> std::io::Result<Self> {
+        let background = Background { queue: Arc::default() };
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        for _ in 0..cores.min(THREADS_MAX) {
+            let queue = Arc::clone(&background.queue);
+            std::thread::Builder::new().name("uploads".to_owned()).spawn(move || queue.work())?;
+        }
+        Ok(background)
+    }
+
+    /// Sees to it that what an upload needs is done.
+    pub(super) fn look_at(&self, upload: &Arc<Upload>) {
+        if upload.wants_work() && !upload.queued.swap(true, Ordering::AcqRel) {
+            self.queue.push(Arc::clone(upload));
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let mut waiting = self.queue.lock();
+        waiting.ended = true;
+        waiting.uploads.clear();
+        self.queue.changed.notify_all();
+    }
+}
+
+impl Queue {
+    fn push(&self, upload: Arc<Upload>) {
+        let mut waiting = self.lock();
+        if !waiting.ended {
+            waiting.uploads.push_back(upload);
+            self.changed.notify_one();
+        }
+    }
+
+    fn work(&self) {
+        while let Some(upload) = self.next() {
+            let worked = upload.work();
+            upload.queued.store(false, Ordering::Release);
+            match worked {
+                // What came meanwhile found it in the queue.
+                Ok(()) if upload.wants_work() => {
+                    if !upload.queued.swap(true, Ordering::AcqRel) {
+                        self.push(upload);
+                    }
+                }
+                Ok(()) => {}
+                // Finished or deleted meanwhile.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                // What matters is tried again by whoever needs it.
+                Err(error) => {
+                    io_failed("sum up", &upload.name, &error);
+                }
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Arc<Upload>> {
+        let mut waiting = self.lock();
+        loop {
+            if waiting.ended {
+                return None;
+            }
+            if let Some(upload) = waiting.uploads.pop_front() {
+                return Some(upload);
+            }
+            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing panics half-way through a change of it.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
