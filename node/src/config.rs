@@ -5,6 +5,10 @@ use std::path::PathBuf;
 
 use crate::interop::step_store::InboxLimits;
 
+mod listen_at;
+
+pub use listen_at::ListenAt;
+
 /// The port of discovery (UDP) and, where it is free, of sessions (TCP).
 pub const DEFAULT_PORT: u16 = 10526;
 
@@ -29,8 +33,21 @@ pub struct NodeConfig {
     pub max_upload: Option<u64>,
     /// Where clients of the older systems may put files; none: nowhere. What is finished there is shared.
     pub inbox: Option<InboxConfig>,
-    /// Whether and how it speaks STEP.
+    /// The older systems that it serves.
+    pub services: Services,
+}
+
+/// Which of the older systems a node serves, and where.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Services {
+    /// STEP.
     pub step: Option<StepConfig>,
+    /// Striped downloads; any port if none is named.
+    pub striped: Option<ListenAt>,
+    /// Files that are pushed by TCP put; port 5001 if none is named.
+    pub tcp_put: Option<ListenAt>,
+    /// udp-get, at the port of discovery.
+    pub udp_get: bool,
 }
 
 /// Where clients of the older systems may put files.
@@ -45,8 +62,8 @@ pub struct InboxConfig {
 /// How a node speaks STEP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepConfig {
-    /// Where it listens; with port 0 at any port.
-    pub addr: SocketAddr,
+    /// Where it listens; port 1379 if none is named.
+    pub at: ListenAt,
     /// Who may log in.
     pub auth: StepAuth,
 }

@@ -52,6 +52,21 @@ pub const STEP_STALLED_MAX: Duration = Duration::from_secs(120);
 /// Most connections to one STEP server at once.
 pub const STEP_CONNECTIONS_MAX: u16 = 64;
 
+/// Most striped downloads from this node at once.
+pub const STRIPED_DOWNLOADS_MAX: usize = 64;
+
+/// Most connections for stripes at once, of all downloads.
+pub const STRIPES_MAX: usize = 2048;
+
+/// Connections of one striped download beyond one for each stripe: for those that break and come again.
+pub const STRIPES_SPARE_MAX: usize = 8;
+
+/// Most files that are pushed to this node by TCP put at once.
+pub const TCP_PUTS_MAX: usize = 64;
+
+/// Most requests of udp-get that wait to be looked at; those beyond are dropped, and asked again.
+pub const UDP_GETS_WAITING_MAX: usize = 64;
+
 /// Restarts of one of the node's actors within [`RESTART_WINDOW`] after which the node gives up.
 pub const RESTARTS_MAX: usize = 5;
 

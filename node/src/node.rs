@@ -1,5 +1,9 @@
 //! A running node, for the command line and for programs that want one inside them.
 
+mod services;
+
+pub use services::ServiceAddrs;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +12,6 @@ use std::time::Duration;
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::{Instance, NodeId};
 use ftx_proto::geometry::Geometry;
-use ftx_proto::interop::step::token::Authenticator;
 use ftx_proto::limits::NODE_NAME_BYTES_MAX;
 use ftx_proto::merkle::PieceLayer;
 use ftx_proto::wire::discovery::{Announce, Want};
@@ -24,21 +27,21 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::actors::catalog::{CatalogArguments, CatalogMessage, CatalogStatus};
 use crate::actors::discovery::{DiscoveryArguments, DiscoveryMessage, Found, Lookup};
 use crate::actors::fetcher::{FetcherArguments, FetcherMessage};
-use crate::actors::link::Link;
 use crate::actors::node::{Links, NodeArguments, NodeMessage, NodeRoot, reason_of};
 use crate::actors::server::ServerArguments;
-use crate::actors::step::{StepListenerArguments, StepService};
+use crate::actors::udp_get;
 use crate::clock::Clock;
-use crate::config::{NodeConfig, Sessions, StepAuth, StepConfig};
+use crate::config::{NodeConfig, Sessions};
 use crate::error::{Code, Error};
 use crate::fetch::report::{Phase, Progress, Report};
 use crate::fetch::resolve::{Offers, Reading, Resolved, Verdict, Wanted, ambiguous};
 use crate::identity::Identity;
-use crate::interop::step_store::{StepStore, StepStoreConfig};
-use crate::interop::step_users::{PasswordGate, StepUsers, token_key};
+use crate::interop::digests::Digests;
+use crate::interop::udp_get_server::UdpGetServing;
 use crate::net::connection::Dialling;
 use crate::net::tls::Tls;
 use crate::store::{PartFile, Target};
+use services::{Started, make_inbox};
 
 /// A running node. It stops when it is dropped; [`Node::stop`] says goodbye first.
 #[derive(Debug)]
@@ -50,7 +53,7 @@ pub struct Node {
     tls: Tls,
     config: NodeConfig,
     session_addr: Option<SocketAddr>,
-    step_addr: Option<SocketAddr>,
+    services: ServiceAddrs,
     data: Handle,
     clock: Clock,
 }
@@ -84,12 +87,9 @@ impl Node {
             name: shortened(&config.name),
         };
         let clock = Clock::start();
-        let links = Links::default();
-        let step = match &config.step {
-            Some(step) => Some(start_step(step, &config, links.catalog.clone(), data.clone(), clock)?),
-            None => None,
-        };
-        let step_addr = step.as_ref().and_then(|step| step.listener.local_addr().ok());
+        let (links, digests) = (Links::default(), Arc::new(Digests::default()));
+        let services = Started::new(&config, &links, &digests, &data, clock)?;
+        let service_addrs = services.addrs(&config);
         let inbox = config.inbox.as_ref().map(|inbox| inbox.path.clone());
         let shares: Vec<PathBuf> = config.shares.iter().cloned().chain(inbox).collect();
         let arguments = NodeArguments {
@@ -105,6 +105,7 @@ impl Node {
                 port: config.port,
                 session_port: announce.port,
                 lookup: lookup_in(&links),
+                gets: config.services.udp_get.then(|| udp_get::hearing(links.udp_get.clone())),
                 clock,
             },
             server: listener.map(|listener| ServerArguments {
@@ -116,14 +117,36 @@ impl Node {
                 data: data.clone(),
                 clock,
             }),
-            step,
+            step: services.step,
+            striped: services.striped,
+            tcp_put: services.tcp_put,
+            udp_get: config.services.udp_get.then(|| UdpGetServing {
+                bind: config.bind,
+                port: config.port,
+                max_upload: config.max_upload,
+                catalog: links.catalog.clone(),
+                digests,
+                data: data.clone(),
+                clock,
+            }),
             links: links.clone(),
             clock,
         };
         let (root, ended) = NodeRoot::spawn(None, NodeRoot, arguments)
             .await
             .map_err(|error| Error::new(Code::Network, reason_of(error)))?;
-        Ok(Node { root, ended, links, announce, tls, config, session_addr, step_addr, data, clock })
+        Ok(Node {
+            root,
+            ended,
+            links,
+            announce,
+            tls,
+            config,
+            session_addr,
+            services: service_addrs,
+            data,
+            clock,
+        })
     }
 
     /// Its identity.
@@ -146,9 +169,9 @@ impl Node {
         self.session_addr
     }
 
-    /// Where it speaks STEP, if it does.
-    pub fn step_addr(&self) -> Option<SocketAddr> {
-        self.step_addr
+    /// Where it serves the older systems.
+    pub fn services(&self) -> &ServiceAddrs {
+        &self.services
     }
 
     /// How far the catalog is.
@@ -388,7 +411,7 @@ impl Drop for Fetch {
 
 /// Looks for sources as long as the fetch runs.
 async fn keep_finding(
-    discovery: Link<DiscoveryMessage>,
+    discovery: crate::actors::link::Link<DiscoveryMessage>,
     peers: Vec<SocketAddr>,
     root: ftx_proto::digest::Root,
     fetcher: ActorRef<FetcherMessage>,
@@ -414,64 +437,6 @@ fn lookup_in(links: &Links) -> Lookup {
         Box::pin(async move {
             catalog.call(|reply| CatalogMessage::Lookup(want, reply)).await.unwrap_or_default()
         })
-    })
-}
-
-fn make_inbox(config: &NodeConfig) -> Result<(), Error> {
-    let Some(inbox) = &config.inbox else { return Ok(()) };
-    std::fs::create_dir_all(&inbox.path).map_err(|error| {
-        Error::new(Code::Usage, format!("cannot use {} as inbox: {error}", inbox.path.display()))
-    })
-}
-
-/// Opens what stands behind STEP, and the socket that its clients connect to.
-fn start_step(
-    step: &StepConfig,
-    config: &NodeConfig,
-    catalog: Link<CatalogMessage>,
-    data: Handle,
-    clock: Clock,
-) -> Result<StepListenerArguments, Error> {
-    let (authenticator, gate) = match &step.auth {
-        StepAuth::Classic => {
-            tracing::warn!(
-                "STEP with --step-auth classic is unsafe: whoever knows the name of a user can read, replace and \
-                 delete the files of that user"
-            );
-            (Authenticator::Classic, None)
-        }
-        StepAuth::File(path) => {
-            let users = StepUsers::new(path);
-            // Now rather than at the first login.
-            users.names().map_err(|error| Error::new(Code::Usage, format!("--step-auth: {error}")))?;
-            let key = token_key(&config.state).map_err(|error| {
-                let state = config.state.display();
-                Error::other(format!("cannot use the key of STEP tokens in {state}: {error}"))
-            })?;
-            (Authenticator::Secrets(key), Some(PasswordGate::new(users)))
-        }
-    };
-    let store = StepStoreConfig {
-        inbox: config.inbox.as_ref().map(|inbox| inbox.path.clone()),
-        limits: config.inbox.as_ref().map(|inbox| inbox.limits).unwrap_or_default(),
-        shares: config.shares.clone(),
-        state: Some(config.state.clone()),
-    };
-    let store = StepStore::open(store, Arc::default()).map_err(|error| {
-        let inbox = config.inbox.as_ref().map(|inbox| inbox.path.display().to_string()).unwrap_or_default();
-        Error::new(Code::Usage, format!("cannot use {inbox} as inbox: {error}"))
-    })?;
-    let listener = open_listener(Some(step.addr.ip()), step.addr.port()).map_err(|error| {
-        let message =
-            format!("cannot listen for STEP at {}: {error}; choose another with --step=ADDR:PORT", step.addr);
-        Error::new(Code::Network, message)
-    })?;
-    Ok(StepListenerArguments {
-        listener: Arc::new(listener),
-        service: Arc::new(StepService { store: Arc::new(store), authenticator, gate }),
-        catalog,
-        data,
-        clock,
     })
 }
 

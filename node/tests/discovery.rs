@@ -70,6 +70,7 @@ impl Node {
             port,
             session_port,
             lookup: lookup(shared.clone()),
+            gets: None,
             clock: Clock::start(),
         };
         let (actor, running) = Actor::spawn(None, Discovery, arguments).await.expect("discovery starts");
@@ -344,6 +345,7 @@ async fn an_address_that_is_not_ours_is_told() {
         port: Port::reserve().number,
         session_port: session_port().local_addr().expect("an address").port(),
         lookup: lookup(Arc::default()),
+        gets: None,
         clock: Clock::start(),
     };
     let Err(error) = Actor::spawn(None, Discovery, arguments).await else {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ftx_node::Node;
-use ftx_node::config::{NodeConfig, Sessions};
+use ftx_node::config::{NodeConfig, Services, Sessions};
 use ftx_node::error::Error;
 use ftx_proto::digest::NodeId;
 use tokio::runtime::Handle;
@@ -175,8 +175,6 @@ impl Fleet {
         max_upload: Option<u64>,
     ) -> Result<MemberIndex, Error> {
         let config = NodeConfig {
-            inbox: None,
-            step: None,
             shares,
             bind: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             port: self.port,
@@ -185,6 +183,8 @@ impl Fleet {
             state: folder.with_file_name("state"),
             name: format!("node-{}", self.members.len() + 1),
             max_upload,
+            inbox: None,
+            services: Services::default(),
         };
         let name = config.name.clone();
         let node = Node::start(config, self.data.clone()).await?;

@@ -29,12 +29,12 @@ use tokio::task::JoinHandle;
 
 use self::scanning::Scanning;
 use self::skipped::SkippedLog;
-use crate::catalog::Content;
 use crate::catalog::cache::Entry;
 use crate::catalog::hash::HashError;
 use crate::catalog::index::Index;
 use crate::catalog::pool::{CacheSlot, HashPool, Outcome};
 use crate::catalog::scan::{Batch, Found, Shares, SkipReason, Skipped};
+use crate::catalog::{Content, SharedFile};
 
 /// The actor; what it owns is made when it starts.
 #[derive(Debug)]
@@ -69,6 +69,8 @@ pub enum CatalogMessage {
     },
     /// The content of this root, if it is known.
     Open(Root, RpcReplyPort<Option<Arc<Content>>>),
+    /// The file of this name in a share, whether or not its root is known.
+    FindFile(RelativePath, RpcReplyPort<Option<SharedFile>>),
     /// Offers a content that is being fetched.
     AddPartial(Arc<Content>),
     /// Does not offer it any more as being fetched. It is offered whole if it is in a share.
@@ -119,11 +121,19 @@ enum Event {
     ScanFailed { took: Duration },
     Sweep { after: Option<Arc<RelativePath>> },
     ScanDue,
-    Probed { name: RelativePath, found: Option<Found>, reply: Option<RpcReplyPort<(Vec<OfferEntry>, bool)>> },
+    Probed { name: RelativePath, found: Option<Found>, asker: Asker },
     Hashed { outcome: Outcome, _permit: OwnedSemaphorePermit },
     RetryDue,
     SaveDue,
     Saved,
+}
+
+/// Who wants to know what a look at a file shows.
+#[derive(Debug)]
+enum Asker {
+    Nobody,
+    Lookup(RpcReplyPort<(Vec<OfferEntry>, bool)>),
+    FindFile(RpcReplyPort<Option<SharedFile>>),
 }
 
 /// What the actor owns.
@@ -231,6 +241,7 @@ impl Actor for Catalog {
             CatalogMessage::Open(root, reply) => {
                 let _ = reply.send(state.index.open(&root));
             }
+            CatalogMessage::FindFile(name, reply) => state.find_file(name, reply),
             CatalogMessage::AddPartial(content) => {
                 if !state.index.add_partial(content) {
                     tracing::warn!(
@@ -307,7 +318,7 @@ impl CatalogState {
             Event::ScanFailed { took } => self.scan_failed(took),
             Event::Sweep { after } => self.sweep(after),
             Event::ScanDue => self.scan_due(),
-            Event::Probed { name, found, reply } => self.probed(name, found, reply),
+            Event::Probed { name, found, asker } => self.probed(name, found, asker),
             Event::Hashed { outcome, _permit } => self.hashed(outcome),
             Event::RetryDue => self.retry(),
             Event::SaveDue => self.save(),
@@ -320,10 +331,9 @@ impl CatalogState {
 
     fn lookup(&mut self, want: Want, reply: RpcReplyPort<(Vec<OfferEntry>, bool)>) {
         if let Want::Name(name) = &want
-            && !self.shares.is_empty()
-            && self.probes < PROBES_MAX
+            && self.may_probe()
         {
-            return self.probe(name.clone(), Some(reply));
+            return self.probe(name.clone(), Asker::Lookup(reply));
         }
         let answer = self.answer(&want);
         if answer.0.is_empty() && matches!(want, Want::Root(_)) {
@@ -340,22 +350,34 @@ impl CatalogState {
         })
     }
 
+    fn find_file(&mut self, name: RelativePath, reply: RpcReplyPort<Option<SharedFile>>) {
+        if self.may_probe() {
+            return self.probe(name, Asker::FindFile(reply));
+        }
+        let _ = reply.send(self.file(&name));
+    }
+
+    /// The file of this name, as far as is known.
+    fn file(&self, name: &RelativePath) -> Option<SharedFile> {
+        let share = self.index.share_of(name)?;
+        Some(SharedFile::new(self.shares.location(share, name)))
+    }
+
+    fn may_probe(&self) -> bool {
+        !self.shares.is_empty() && self.probes < PROBES_MAX
+    }
+
     /// Has a look at the file of this name, and answers then.
-    fn probe(&mut self, name: RelativePath, reply: Option<RpcReplyPort<(Vec<OfferEntry>, bool)>>) {
+    fn probe(&mut self, name: RelativePath, asker: Asker) {
         self.probes += 1;
         let (myself, shares) = (self.myself.clone(), self.shares.clone());
         tokio::task::spawn_blocking(move || {
             let found = shares.probe(&name);
-            tell(&myself, Event::Probed { name, found, reply });
+            tell(&myself, Event::Probed { name, found, asker });
         });
     }
 
-    fn probed(
-        &mut self,
-        name: RelativePath,
-        found: Option<Found>,
-        reply: Option<RpcReplyPort<(Vec<OfferEntry>, bool)>>,
-    ) {
+    fn probed(&mut self, name: RelativePath, found: Option<Found>, asker: Asker) {
         self.probes -= 1;
         if self.index.share_of(&name) != found.as_ref().map(|found| found.share) {
             self.remove(&name);
@@ -363,8 +385,11 @@ impl CatalogState {
         if let Some(found) = found {
             self.found(vec![found]);
         }
-        if let Some(reply) = reply {
-            let _ = reply.send(self.answer(&Want::Name(name)));
+        // A reply that cannot be sent is to somebody who does not wait any more.
+        match asker {
+            Asker::Nobody => {}
+            Asker::Lookup(reply) => drop(reply.send(self.answer(&Want::Name(name)))),
+            Asker::FindFile(reply) => drop(reply.send(self.file(&name))),
         }
     }
 
@@ -440,7 +465,7 @@ impl CatalogState {
     /// Looks again at the files that were changed while they were hashed.
     fn retry(&mut self) {
         for name in std::mem::take(&mut self.unsettled) {
-            self.probe(RelativePath::clone(&name), None);
+            self.probe(RelativePath::clone(&name), Asker::Nobody);
         }
     }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use ftx_proto::engine::discovery::{
     Counters, DiscoveryConfig, DiscoveryEngine, Input, LookupToken, Output, Peer, QueryHandle,
 };
+use ftx_proto::interop::udp_get::wire::is_get;
 use ftx_proto::time::Time;
 use ftx_proto::wire::codec::DecodeError;
 use ftx_proto::wire::discovery::{Announce, Datagram, Offer, OfferEntry, Want};
@@ -58,6 +59,8 @@ pub struct DiscoveryArguments {
     pub session_port: u16,
     /// Asks the catalog.
     pub lookup: Lookup,
+    /// Takes the datagrams of udp-get, which shares the port; `None` where it is not served.
+    pub gets: Option<Heard>,
     /// Where time comes from.
     pub clock: Clock,
 }
@@ -162,9 +165,9 @@ impl Actor for Discovery {
         myself: ActorRef<DiscoveryMessage>,
         arguments: DiscoveryArguments,
     ) -> Result<DiscoveryState, ActorProcessingErr> {
-        let DiscoveryArguments { me, bind, port, session_port, lookup, clock } = arguments;
+        let DiscoveryArguments { me, bind, port, session_port, lookup, gets, clock } = arguments;
         let dropped = Arc::new(AtomicU64::new(0));
-        let heard = heard(myself.clone(), dropped.clone());
+        let heard = heard(myself.clone(), dropped.clone(), gets);
         let sockets = Sockets::open(bind, port, session_port, heard).map_err(|error| {
             let place = bind.map_or("any interface".into(), |addr| format!("the interface of {addr}"));
             format!("cannot open the UDP sockets of discovery (port {port}) on {place}: {error}")
@@ -339,11 +342,16 @@ impl DiscoveryState {
 }
 
 /// Brings datagrams into the mailbox, as many as there are permits.
-fn heard(actor: ActorRef<DiscoveryMessage>, dropped: Arc<AtomicU64>) -> Heard {
+fn heard(actor: ActorRef<DiscoveryMessage>, dropped: Arc<AtomicU64>, gets: Option<Heard>) -> Heard {
     let permits = Arc::new(Semaphore::new(DATAGRAMS_WAITING_MAX));
-    Arc::new(move |from, bytes| match permits.clone().try_acquire_owned() {
-        Ok(_permit) => tell(&actor, Event::Heard { from, datagram: Datagram::decode(bytes), _permit }),
-        Err(_) => drop(dropped.fetch_add(1, Ordering::Relaxed)),
+    Arc::new(move |from, bytes| {
+        if let (Some(gets), true) = (&gets, is_get(bytes)) {
+            return gets(from, bytes);
+        }
+        match permits.clone().try_acquire_owned() {
+            Ok(_permit) => tell(&actor, Event::Heard { from, datagram: Datagram::decode(bytes), _permit }),
+            Err(_) => drop(dropped.fetch_add(1, Ordering::Relaxed)),
+        }
     })
 }
 

@@ -4,8 +4,10 @@
 //! Node ── Discovery
 //!      ├─ Catalog
 //!      ├─ Server ── Session, one for each connection that came in
+//!      ├─ Fetcher, one for each fetch ── Source, one for each peer it gets chunks from
 //!      ├─ StepListener ── StepSession, one for each connection of a STEP client
-//!      └─ Fetcher, one for each fetch ── Source, one for each peer it gets chunks from
+//!      ├─ UdpGet
+//!      └─ Listener, one for each of striped and TCP put ── Connection, one for each that came in
 //! ```
 //!
 //! They exchange facts, never chunks. No actor has a name (ractor's registry is global to the process, and several
@@ -16,8 +18,10 @@ pub mod catalog;
 pub mod discovery;
 pub mod fetcher;
 pub mod link;
+pub mod listener;
 pub mod node;
 pub mod server;
 pub mod session;
 pub mod source;
 pub mod step;
+pub mod udp_get;

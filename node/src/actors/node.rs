@@ -1,6 +1,7 @@
 //! The Node actor: the root, and the policy of restarts.
 //!
-//! Discovery, Catalog, Server and the listeners are restarted when they fail, each with what it was first started with; links lead the
+//! Discovery, Catalog, Server and the services of the older systems are restarted when they fail, each with what it was
+//! first started with; links lead the
 //! others to the new one. More than [`RESTARTS_MAX`] failures within [`RESTART_WINDOW`] end the node with an error: then
 //! something is wrong that restarts do not mend. A Fetcher that fails is not restarted: its fetch ends with an error,
 //! and its journal keeps what is verified.
@@ -14,9 +15,12 @@ use super::catalog::{Catalog, CatalogArguments, CatalogMessage};
 use super::discovery::{Discovery, DiscoveryArguments, DiscoveryMessage};
 use super::fetcher::{Fetcher, FetcherArguments, FetcherMessage};
 use super::link::Link;
+use super::listener::{Listener, ListenerArguments};
 use super::server::{Server, ServerArguments, ServerMessage};
 use super::step::{StepListener, StepListenerArguments};
+use super::udp_get::{UdpGet, UdpGetMessage};
 use crate::clock::Clock;
+use crate::interop::udp_get_server::UdpGetServing;
 use crate::limits::{RESTART_WINDOW, RESTARTS_MAX};
 use ftx_proto::time::Time;
 
@@ -35,6 +39,12 @@ pub struct NodeArguments {
     pub server: Option<ServerArguments>,
     /// For STEP, where the node speaks it.
     pub step: Option<StepListenerArguments>,
+    /// For serving striped downloads, if it does.
+    pub striped: Option<ListenerArguments>,
+    /// For taking what is pushed by TCP put, if it does.
+    pub tcp_put: Option<ListenerArguments>,
+    /// For serving udp-get, if it does.
+    pub udp_get: Option<UdpGetServing>,
     /// Where the others find them.
     pub links: Links,
     /// What time it is.
@@ -50,6 +60,8 @@ pub struct Links {
     pub discovery: Link<DiscoveryMessage>,
     /// Who is being served.
     pub server: Link<ServerMessage>,
+    /// Who is being served by udp-get.
+    pub udp_get: Link<UdpGetMessage>,
 }
 
 /// What the root is told.
@@ -75,6 +87,9 @@ enum Part {
     Discovery,
     Server,
     Step,
+    Striped,
+    TcpPut,
+    UdpGet,
 }
 
 impl Actor for NodeRoot {
@@ -88,7 +103,7 @@ impl Actor for NodeRoot {
         arguments: NodeArguments,
     ) -> Result<NodeState, ActorProcessingErr> {
         let mut state = NodeState { arguments, children: HashMap::new(), restarts: VecDeque::new() };
-        for part in [Part::Catalog, Part::Server, Part::Step, Part::Discovery] {
+        for part in PARTS {
             state.start(&myself, part).await.map_err(|error| ActorProcessingErr::from(reason_of(error)))?;
         }
         Ok(state)
@@ -157,7 +172,8 @@ impl Actor for NodeRoot {
 
 impl NodeState {
     async fn start(&mut self, myself: &ActorRef<NodeMessage>, part: Part) -> Result<(), SpawnErr> {
-        let NodeArguments { catalog, discovery, server, step, links, .. } = self.arguments.clone();
+        let NodeArguments { catalog, discovery, server, step, striped, tcp_put, udp_get, links, .. } =
+            self.arguments.clone();
         let supervisor = myself.get_cell();
         let id = match part {
             Part::Catalog => {
@@ -181,6 +197,18 @@ impl NodeState {
                 let (actor, _) = StepListener::spawn_linked(None, StepListener, step, supervisor).await?;
                 actor.get_id()
             }
+            Part::Striped | Part::TcpPut => {
+                let arguments = if part == Part::Striped { striped } else { tcp_put };
+                let Some(arguments) = arguments else { return Ok(()) };
+                let (actor, _) = Listener::spawn_linked(None, Listener, arguments, supervisor).await?;
+                actor.get_id()
+            }
+            Part::UdpGet => {
+                let Some(udp_get) = udp_get else { return Ok(()) };
+                let (actor, _) = UdpGet::spawn_linked(None, UdpGet, udp_get, supervisor).await?;
+                links.udp_get.set(actor.clone());
+                actor.get_id()
+            }
         };
         self.children.insert(id, part);
         Ok(())
@@ -194,6 +222,10 @@ pub(crate) fn reason_of(error: SpawnErr) -> String {
         other => other.to_string(),
     }
 }
+
+/// In the order in which they are started: what others ask for first, what is asked first last.
+const PARTS: [Part; 7] =
+    [Part::Catalog, Part::Server, Part::Step, Part::Striped, Part::TcpPut, Part::UdpGet, Part::Discovery];
 
 /// How long discovery may take to say goodbye.
 const STOP_TIMEOUT: Duration = Duration::from_millis(500);

@@ -279,6 +279,7 @@ pub(crate) fn stamp_of(file: &File) -> io::Result<Stamp> {
     Stamp::of(&file.metadata()?).ok_or_else(|| io::Error::other("not a plain file"))
 }
 
-fn check(file: &File, expected: &Stamp) -> Result<(), ReadError> {
+/// Fails if an open file does not have this stamp.
+pub(crate) fn check(file: &File, expected: &Stamp) -> Result<(), ReadError> {
     if stamp_of(file)?.is_same_content(expected) { Ok(()) } else { Err(ReadError::Changed) }
 }

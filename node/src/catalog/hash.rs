@@ -187,7 +187,7 @@ impl FileHash {
 }
 
 /// Waits until a further change of the file would show in its time. At most [`SETTLING`].
-fn settle(stamp: &Stamp) {
+pub(crate) fn settle(stamp: &Stamp) {
     let (Ok(seconds), nanoseconds) = (u64::try_from(stamp.mtime.0), stamp.mtime.1) else { return };
     let changed = UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds.min(999_999_999)));
     let age = changed.and_then(|changed| SystemTime::now().duration_since(changed).ok());

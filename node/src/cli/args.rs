@@ -1,6 +1,6 @@
 //! What can be said on the command line, in the environment and in a configuration file.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,8 +8,9 @@ use clap::{Args, Parser, Subcommand};
 use etcetera::BaseStrategy;
 use serde::Deserialize;
 
-use super::services::ServiceAddr;
-use crate::config::{DEFAULT_PORT, InboxConfig, NodeConfig, Sessions, StepAuth, StepConfig};
+use crate::config::{
+    DEFAULT_PORT, InboxConfig, ListenAt, NodeConfig, Services, Sessions, StepAuth, StepConfig,
+};
 use crate::error::{Code, Error};
 use crate::interop::Url;
 use crate::interop::step_store::InboxLimits;
@@ -54,11 +55,20 @@ pub(super) struct ShareOptions {
     /// Speak STEP at this address [default: that of --bind or 0.0.0.0, port 1379]
     #[arg(long, value_name = "ADDR", env = "FTX_STEP", num_args = 0..=1, require_equals = true,
           default_missing_value = "")]
-    pub(super) step: Option<ServiceAddr>,
+    pub(super) step: Option<ListenAt>,
     /// Who may log in to STEP: the users in FILE (see `ftx-node step-user`), or `classic`: everybody under any name,
     /// which is unsafe
     #[arg(long, value_name = "classic|FILE", env = "FTX_STEP_AUTH")]
     pub(super) step_auth: Option<PathBuf>,
+    /// Serve striped downloads, at this address or port [default: any port]
+    #[arg(long, value_name = "ADDR", env = "FTX_STRIPED", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(super) striped: Option<ListenAt>,
+    /// Answer `get NAME` by UDP, at the port of discovery
+    #[arg(long, env = "FTX_UDP_GET")]
+    pub(super) udp_get: bool,
+    /// Take files that are pushed by TCP put into the inbox, at this address or port [default: port 5001]
+    #[arg(long, value_name = "ADDR", env = "FTX_TCP_PUT", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(super) tcp_put: Option<ListenAt>,
 }
 
 /// What every command takes.
@@ -255,8 +265,12 @@ struct File {
     inbox: Option<PathBuf>,
     inbox_quota: Option<String>,
     inbox_total: Option<String>,
-    step: Option<ServiceAddr>,
+    step: Option<ListenAt>,
     step_auth: Option<PathBuf>,
+    striped: Option<ListenAt>,
+    #[serde(default)]
+    udp_get: bool,
+    tcp_put: Option<ListenAt>,
     name: Option<String>,
     bind: Option<IpAddr>,
     port: Option<u16>,
@@ -296,6 +310,9 @@ impl Options {
         share.inbox = share.inbox.take().or(file.inbox);
         share.step = share.step.or(file.step);
         share.step_auth = share.step_auth.take().or(file.step_auth);
+        share.striped = share.striped.or(file.striped);
+        share.udp_get |= file.udp_get;
+        share.tcp_put = share.tcp_put.or(file.tcp_put);
         let common = &mut self.common;
         common.name = common.name.take().or(file.name);
         common.bind = common.bind.or(file.bind);
@@ -322,7 +339,9 @@ impl ShareOptions {
             total_bytes_max: self.inbox_total.unwrap_or(default.total_bytes_max),
         };
         config.inbox = self.inbox.clone().map(|path| InboxConfig { path, limits });
-        let Some(addr) = self.step else { return Ok(()) };
+        config.services =
+            Services { step: None, striped: self.striped, tcp_put: self.tcp_put, udp_get: self.udp_get };
+        let Some(at) = self.step else { return Ok(()) };
         let auth = match &self.step_auth {
             Some(auth) if auth.as_os_str() == "classic" => StepAuth::Classic,
             Some(file) => StepAuth::File(file.clone()),
@@ -332,8 +351,7 @@ impl ShareOptions {
                 return Err(Error::new(Code::Usage, message));
             }
         };
-        let ip = config.bind.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-        config.step = Some(StepConfig { addr: addr.or(ip, ftx_proto::interop::step::DEFAULT_PORT), auth });
+        config.services.step = Some(StepConfig { at, auth });
         Ok(())
     }
 }
@@ -352,7 +370,7 @@ impl CommonOptions {
             name: self.name.clone().unwrap_or_else(machine_name),
             max_upload: None,
             inbox: None,
-            step: None,
+            services: Services::default(),
         })
     }
 
@@ -411,15 +429,14 @@ mod tests {
             options
                 .share
                 .complete(&mut config)
-                .map(|()| config.step.map(|step| (step.addr.to_string(), step.auth)))
+                .map(|()| config.services.step.map(|step| (step.at, step.auth)))
         };
-        let classic = |addr: &str| Some((addr.to_owned(), StepAuth::Classic));
-        assert_eq!(step(&["--step", "--step-auth", "classic"]).unwrap(), classic("0.0.0.0:1379"));
-        let bound = step(&["--step", "--step-auth", "classic", "--bind", "127.0.0.1"]);
-        assert_eq!(bound.unwrap(), classic("127.0.0.1:1379"));
+        let at = |text: &str| text.parse::<ListenAt>().unwrap();
+        let classic = |text: &str| Some((at(text), StepAuth::Classic));
+        assert_eq!(step(&["--step", "--step-auth", "classic"]).unwrap(), classic(""));
         assert_eq!(step(&["--step=127.0.0.1:7", "--step-auth=classic"]).unwrap(), classic("127.0.0.1:7"));
         let file = step(&["--step=7", "--step-auth", "users"]).unwrap().unwrap();
-        assert_eq!(file, ("0.0.0.0:7".to_owned(), StepAuth::File("users".into())));
+        assert_eq!(file, (at("7"), StepAuth::File("users".into())));
         assert_eq!(step(&[]).unwrap(), None);
         assert_eq!(step(&["--step"]).unwrap_err().code, Code::Usage);
     }
@@ -443,8 +460,8 @@ mod tests {
         let mut config = options.common.node_config(Sessions::None).unwrap();
         options.share.complete(&mut config).unwrap();
         assert_eq!(config.inbox.unwrap().limits.user_bytes_max, 1 << 30);
-        let step = StepConfig { addr: "127.0.0.1:0".parse().unwrap(), auth: StepAuth::Classic };
-        assert_eq!(config.step, Some(step));
+        let step = StepConfig { at: "127.0.0.1:0".parse().unwrap(), auth: StepAuth::Classic };
+        assert_eq!(config.services.step, Some(step));
         std::fs::write(path, "shares = 3").unwrap();
         let error = Options::parse_from(["ftx-node", "--config", path]).with_file().unwrap_err();
         assert_eq!(error.code, Code::Usage);

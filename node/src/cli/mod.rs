@@ -11,7 +11,6 @@ mod log;
 mod look;
 mod progress;
 mod put;
-mod services;
 mod share;
 mod step;
 mod step_user;

@@ -1,6 +1,6 @@
 //! `ftx-node --share DIR`: a node that offers what it has until it is stopped.
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -31,8 +31,8 @@ pub(super) async fn share(
     let inbox = config.inbox.as_ref().map(|inbox| &inbox.path);
     let shares: Vec<String> =
         config.shares.iter().chain(inbox).map(|share| share.display().to_string()).collect();
-    let services: Vec<(String, serde_json::Value)> =
-        node.step_addr().map(|addr| ("step".to_owned(), json!(addr.to_string()))).into_iter().collect();
+    let services: Map<String, Value> =
+        node.services().iter().map(|(name, addr)| (name.to_owned(), json!(addr.to_string()))).collect();
     output.event(
         "ready",
         json!({
@@ -41,16 +41,20 @@ pub(super) async fn share(
             "addr": addr.map(|addr| addr.to_string()),
             "port": addr.map(|addr| addr.port()),
             "shares": shares,
-            "services": services.iter().cloned().collect::<serde_json::Map<_, _>>(),
+            "services": services,
         }),
     );
     let limit = config.max_upload.map_or(String::new(), |rate| format!(", at most {}/s", text::bytes(rate)));
-    let also: String = node.step_addr().map(|addr| format!(", step at {addr}")).into_iter().collect();
+    let also: String = node
+        .services()
+        .iter()
+        .map(|(name, addr)| format!(", {} at {addr}", name.replace('_', "-")))
+        .collect();
     output.line(format_args!(
         "ready: {} ({}) shares {} at port {}{limit}{also}",
         printable(node.name()),
         node.id().short(),
-        shares.iter().map(|share| printable(share).to_string()).collect::<Vec<_>>().join(", "),
+        if shares.is_empty() { "nothing".to_owned() } else { printable(&shares.join(", ")).to_string() },
         addr.map_or(0, |addr| addr.port()),
     ));
 

@@ -63,9 +63,14 @@ impl Interfaces {
         })
     }
 
+    /// The interface on whose network `addr` is.
+    pub fn reaching(&self, addr: SocketAddr) -> Option<&Interface> {
+        self.0.iter().find(|interface| interface.reaches(addr))
+    }
+
     /// Whether `addr` belongs to a network of one of these interfaces.
     pub fn on_link(&self, addr: SocketAddr) -> bool {
-        self.0.iter().any(|interface| interface.reaches(addr))
+        self.reaching(addr).is_some()
     }
 }
 

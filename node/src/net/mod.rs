@@ -3,6 +3,8 @@
 pub mod connection;
 pub mod frame;
 pub mod interfaces;
+pub mod pace;
 pub mod serving;
+pub mod tcp;
 pub mod tls;
 pub mod udp;

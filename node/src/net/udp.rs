@@ -252,6 +252,31 @@ fn own_socket(addr: IpAddr, port: u16, shared: bool, interfaces: &Interfaces) ->
     UdpSocket::from_std(own.into())
 }
 
+/// A socket that answers one client of an older system, from the port of discovery if that can be shared.
+///
+/// It is connected, so that it takes no datagram but that client's from the others on the port.
+///
+/// # Errors
+/// If the client is on none of these networks, or what the system says.
+pub(crate) fn answering_socket(
+    interfaces: &Interfaces,
+    port: u16,
+    to: SocketAddr,
+) -> io::Result<std::net::UdpSocket> {
+    let interface = interfaces.reaching(to).ok_or(io::ErrorKind::NetworkUnreachable)?;
+    let scope = if interface.is_link_local_v6() { interface.index } else { 0 };
+    let open = |port: u16| {
+        let answering = socket(interface.addr)?;
+        answering.set_nonblocking(false)?;
+        share_port(&answering)?;
+        answering.bind(&scoped(interface.addr, port, scope))?;
+        answering.connect(&to.into())?;
+        io::Result::Ok(answering)
+    };
+    // Another program may have the port for itself; clients take chunks from any.
+    Ok(open(port).or_else(|_| open(0))?.into())
+}
+
 fn socket(addr: IpAddr) -> io::Result<Socket> {
     let domain = if addr.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;

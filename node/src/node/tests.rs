@@ -11,8 +11,6 @@ async fn node(dir: &Path, port: u16) -> Node {
     let share = dir.join("share");
     std::fs::create_dir_all(&share).unwrap();
     let config = NodeConfig {
-        inbox: None,
-        step: None,
         shares: vec![share],
         bind: Some(Ipv4Addr::LOCALHOST.into()),
         port,
@@ -21,6 +19,8 @@ async fn node(dir: &Path, port: u16) -> Node {
         state,
         name: "node".to_owned(),
         max_upload: None,
+        inbox: None,
+        services: crate::config::Services::default(),
     };
     Node::start(config, Handle::current()).await.unwrap()
 }

@@ -39,7 +39,9 @@ mod error;
 mod journal;
 mod part;
 mod target;
+mod whole;
 
 pub use error::StoreError;
 pub use part::PartFile;
 pub use target::{Target, is_own_file};
+pub use whole::WholeFile;

@@ -37,7 +37,14 @@ pub struct PartFile {
 
 /// The lock on a target: its locked journal.
 #[derive(Debug)]
-struct Lock(File);
+pub(super) struct Lock(File);
+
+impl Lock {
+    /// The journal.
+    pub(super) fn file(&self) -> &File {
+        &self.0
+    }
+}
 
 impl Drop for Lock {
     fn drop(&mut self) {
@@ -288,7 +295,7 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 const LOCK_ATTEMPTS_MAX: u32 = 16;
 
 /// The locked journal of a target, unless the target is there already and may not be replaced.
-fn lock_unless_finished(folder: &Folder, force: bool) -> Result<Lock, StoreError> {
+pub(super) fn lock_unless_finished(folder: &Folder, force: bool) -> Result<Lock, StoreError> {
     let may_write = |folder: &Folder| match folder.stat(&folder.name)? {
         Some(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => {
             Err(StoreError::Name { path: folder.path_of(&folder.name), reason: "it is a folder" })
@@ -381,7 +388,7 @@ fn is_there(data: &File, geometry: Geometry, piece: PieceIndex, hash: Digest) ->
 }
 
 /// Gives the part its final name.
-fn rename(folder: &Folder, force: bool) -> Result<(), StoreError> {
+pub(super) fn rename(folder: &Folder, force: bool) -> Result<(), StoreError> {
     let (part, name): (&OsStr, &OsStr) = (&folder.part, &folder.name);
     let failed = |error: Errno| match error {
         Errno::EXIST => StoreError::Exists(folder.path_of(name)),

@@ -56,6 +56,11 @@ impl Stripes {
         Stripes { size, threads }
     }
 
+    /// How many parts there are.
+    pub fn threads(&self) -> Threads {
+        self.threads
+    }
+
     /// Bytes of every part but the last ones, which may be shorter or empty.
     pub fn part_size(&self) -> u64 {
         (self.size / u64::from(self.threads.count())).saturating_add(1)

@@ -1,0 +1,262 @@
+//! The MD5 of a file whose stripes arrive side by side, taken while they do.
+//!
+//! It owns what is known of the bytes that are in their places, and the thread that hashes them in order. What has to be
+//! hashed when the last stripe is there is only what the thread is behind. A crash loses the sum.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use ftx_proto::interop::striped::Md5Hash;
+use md5::{Digest, Md5};
+use tokio::sync::oneshot;
+
+use crate::store::WholeFile;
+
+/// What is in its place.
+#[derive(Debug, Default)]
+pub(super) struct Arrived {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stripes: Vec<Stripe>,
+    /// Counts how often everything began anew.
+    beginnings: u64,
+    end: Option<End>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Stripe {
+    at: u64,
+    len: u64,
+    done: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// All is there, so many bytes.
+    Size(u64),
+    /// Nobody wants the sum.
+    Stopped,
+}
+
+/// What the thread does next.
+enum Next {
+    Hash { from: u64, to: u64 },
+    Anew,
+    Finish,
+    Stop,
+}
+
+/// Where the thread is.
+#[derive(Default)]
+struct Place {
+    at: u64,
+    stripe: usize,
+    beginnings: u64,
+}
+
+impl Arrived {
+    /// Nothing is there, of so many stripes.
+    pub(super) fn new(stripes: usize) -> Arc<Self> {
+        let state = State { stripes: vec![Stripe::default(); stripes], ..State::default() };
+        Arc::new(Arrived { state: Mutex::new(state), changed: Condvar::new() })
+    }
+
+    /// A stripe that begins there is about to be read, and has so many bytes that count. Fewer than before: what there
+    /// was of the file was given up.
+    pub(super) fn begin(&self, stripe: u8, at: u64, len: u64) {
+        let mut state = self.state();
+        let Some(before) = state.stripes.get(usize::from(stripe)).copied() else { return };
+        if len < before.len {
+            state.stripes.fill(Stripe::default());
+            state.beginnings += 1;
+        }
+        state.stripes[usize::from(stripe)] = Stripe { at, len, done: false };
+        self.changed.notify_all();
+    }
+
+    /// A stripe has so many bytes now.
+    pub(super) fn reached(&self, stripe: u8, len: u64) {
+        let mut state = self.state();
+        if let Some(stripe) = state.stripes.get_mut(usize::from(stripe)) {
+            stripe.len = stripe.len.max(len);
+        }
+        self.changed.notify_all();
+    }
+
+    /// A stripe was closed by the server.
+    pub(super) fn done(&self, stripe: u8) {
+        if let Some(stripe) = self.state().stripes.get_mut(usize::from(stripe)) {
+            stripe.done = true;
+        }
+        self.changed.notify_all();
+    }
+
+    /// All is there.
+    pub(super) fn complete(&self, size: u64) {
+        self.state().end = Some(End::Size(size));
+        self.changed.notify_all();
+    }
+
+    /// Nobody wants the sum any more.
+    pub(super) fn stop(&self) {
+        self.state().end.get_or_insert(End::Stopped);
+        self.changed.notify_all();
+    }
+
+    /// Bytes that are there.
+    pub(super) fn bytes(&self) -> u64 {
+        self.state().stripes.iter().map(|stripe| stripe.len).sum()
+    }
+
+    /// Starts to hash `file` as it arrives. The receiver gets nothing if that was stopped.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub(super) fn hash(
+        self: &Arc<Self>,
+        file: Arc<WholeFile>,
+    ) -> io::Result<oneshot::Receiver<io::Result<Md5Hash>>> {
+        let (sender, sum) = oneshot::channel();
+        let arrived = Arc::clone(self);
+        std::thread::Builder::new().name("md5".to_owned()).spawn(move || {
+            if let Some(result) = arrived.run(&file).transpose() {
+                drop(file);
+                // Whoever wanted it may have given up.
+                let _ = sender.send(result);
+            }
+        })?;
+        Ok(sum)
+    }
+
+    fn run(&self, file: &WholeFile) -> io::Result<Option<Md5Hash>> {
+        let mut hasher = Md5::new();
+        let mut buffer = vec![0; HASH_LEN];
+        let mut place = Place::default();
+        loop {
+            match self.next(&mut place) {
+                Next::Hash { from, to } => {
+                    let bytes = &mut buffer[..(to - from) as usize];
+                    file.read_at(from, bytes).map_err(io::Error::other)?;
+                    hasher.update(&*bytes);
+                    place.at = to;
+                }
+                Next::Anew => hasher = Md5::new(),
+                Next::Finish => return Ok(Some(Md5Hash(hasher.finalize().into()))),
+                Next::Stop => return Ok(None),
+            }
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn next(&self, place: &mut Place) -> Next {
+        let mut state = self.state();
+        loop {
+            if place.beginnings != state.beginnings {
+                *place = Place { beginnings: state.beginnings, ..Place::default() };
+                return Next::Anew;
+            }
+            let end = match state.end {
+                Some(End::Stopped) => return Next::Stop,
+                Some(End::Size(size)) if place.at == size => return Next::Finish,
+                Some(End::Size(size)) => size,
+                None => state.end_of_run(place),
+            };
+            if end > place.at {
+                let to = end.min(place.at + HASH_LEN as u64);
+                return Next::Hash { from: place.at, to };
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics half-way through a change of it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Up to where the bytes from the place on are there, as far as the stripe that it is in tells.
+    fn end_of_run(&self, place: &mut Place) -> u64 {
+        while let Some(stripe) = self.stripes.get(place.stripe) {
+            let end = stripe.at + stripe.len;
+            let next = self.stripes.get(place.stripe + 1);
+            let goes_on = stripe.done && end == place.at && next.is_some_and(|next| next.at == end);
+            if !goes_on {
+                return if stripe.at <= place.at { end } else { place.at };
+            }
+            place.stripe += 1;
+        }
+        place.at
+    }
+}
+
+/// Bytes that are read and hashed at once.
+const HASH_LEN: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Target;
+
+    fn file() -> Arc<WholeFile> {
+        Arc::new(WholeFile::create(Target::temporary(), false).unwrap())
+    }
+
+    fn md5(bytes: &[u8]) -> Md5Hash {
+        Md5Hash(Md5::digest(bytes).into())
+    }
+
+    #[tokio::test]
+    async fn stripes_in_any_order_have_the_sum_of_the_whole() {
+        let content: Vec<u8> = (0..3_000_000u32).map(|i| (i / 1000 % 251) as u8).collect();
+        let (file, arrived) = (file(), Arrived::new(3));
+        let sum = arrived.hash(Arc::clone(&file)).unwrap();
+        for stripe in [0u8, 2, 1] {
+            let at = u64::from(stripe) * 1_000_000;
+            arrived.begin(stripe, at, 0);
+            for part in 0..10u64 {
+                let from = at + part * 100_000;
+                file.write_at(from, &content[from as usize..][..100_000]).unwrap();
+                arrived.reached(stripe, (part + 1) * 100_000);
+            }
+            arrived.done(stripe);
+        }
+        assert_eq!(arrived.bytes(), 3_000_000);
+        arrived.complete(3_000_000);
+        assert_eq!(sum.await.unwrap().unwrap(), md5(&content));
+    }
+
+    #[tokio::test]
+    async fn what_was_given_up_does_not_count() {
+        let (file, arrived) = (file(), Arrived::new(2));
+        let sum = arrived.hash(Arc::clone(&file)).unwrap();
+        for content in [b"wrong!", b"right!"] {
+            for stripe in [0, 1] {
+                let at = stripe as usize * 3;
+                arrived.begin(stripe, at as u64, 0);
+                file.write_at(at as u64, &content[at..at + 3]).unwrap();
+                arrived.reached(stripe, 3);
+                arrived.done(stripe);
+            }
+        }
+        arrived.complete(6);
+        assert_eq!(sum.await.unwrap().unwrap(), md5(b"right!"));
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_is_not_wanted_any_more_ends() {
+        let arrived = Arrived::new(1);
+        let sum = arrived.hash(file()).unwrap();
+        arrived.stop();
+        assert!(sum.await.is_err());
+        let empty = Arrived::new(1);
+        let sum = empty.hash(file()).unwrap();
+        empty.complete(0);
+        assert_eq!(sum.await.unwrap().unwrap(), md5(b""));
+    }
+}

@@ -1,0 +1,57 @@
+//! What is told of a file that comes from one of the older systems: while it comes, and when it is there.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{Code, Error};
+use crate::store::WholeFile;
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Bytes that are here.
+    pub bytes: u64,
+    /// Bytes of the file; 0 as long as that is not known.
+    pub size: u64,
+    /// How many give it.
+    pub sources: usize,
+}
+
+/// A file that is here, verified, with its final name.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Where it is; `-` for a temporary file.
+    pub path: PathBuf,
+    /// Its bytes, for a temporary file.
+    pub file: WholeFile,
+    /// How many.
+    pub size: u64,
+    /// The sum by which it was verified, in hex digits.
+    pub sum: String,
+    /// From the beginning to the final name.
+    pub elapsed: Duration,
+}
+
+impl Fetched {
+    /// Bytes for each second it took.
+    pub fn bytes_per_second(&self) -> f64 {
+        self.size as f64 / self.elapsed.as_secs_f64().max(1e-6)
+    }
+}
+
+/// Gives a file whose sum was compared its name. Waits for the disk.
+pub(super) fn finish(
+    mut file: WholeFile,
+    size: u64,
+    wanted: &str,
+    found: String,
+) -> Result<(PathBuf, WholeFile), Error> {
+    if wanted != found {
+        let message = format!(
+            "what came is not the file that was announced: its sum is {found}, not {wanted}; nothing was kept"
+        );
+        return Err(Error::new(Code::Integrity, message));
+    }
+    let path = file.finish(size)?;
+    Ok((path, file))
+}

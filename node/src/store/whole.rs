@@ -1,0 +1,210 @@
+//! A file that comes from one of the older systems: written anywhere, verified as a whole, then renamed.
+//!
+//! These systems prove nothing before the last byte is there, so nothing of such a file is kept: it is gone when it is
+//! dropped unfinished, and a crash leaves a part that the next one throws away. It uses the same part and lock as
+//! [`PartFile`](super::PartFile), so that never two write to one target.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use super::part::{Lock, lock_unless_finished, rename};
+use super::target::{Folder, Place};
+use super::{StoreError, Target};
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct WholeFile {
+    /// None for a temporary file, and once it has its name.
+    part: Option<(Folder, Lock)>,
+    path: PathBuf,
+    data: File,
+    force: bool,
+}
+
+impl WholeFile {
+    /// Locks the target and makes an empty part. What was there of an earlier one is thrown away.
+    ///
+    /// # Errors
+    /// If the target is there already (unless `force`), or being written by somebody else.
+    pub fn create(target: Target, force: bool) -> Result<Self, StoreError> {
+        let path = target.path();
+        let folder = match target.into_place() {
+            Place::Named(folder) => folder,
+            Place::Temporary => {
+                let data = tempfile::tempfile()
+                    .map_err(|error| StoreError::from_io("create a file in", &std::env::temp_dir(), error))?;
+                return Ok(WholeFile { part: None, path, data, force });
+            }
+        };
+        let lock = lock_unless_finished(&folder, force)?;
+        let emptied = |file: &File| {
+            file.set_len(0)
+                .map_err(|error| StoreError::from_io("empty", &folder.path_of(&folder.part), error))
+        };
+        let data = folder.open_own(&folder.part)?;
+        // The journal first: it must not outlive the data that it speaks of.
+        emptied(lock.file())?;
+        emptied(&data)?;
+        Ok(WholeFile { part: Some((folder, lock)), path, data, force })
+    }
+
+    /// Where the finished file will be; `-` for a temporary one.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Fails if so many bytes have no room. Reserves nothing: whoever announces them may never send them.
+    pub fn check_room(&self, bytes: u64) -> Result<(), StoreError> {
+        let stat = rustix::fs::fstatvfs(&self.data).ok().filter(|stat| stat.f_blocks > 0);
+        match stat.map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize)) {
+            Some(available) if available < bytes => {
+                let full = StoreError::from_io("write", &self.path, Errno::NOSPC);
+                Err(full.with_space(bytes, available))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes bytes at their place. Blocks on the disk.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        self.data.write_all_at(bytes, offset).map_err(|error| self.failed("write", error))
+    }
+
+    /// Reads bytes that were written; fills the buffer. Blocks on the disk.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
+        self.data.read_exact_at(buffer, offset).map_err(|error| self.failed("read", error))
+    }
+
+    /// Gives the file, which has `size` bytes, its final name. A temporary one stays without. Waits for the disk.
+    pub fn finish(&mut self, size: u64) -> Result<PathBuf, StoreError> {
+        self.data.set_len(size).map_err(|error| self.failed("set the length of", error))?;
+        let Some((folder, _)) = &self.part else { return Ok(self.path.clone()) };
+        self.data.sync_all().map_err(|error| self.failed("sync", error))?;
+        if !folder.is_same(&folder.part, &self.data)? {
+            return Err(StoreError::InTheWay(folder.path_of(&folder.part)));
+        }
+        rename(folder, self.force)?;
+        folder.sync()?;
+        folder.remove(&folder.journal)?;
+        self.part = None;
+        Ok(self.path.clone())
+    }
+
+    /// Hands over the first `size` bytes, in order. Blocks on the disk.
+    ///
+    /// # Errors
+    /// What `take` says, or the disk.
+    pub fn read_all(&self, size: u64, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let mut buffer = vec![0; READ_LEN];
+        let mut offset = 0;
+        while offset < size {
+            let len = usize::try_from(size - offset).unwrap_or(READ_LEN).min(READ_LEN);
+            let bytes = &mut buffer[..len];
+            self.data.read_exact_at(bytes, offset)?;
+            take(bytes)?;
+            offset += len as u64;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, action: &'static str, error: io::Error) -> StoreError {
+        StoreError::from_io(action, &self.path, error)
+    }
+}
+
+impl Drop for WholeFile {
+    fn drop(&mut self) {
+        let Some((folder, _)) = &self.part else { return };
+        let removed = folder.remove(&folder.part).and_then(|()| folder.remove(&folder.journal));
+        if let Err(error) = removed {
+            tracing::warn!("an unfinished file stays: {error}");
+        }
+    }
+}
+
+const READ_LEN: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn target(folder: &Path) -> Target {
+        Target::new(&folder.join("file"), &"ignored".parse().unwrap()).unwrap()
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn nothing_is_left_of_an_unfinished_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = WholeFile::create(target(folder.path()), false).unwrap();
+        file.write_at(5, b"world").unwrap();
+        assert_eq!(names(folder.path()), [".file.ftx-journal", ".file.ftx-part"]);
+        let second = WholeFile::create(target(folder.path()), false);
+        assert!(matches!(second, Err(StoreError::Locked(_))), "{second:?}");
+        drop(file);
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn a_finished_file_has_its_name_and_its_length() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(".file.ftx-part"), "what a crash left, and longer").unwrap();
+        let mut file = WholeFile::create(target(folder.path()), false).unwrap();
+        file.write_at(5, b"world").unwrap();
+        file.write_at(0, b"hello, and beyond").unwrap();
+        file.finish(5).unwrap();
+        drop(file);
+        assert_eq!(names(folder.path()), ["file"]);
+        assert_eq!(std::fs::read(folder.path().join("file")).unwrap(), b"hello");
+
+        let refused = WholeFile::create(target(folder.path()), false);
+        assert!(matches!(refused, Err(StoreError::Exists(_))), "{refused:?}");
+        let mut forced = WholeFile::create(target(folder.path()), true).unwrap();
+        assert_eq!(std::fs::read(folder.path().join("file")).unwrap(), b"hello", "until the end");
+        forced.finish(0).unwrap();
+        assert_eq!(std::fs::read(folder.path().join("file")).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_file_that_appears_meanwhile_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = WholeFile::create(target(folder.path()), false).unwrap();
+        file.write_at(0, b"new").unwrap();
+        std::fs::write(folder.path().join("file"), "other").unwrap();
+        assert!(matches!(file.finish(3), Err(StoreError::Exists(_))));
+        drop(file);
+        assert_eq!(names(folder.path()), ["file"]);
+        assert_eq!(std::fs::read(folder.path().join("file")).unwrap(), b"other");
+    }
+
+    #[test]
+    fn what_has_no_room_is_told_before_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = WholeFile::create(target(folder.path()), false).unwrap();
+        file.check_room(1).unwrap();
+        assert!(matches!(file.check_room(u64::MAX), Err(StoreError::DiskFull { .. })));
+    }
+
+    #[test]
+    fn a_temporary_file_is_only_copied() {
+        let mut file = WholeFile::create(Target::temporary(), false).unwrap();
+        file.write_at(0, b"hello").unwrap();
+        assert_eq!(file.finish(5).unwrap(), Path::new("-"));
+        let mut copy = Vec::new();
+        file.read_all(5, |bytes| copy.write_all(bytes)).unwrap();
+        assert_eq!(copy, b"hello");
+    }
+}
