@@ -97,6 +97,11 @@ impl Machine {
         Share::start(self.node(["--share"]).arg(folder).arg("--json").args(flags))
     }
 
+    /// Starts a node again that had been running with this state folder, with more flags.
+    pub fn share_again_with(&self, folder: &Path, state: &Path, flags: &[&str]) -> Share {
+        Share::start(self.node(["--share"]).arg(folder).arg("--json").args(flags).with_state(state))
+    }
+
     /// Starts a node again that had been running with this state folder.
     pub fn share_again(&self, folder: &Path, state: &Path) -> Share {
         Share::start(self.node(["--share"]).arg(folder).arg("--json").with_state(state))

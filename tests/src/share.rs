@@ -1,5 +1,6 @@
 //! A running node that shares a folder.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -38,6 +39,12 @@ impl Share {
     pub fn port(&self) -> u16 {
         let port = self.ready["port"].as_u64().expect("ready tells the port");
         u16::try_from(port).expect("a port has 16 bits")
+    }
+
+    /// Where clients of STEP connect.
+    pub fn step(&self) -> SocketAddr {
+        let addr = self.ready["services"]["step"].as_str().expect("ready tells where STEP is");
+        addr.parse().expect("an address")
     }
 
     /// The state folder.
