@@ -7,7 +7,7 @@
 //! * [`net`]: interfaces and datagrams, TLS, frames, connections, the writing side of a session;
 //! * [`catalog`]: what is shared, hashed in the background; [`store`]: part files, journals, final names;
 //! * [`fetch`]: lanes and where their chunks land, from a name to a root, what is told of a fetch;
-//! * [`interop`]: what stands behind the older systems that the node speaks too.
+//! * [`interop`]: the older systems that the node speaks too, and what stands behind them.
 //!
 //! Two runtimes: one for actors and discovery, one ([`node::Node::start`]'s `data`) for connections, whose tasks hash,
 //! read and write what they carry themselves. A slow disk holds up the second, never the first.

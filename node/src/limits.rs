@@ -56,6 +56,9 @@ pub const TCP_PUTS_MAX: usize = 64;
 /// Most requests of udp-get that wait to be looked at; those beyond are dropped, and asked again.
 pub const UDP_GETS_WAITING_MAX: usize = 64;
 
+/// Most connections to one STEP server at once.
+pub const STEP_CONNECTIONS_MAX: u16 = 64;
+
 /// Restarts of one of the node's actors within [`RESTART_WINDOW`] after which the node gives up.
 pub const RESTARTS_MAX: usize = 5;
 

@@ -10,6 +10,8 @@ use serde::Deserialize;
 
 use crate::config::{DEFAULT_PORT, ListenAt, NodeConfig, Services, Sessions};
 use crate::error::{Code, Error};
+use crate::interop::Url;
+use crate::limits::STEP_CONNECTIONS_MAX;
 
 /// Move files on a local network, from all machines that have them at once, with nothing to set up.
 ///
@@ -91,10 +93,23 @@ pub(super) struct CommonOptions {
 pub(super) enum Command {
     /// Fetch a file from all nodes that have it
     Get(GetOptions),
-    /// Show what is on the network now
+    /// Give a file to a machine that speaks one of the older systems
+    Put(PutOptions),
+    /// Delete a file on a STEP server
+    Rm {
+        /// step://user@host[:port]/key
+        url: Url,
+        #[command(flatten)]
+        step: StepOptions,
+    },
+    /// Save, get or delete a small JSON object on a STEP server
+    Data(DataOptions),
+    /// Show what is on the network now, or which files a user has on a STEP server
     Ls {
-        /// Only names that match, such as '*.iso'
+        /// Only names that match, such as '*.iso'; or step://user@host[:port]
         pattern: Option<String>,
+        #[command(flatten)]
+        step: StepOptions,
     },
     /// Show who is on the network now
     Peers,
@@ -115,7 +130,8 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct GetOptions {
-    /// NAME, NAME@ROOT where several contents have the name, or ROOT (8 or more of its hex digits)
+    /// NAME, NAME@ROOT where several contents have the name, or ROOT (8 or more of its hex digits); or a URL:
+    /// step://user@host[:port]/key, udp-get://name, striped://host:port/path
     pub(super) what: String,
     /// Where to put it: FILE, DIR/ or - for stdout [default: the name, in the current folder]
     #[arg(short, long, value_name = "FILE|DIR/|-")]
@@ -126,6 +142,65 @@ pub(super) struct GetOptions {
     /// Replace a file that is there already
     #[arg(long, env = "FTX_FORCE")]
     pub(super) force: bool,
+    /// Stripes in which a file comes from striped://
+    #[arg(long, value_name = "N", env = "FTX_THREADS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..))]
+    pub(super) threads: u8,
+    #[command(flatten)]
+    pub(super) step: StepOptions,
+}
+
+/// What is given, and to whom.
+#[derive(Debug, Args)]
+pub(super) struct PutOptions {
+    /// The file
+    pub(super) file: PathBuf,
+    /// To whom: step://user@host[:port][/key] or tcp-put://host[:port]
+    pub(super) url: Url,
+    #[command(flatten)]
+    pub(super) step: StepOptions,
+}
+
+/// How a STEP server is spoken to.
+#[derive(Debug, Clone, Args)]
+pub(super) struct StepOptions {
+    /// Connections to a STEP server at once
+    #[arg(
+        long,
+        value_name = "N",
+        env = "FTX_CONNECTIONS",
+        default_value_t = 4,
+        value_parser = clap::value_parser!(u16).range(1..=STEP_CONNECTIONS_MAX as i64),
+    )]
+    pub(super) connections: u16,
+    /// File with the password for a STEP server, or - for stdin. FTX_STEP_PASSWORD may hold the password itself
+    /// [default: the classic one, which everybody can make from the name of the user]
+    #[arg(long, value_name = "FILE", env = "FTX_STEP_PASSWORD_FILE")]
+    pub(super) password_file: Option<PathBuf>,
+}
+
+/// What is done with a small JSON object.
+#[derive(Debug, Args)]
+pub(super) struct DataOptions {
+    /// What to do
+    #[arg(value_enum)]
+    pub(super) action: DataAction,
+    /// step://user@host[:port]/key; to save without a key, so that the server makes one up, leave it out
+    pub(super) url: Url,
+    /// What to save: a JSON object [default: read from stdin]
+    pub(super) json: Option<String>,
+    #[command(flatten)]
+    pub(super) step: StepOptions,
+}
+
+/// See [`DataOptions`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum DataAction {
+    /// Keep it under a key that is not taken
+    Save,
+    /// Print it
+    Get,
+    /// Delete it
+    Rm,
 }
 
 impl GetOptions {
@@ -234,7 +309,8 @@ impl CommonOptions {
         })
     }
 
-    fn peers(&self, port: u16) -> Result<Vec<SocketAddr>, Error> {
+    /// The nodes that are to be asked directly.
+    pub(super) fn peers(&self, port: u16) -> Result<Vec<SocketAddr>, Error> {
         let mut peers = Vec::new();
         for peer in &self.peer {
             let with_port = peer.to_socket_addrs();
@@ -246,7 +322,7 @@ impl CommonOptions {
         Ok(peers)
     }
 
-    fn state_dir(&self) -> Result<PathBuf, Error> {
+    pub(super) fn state_dir(&self) -> Result<PathBuf, Error> {
         if let Some(state) = &self.state {
             return Ok(state.clone());
         }

@@ -14,11 +14,13 @@ use ftx_proto::name::printable;
 use super::args::{CommonOptions, GetOptions};
 use super::json::{self, Output};
 use super::progress::Display;
+use super::put::url_of;
 use super::text;
 use crate::config::Sessions;
 use crate::error::{Code, Error};
 use crate::fetch::report::Report;
 use crate::fetch::resolve::{Verdict, Wanted, is_named};
+use crate::interop::Url;
 use crate::node::{Fetch, FetchRequest, Node};
 use crate::store::{PartFile, Target};
 
@@ -28,6 +30,18 @@ pub(super) async fn get(
     data: Handle,
     output: &Output,
 ) -> Result<(), Error> {
+    if let Some(url) = url_of(Some(&options.what))? {
+        return match url {
+            Url::Step { .. } => super::step::get(url, options, common, data, output).await,
+            Url::UdpGet { .. } | Url::Striped { .. } => {
+                super::classic::get(url, options, common, data, output).await
+            }
+            Url::TcpPut { .. } => {
+                let message = "tcp-put:// can only be given files: `ftx-node put FILE tcp-put://host`";
+                Err(Error::new(Code::Usage, message))
+            }
+        };
+    }
     let wanted = Wanted::parse(&options.what)
         .map_err(|error| Error::new(Code::Usage, format!("'{}': {error}", printable(&options.what))))?;
     // With several readings none is the name; the target is then known only when the content is.
@@ -259,13 +273,13 @@ fn tell(report: &Report, output: &Output) {
 }
 
 /// The user's wish to stop: the first one ends the fetch in an orderly way.
-struct Interrupt {
+pub(super) struct Interrupt {
     wished: tokio::sync::watch::Receiver<bool>,
     begun: tokio::sync::watch::Sender<bool>,
 }
 
 impl Interrupt {
-    fn new() -> Result<Self, Error> {
+    pub(super) fn new() -> Result<Self, Error> {
         use tokio::signal::unix::{SignalKind, signal};
         let failed = |error: std::io::Error| Error::other(format!("cannot watch for signals: {error}"));
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
@@ -288,7 +302,7 @@ impl Interrupt {
         Ok(Interrupt { wished, begun })
     }
 
-    async fn wait(&self) {
+    pub(super) async fn wait(&self) {
         let mut wished = self.wished.clone();
         if wished.wait_for(|wished| *wished).await.is_err() {
             std::future::pending::<()>().await;

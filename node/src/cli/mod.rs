@@ -4,13 +4,16 @@
 //! command is a function from its arguments to `Result<(), Error>`; only [`main`] ends the process.
 
 mod args;
+mod classic;
 mod get;
 mod hash;
 pub mod json;
 mod log;
 mod look;
 mod progress;
+mod put;
 mod share;
+mod step;
 pub mod text;
 
 use std::process::ExitCode;
@@ -57,7 +60,13 @@ fn run(options: Options, output: &json::Output) -> Result<(), Error> {
             let done = runtimes.control.block_on(async {
                 match command {
                     Some(Command::Get(get)) => get::get(get, common, data, output).await,
-                    Some(Command::Ls { pattern }) => look::ls(pattern, common, data, output).await,
+                    Some(Command::Put(put)) => put::put(put, common, data, output).await,
+                    Some(Command::Rm { url, step }) => step::rm(url, step, common, data, output).await,
+                    Some(Command::Data(options)) => step::data(options, common, data, output).await,
+                    Some(Command::Ls { pattern, step }) => match put::url_of(pattern.as_deref())? {
+                        Some(url) => step::ls(url, step, common, data, output).await,
+                        None => look::ls(pattern, common, data, output).await,
+                    },
                     Some(Command::Peers) => look::peers(common, data, output).await,
                     _ => share::share(options.share, common, data, output).await,
                 }

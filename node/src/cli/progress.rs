@@ -13,6 +13,7 @@ use super::json::{self, Output};
 use super::log;
 use super::text;
 use crate::fetch::report::{Progress, SourceState};
+use crate::interop::meter::Reading;
 
 /// Shows one fetch.
 pub(super) struct Display {
@@ -101,6 +102,42 @@ impl Display {
         }
     }
 
+    /// A transfer with one of the older systems stands like this.
+    pub(super) fn transferring(&mut self, reading: &Reading) {
+        let Reading { phase, size, bytes, resumed } = *reading;
+        self.rate.observe(bytes.saturating_sub(resumed));
+        let per_second = self.rate.per_second();
+        let state = format!(
+            "{} of {}  {}/s  {}  {}",
+            text::bytes(bytes),
+            text::bytes(size),
+            text::bytes(per_second as u64),
+            self.rate.remaining(size - bytes),
+            phase.as_str()
+        );
+        if let Some(bar) = &self.bar {
+            bar.set_style(style("{prefix} [{bar:30}] {percent:>3}%  {msg}"));
+            bar.set_prefix(self.what.clone());
+            bar.set_length(size);
+            bar.set_position(bytes);
+            bar.set_message(state.clone());
+        }
+        if self.due(EVENT_INTERVAL, LINE_INTERVAL) {
+            self.output.event(
+                "progress",
+                json!({
+                    "phase": phase.as_str(),
+                    "bytes": bytes,
+                    "size": size,
+                    "bytes_per_second": per_second,
+                }),
+            );
+            if self.lines {
+                eprintln!("{}: {state}", self.what);
+            }
+        }
+    }
+
     /// Says who joined and who went, once.
     fn tell_sources(&mut self, progress: &Progress) {
         for source in &progress.sources {
@@ -184,7 +221,7 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 /// How often programs hear of progress.
-const EVENT_INTERVAL: Duration = Duration::from_millis(200);
+pub(super) const EVENT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How often a line says it where no bar can be drawn.
 const LINE_INTERVAL: Duration = Duration::from_secs(3);

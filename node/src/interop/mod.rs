@@ -4,11 +4,17 @@
 mod arrived;
 pub mod digests;
 pub mod fetched;
+pub mod meter;
+pub mod step_client;
 pub mod step_store;
 pub mod step_users;
 pub mod striped_client;
 pub mod striped_server;
+pub mod sum;
 pub mod tcp_put_client;
 pub mod tcp_put_server;
 pub mod udp_get_client;
 pub mod udp_get_server;
+pub mod url;
+
+pub use url::Url;

@@ -1,0 +1,125 @@
+//! What an upload leaves behind so that the next one of the same file to the same place can go on: which blocks the
+//! server is not known to have.
+//!
+//! One small file an upload, in the node's state folder, replaced as a whole. It is a hint and nothing more: the server is
+//! asked whether it remembers the upload, and the MD5 of the whole is compared at the end. One that does not fit the file
+//! as it is now, or that does not parse, counts for nothing.
+
+use std::fs;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use ftx_proto::digest::Digest;
+use ftx_proto::interop::step::block::BlockPlan;
+use ftx_proto::interop::step::value::FileSize;
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::content::Stamp;
+
+/// The journal of one upload.
+#[derive(Debug, Clone)]
+pub(super) struct Journal {
+    path: PathBuf,
+    size: u64,
+    state: FileState,
+}
+
+/// The state of the file whose blocks were sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct FileState {
+    size: u64,
+    mtime: (i64, u32),
+    inode: u64,
+    device: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    version: u32,
+    file: FileState,
+    block_size: u32,
+    missing: Vec<Range<u64>>,
+}
+
+impl Journal {
+    /// For a file of this stamp to this place, in this folder. Nothing is read or written yet.
+    pub(super) fn new(folder: &Path, source: &Path, destination: &str, stamp: &Stamp) -> Self {
+        let source = source.as_os_str().as_encoded_bytes();
+        let upload = [destination.as_bytes(), b"\0", source].concat();
+        let path = folder.join(format!("{}.json", Digest::of(&upload)));
+        let state =
+            FileState { size: stamp.size, mtime: stamp.mtime, inode: stamp.inode, device: stamp.device };
+        Journal { path, size: stamp.size, state }
+    }
+
+    /// What an earlier upload left: the plan that the server announced, and the blocks that are missing.
+    pub(super) fn read(&self) -> Option<(BlockPlan, Vec<Range<u64>>)> {
+        let mut bytes = Vec::new();
+        fs::File::open(&self.path).ok()?.take(JOURNAL_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+        let record: Record = serde_json::from_slice(&bytes).ok()?;
+        if record.version != VERSION || record.file != self.state {
+            return None;
+        }
+        let plan = BlockPlan::announced(FileSize::new(self.size)?, record.block_size.into())?;
+        Some((plan, record.missing))
+    }
+
+    /// Replaces what it says. An error costs what it says, and nothing else.
+    pub(super) fn write(&self, plan: BlockPlan, missing: Vec<Range<u64>>) -> io::Result<()> {
+        let record = Record { version: VERSION, file: self.state, block_size: plan.block_size(), missing };
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        serde_json::to_writer(&mut file, &record)?;
+        file.persist(&self.path)?;
+        Ok(())
+    }
+
+    /// The upload is over.
+    pub(super) fn remove(&self) {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("{}: cannot remove it: {error}", self.path.display());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The form of the record.
+const VERSION: u32 = 1;
+
+/// Longest journal that is read. Real ones have a few ranges.
+const JOURNAL_BYTES_MAX: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::content::stamp_of;
+
+    #[test]
+    fn it_counts_only_for_the_file_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("file");
+        fs::write(&source, [7; 50_000]).unwrap();
+        let stamp = stamp_of(&fs::File::open(&source).unwrap()).unwrap();
+        let state = folder.path().join("uploads");
+        let journal = Journal::new(&state, &source, "step://a@h/k", &stamp);
+        assert_eq!(journal.read(), None);
+        let plan = BlockPlan::announced(FileSize::new(50_000).unwrap(), 12_800).unwrap();
+        journal.write(plan, vec![1..2, 3..4]).unwrap();
+        journal.write(plan, vec![3..4]).unwrap();
+        assert_eq!(journal.read(), Some((plan, vec![3..4])));
+        // The same file to another place, another state of it, and damage.
+        assert_eq!(Journal::new(&state, &source, "step://a@h/l", &stamp).read(), None);
+        let changed = Stamp { mtime: (stamp.mtime.0 + 1, 0), ..stamp };
+        assert_eq!(Journal::new(&state, &source, "step://a@h/k", &changed).read(), None);
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 1);
+        fs::write(&journal.path, "{\"version\": 1").unwrap();
+        assert_eq!(journal.read(), None);
+        journal.remove();
+        journal.remove();
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 0);
+    }
+}
