@@ -49,8 +49,6 @@ pub const STEP_IDLE_MAX: Duration = Duration::from_secs(600);
 
 /// How long a STEP connection may be silent within a request.
 pub const STEP_STALLED_MAX: Duration = Duration::from_secs(120);
-/// Most connections to one STEP server at once.
-pub const STEP_CONNECTIONS_MAX: u16 = 64;
 
 /// Most striped downloads from this node at once.
 pub const STRIPED_DOWNLOADS_MAX: usize = 64;
@@ -66,6 +64,8 @@ pub const TCP_PUTS_MAX: usize = 64;
 
 /// Most requests of udp-get that wait to be looked at; those beyond are dropped, and asked again.
 pub const UDP_GETS_WAITING_MAX: usize = 64;
+/// Most connections to one STEP server at once.
+pub const STEP_CONNECTIONS_MAX: u16 = 64;
 
 /// Restarts of one of the node's actors within [`RESTART_WINDOW`] after which the node gives up.
 pub const RESTARTS_MAX: usize = 5;

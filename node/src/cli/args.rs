@@ -190,6 +190,9 @@ pub(super) struct GetOptions {
     /// Replace a file that is there already
     #[arg(long, env = "FTX_FORCE")]
     pub(super) force: bool,
+    /// Stripes in which a file comes from striped://
+    #[arg(long, value_name = "N", env = "FTX_THREADS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..))]
+    pub(super) threads: u8,
     #[command(flatten)]
     pub(super) step: StepOptions,
 }
@@ -374,7 +377,8 @@ impl CommonOptions {
         })
     }
 
-    fn peers(&self, port: u16) -> Result<Vec<SocketAddr>, Error> {
+    /// The nodes that are to be asked directly.
+    pub(super) fn peers(&self, port: u16) -> Result<Vec<SocketAddr>, Error> {
         let mut peers = Vec::new();
         for peer in &self.peer {
             let with_port = peer.to_socket_addrs();

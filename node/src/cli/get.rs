@@ -33,8 +33,9 @@ pub(super) async fn get(
     if let Some(url) = url_of(Some(&options.what))? {
         return match url {
             Url::Step { .. } => super::step::get(url, options, common, data, output).await,
-            Url::UdpGet { name } => udp_get(name.as_str()),
-            Url::Striped { host, port, path } => striped(&host, port, &path),
+            Url::UdpGet { .. } | Url::Striped { .. } => {
+                super::classic::get(url, options, common, data, output).await
+            }
             Url::TcpPut { .. } => {
                 let message = "tcp-put:// can only be given files: `ftx-node put FILE tcp-put://host`";
                 Err(Error::new(Code::Usage, message))
@@ -53,14 +54,6 @@ pub(super) async fn get(
     };
     node.stop().await;
     result
-}
-
-fn udp_get(name: &str) -> Result<(), Error> {
-    Err(Error::new(Code::Usage, format!("udp-get://{name}: not supported yet")))
-}
-
-fn striped(host: &str, port: u16, path: &str) -> Result<(), Error> {
-    Err(Error::new(Code::Usage, format!("striped://{host}:{port}{path}: not supported yet")))
 }
 
 async fn find_and_fetch(

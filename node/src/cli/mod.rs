@@ -4,6 +4,7 @@
 //! command is a function from its arguments to `Result<(), Error>`; only [`main`] ends the process.
 
 mod args;
+mod classic;
 mod get;
 mod hash;
 pub mod json;

@@ -1,7 +1,5 @@
 //! `put`: gives a file to a machine that speaks one of the older systems.
 
-use std::path::Path;
-
 use tokio::runtime::Handle;
 
 use super::args::{CommonOptions, PutOptions};
@@ -19,16 +17,14 @@ pub(super) async fn put(
     let url = options.url.clone();
     match url {
         Url::Step { .. } => super::step::put(options, common, data, output).await,
-        Url::TcpPut { host, port } => tcp_put(&options.file, &host, port),
+        Url::TcpPut { host, port } => {
+            super::classic::put(&options.file, host, port, common, data, output).await
+        }
         Url::UdpGet { .. } | Url::Striped { .. } => {
             let message = format!("{url}: files can only be got from there, with `ftx-node get`");
             Err(Error::new(Code::Usage, message))
         }
     }
-}
-
-fn tcp_put(_file: &Path, host: &str, port: u16) -> Result<(), Error> {
-    Err(Error::new(Code::Usage, format!("tcp-put://{host}:{port}: not supported yet")))
 }
 
 /// The URL that an argument is, unless it is meant as a name.

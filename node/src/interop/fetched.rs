@@ -1,21 +1,10 @@
-//! What is told of a file that comes from one of the older systems: while it comes, and when it is there.
+//! What is told of a file that came from one of the older systems.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Code, Error};
 use crate::store::WholeFile;
-
-/// How far it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counted {
-    /// Bytes that are here.
-    pub bytes: u64,
-    /// Bytes of the file; 0 as long as that is not known.
-    pub size: u64,
-    /// How many give it.
-    pub sources: usize,
-}
 
 /// A file that is here, verified, with its final name.
 #[derive(Debug)]

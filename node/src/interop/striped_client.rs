@@ -16,12 +16,13 @@ use ftx_proto::interop::striped::download::{
 use ftx_proto::interop::striped::reply::{Reply, ReplyError, ReplyParser, encode_request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use super::arrived::Arrived;
-use super::fetched::{Counted, Fetched, finish};
+use super::fetched::{Fetched, finish};
+use super::meter::{Meter, Phase};
 use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::net::tcp::{connect, connect_to_host};
@@ -53,7 +54,7 @@ pub async fn fetch(
     request: StripedRequest,
     target: Target,
     force: bool,
-    progress: watch::Sender<Counted>,
+    meter: Arc<Meter>,
 ) -> Result<Fetched, Error> {
     let begun = Instant::now();
     let creating = tokio::task::spawn_blocking(move || WholeFile::create(target, force));
@@ -62,9 +63,9 @@ pub async fn fetch(
     let arrived = Arrived::new(usize::from(request.threads.count()));
     let failed = |error| Error::other(format!("cannot start a thread: {error}"));
     let sum = arrived.hash(Arc::clone(&file)).map_err(failed)?;
-    let download = Download::new(request, Arc::clone(&file), Arc::clone(&arrived), progress);
+    let download = Download::new(request, Arc::clone(&file), Arc::clone(&arrived), Arc::clone(&meter));
     let (size, wanted) = download.run().await?;
-    arrived.complete(size);
+    meter.enter(Phase::Verifying);
     let stopped = || Error::other("the sum of the file could not be taken");
     let found = sum.await.map_err(|_| stopped())?.map_err(|error| Error::other(error.to_string()))?;
     // The thread and the stripes have let go of it.
@@ -96,7 +97,7 @@ struct Download {
     engine: DownloadEngine,
     file: Arc<WholeFile>,
     arrived: Arc<Arrived>,
-    progress: watch::Sender<Counted>,
+    meter: Arc<Meter>,
     /// Known once it has replied.
     server: Option<SocketAddr>,
     /// Open connections of stripes that are not read yet.
@@ -108,8 +109,10 @@ struct Download {
     era: u64,
     /// Whether the last stripe that broke was silent.
     silent: bool,
-    /// As far as is known.
+    /// About; 0 as long as nothing is known of it.
     size: u64,
+    /// The size that was shown.
+    shown: u64,
 }
 
 impl Drop for Download {
@@ -119,12 +122,7 @@ impl Drop for Download {
 }
 
 impl Download {
-    fn new(
-        request: StripedRequest,
-        file: Arc<WholeFile>,
-        arrived: Arc<Arrived>,
-        progress: watch::Sender<Counted>,
-    ) -> Self {
+    fn new(request: StripedRequest, file: Arc<WholeFile>, arrived: Arc<Arrived>, meter: Arc<Meter>) -> Self {
         let clock = Clock::start();
         let usual = DownloadConfig::default();
         let config = DownloadConfig { reply_max: request.patience.unwrap_or(usual.reply_max), ..usual };
@@ -136,7 +134,7 @@ impl Download {
             engine,
             file,
             arrived,
-            progress,
+            meter,
             server: None,
             open: HashMap::new(),
             tasks: JoinSet::new(),
@@ -145,6 +143,7 @@ impl Download {
             era: 0,
             silent: false,
             size: 0,
+            shown: 0,
         }
     }
 
@@ -158,7 +157,7 @@ impl Download {
                         self.tasks.shutdown().await;
                         // The sum is still wanted.
                         self.arrived.complete(size);
-                        self.progress.send_replace(Counted { bytes: size, size, sources: 1 });
+                        self.show(size, size);
                         return Ok((size, hash));
                     }
                     Output::Failed(failure) => return Err(self.failed(&failure)),
@@ -177,10 +176,18 @@ impl Download {
                 () = sleep_until(deadline) => self.engine.handle(self.clock.now(), Input::Tick),
                 _ = looking.tick() => {
                     let bytes = self.arrived.bytes();
-                    self.progress.send_replace(Counted { bytes, size: self.size, sources: 1 });
+                    self.show(bytes, self.size.max(bytes));
                 }
             }
         }
+    }
+
+    fn show(&mut self, bytes: u64, size: u64) {
+        if size != self.shown {
+            self.shown = size;
+            self.meter.begin(size, 0);
+        }
+        self.meter.reach(bytes);
     }
 
     fn event(&mut self, event: Event) -> Result<(), Error> {

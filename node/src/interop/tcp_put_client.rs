@@ -14,10 +14,9 @@ use ftx_proto::interop::tcp_put::client::{ClientConfig, ClientSession, Failure, 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::fetched::Counted;
+use super::meter::Meter;
 use crate::catalog::ReadError;
 use crate::catalog::content::{Stamp, check, stamp_of};
 use crate::clock::Clock;
@@ -52,7 +51,7 @@ pub struct Pushed {
 ///
 /// # Errors
 /// [`Code::Usage`] for a file that cannot be sent, [`Code::Refused`], [`Code::Timeout`], [`Code::Network`].
-pub async fn put(request: TcpPutRequest, progress: watch::Sender<Counted>) -> Result<Pushed, Error> {
+pub async fn put(request: TcpPutRequest, meter: &Meter) -> Result<Pushed, Error> {
     let begun = Instant::now();
     let (file, stamp) = open(&request.path)?;
     let name = request.path.file_name().and_then(|name| name.to_str());
@@ -70,7 +69,7 @@ pub async fn put(request: TcpPutRequest, progress: watch::Sender<Counted>) -> Re
     let config = ClientConfig { answer_max: request.patience.unwrap_or(usual.answer_max) };
     let session = ClientSession::new(clock.now(), name, stamp.size, config)
         .map_err(|error| Error::new(Code::Usage, error.to_string()))?;
-    let mut putting = Putting { request: &request, file, stamp, session, clock, progress };
+    let mut putting = Putting { request: &request, file, stamp, session, clock, meter };
     putting.run(tcp).await?;
     Ok(Pushed { size: stamp.size, elapsed: begun.elapsed() })
 }
@@ -86,7 +85,7 @@ struct Putting<'a> {
     stamp: Stamp,
     session: ClientSession,
     clock: Clock,
-    progress: watch::Sender<Counted>,
+    meter: &'a Meter,
 }
 
 impl Putting<'_> {
@@ -143,6 +142,7 @@ impl Putting<'_> {
         ended: &mut bool,
     ) -> Result<(), Error> {
         let size = self.stamp.size;
+        self.meter.begin(size, 0);
         let mut buffer = vec![0; READ_LEN];
         let mut sent = 0;
         while sent < size {
@@ -167,7 +167,7 @@ impl Putting<'_> {
                 }
             }
             sent += len as u64;
-            self.progress.send_replace(Counted { bytes: sent, size, sources: 1 });
+            self.meter.reach(sent);
         }
         Ok(())
     }

@@ -15,9 +15,9 @@ use ftx_proto::interop::udp_get::wire::{CHUNK_DATA_SIZE, DATAGRAM_SIZE_MAX};
 use ftx_proto::name::RelativePath;
 use sha2::{Digest as _, Sha256};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::sync::watch;
 
-use super::fetched::{Counted, Fetched, finish};
+use super::fetched::{Fetched, finish};
+use super::meter::{Meter, Phase};
 use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::net::interfaces::Interfaces;
@@ -47,7 +47,7 @@ pub fn fetch(
     request: &UdpGetRequest,
     target: Target,
     force: bool,
-    progress: &watch::Sender<Counted>,
+    meter: &Meter,
     stop: &AtomicBool,
 ) -> Result<(Fetched, Vec<(SocketAddr, ServerReport)>), Error> {
     let begun = Instant::now();
@@ -62,8 +62,10 @@ pub fn fetch(
     };
     let engine = ClientEngine::new(clock.now(), &request.name, config)
         .map_err(|error| Error::new(Code::Usage, format!("{}: {error}", request.name)))?;
-    let mut fetching = Fetching { request, socket, clock, engine, file: &mut file, progress, told: begun };
+    let mut fetching =
+        Fetching { request, socket, clock, engine, file: &mut file, meter, shown: 0, told: begun };
     let (size, wanted) = fetching.run(stop)?;
+    meter.enter(Phase::Verifying);
     let servers: Vec<_> = fetching.engine.servers().collect();
     let found = sha256_of(&file, size)?;
     let (path, file) = finish(file, size, &wanted.to_string(), found.to_string())?;
@@ -77,7 +79,9 @@ struct Fetching<'a> {
     clock: Clock,
     engine: ClientEngine,
     file: &'a mut WholeFile,
-    progress: &'a watch::Sender<Counted>,
+    meter: &'a Meter,
+    /// The size that was shown.
+    shown: u64,
     /// When progress was told.
     told: Instant,
 }
@@ -188,12 +192,12 @@ impl Fetching<'_> {
         self.told = Instant::now();
         let Some((count, chunks)) = self.engine.progress() else { return };
         let chunk = u64::from(CHUNK_DATA_SIZE);
-        let sources = self.engine.servers().filter(|(_, report)| report.agrees).count();
-        self.progress.send_replace(Counted {
-            bytes: u64::from(count) * chunk,
-            size: u64::from(chunks) * chunk,
-            sources,
-        });
+        let size = u64::from(chunks) * chunk;
+        if size != self.shown {
+            self.shown = size;
+            self.meter.begin(size, 0);
+        }
+        self.meter.reach(u64::from(count) * chunk);
     }
 
     fn failed(&self, failure: Failure) -> Error {

@@ -18,5 +18,6 @@ mod same_name;
 mod several_sources;
 mod sizes;
 mod source_killed;
+mod step_server;
 mod two_fetches;
 mod usage;

@@ -1,0 +1,259 @@
+//! `get` by udp-get and in stripes, and `put` by TCP put.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ftx_proto::interop::striped::Threads;
+use ftx_proto::interop::udp_get::client::ServerReport;
+use ftx_proto::name::{NameError, RelativePath, printable};
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use super::args::{CommonOptions, GetOptions};
+use super::get::Interrupt;
+use super::json::Output;
+use super::progress::{Display, EVENT_INTERVAL};
+use super::text;
+use crate::config::DEFAULT_PORT;
+use crate::error::{Code, Error};
+use crate::interop::Url;
+use crate::interop::fetched::Fetched;
+use crate::interop::meter::Meter;
+use crate::interop::striped_client::{self, StripedRequest};
+use crate::interop::tcp_put_client::{self, TcpPutRequest};
+use crate::interop::udp_get_client::{self, UdpGetRequest};
+use crate::store::{StoreError, Target};
+
+/// `get udp-get://NAME` and `get striped://HOST:PORT/PATH`.
+pub(super) async fn get(
+    url: Url,
+    options: GetOptions,
+    common: CommonOptions,
+    data: Handle,
+    output: &Output,
+) -> Result<(), Error> {
+    if options.from.is_some() {
+        return Err(Error::new(Code::Usage, "--from makes no sense with a URL; --peer HOST asks one server"));
+    }
+    let what = url.to_string();
+    match url {
+        Url::UdpGet { name } => {
+            let target = target(&options, name.file_name())?;
+            udp_get(name, target, &what, &options, &common, data, output).await
+        }
+        Url::Striped { host, port, path } => {
+            let target = target(&options, path.rsplit('/').next().unwrap_or_default())?;
+            let threads = Threads::new(options.threads.into());
+            let threads = threads.map_err(|error| Error::new(Code::Usage, error.to_string()))?;
+            let (local, patience) = (common.bind, common.timeout);
+            let request = StripedRequest { host, port, path, threads, local, patience };
+            striped(request, target, &what, &options, &common, data, output).await
+        }
+        Url::Step { .. } | Url::TcpPut { .. } => {
+            Err(Error::new(Code::Usage, format!("{what}: not to be got in this way")))
+        }
+    }
+}
+
+async fn udp_get(
+    name: RelativePath,
+    target: Target,
+    what: &str,
+    options: &GetOptions,
+    common: &CommonOptions,
+    data: Handle,
+    output: &Output,
+) -> Result<(), Error> {
+    let port = common.port.unwrap_or(DEFAULT_PORT);
+    let (bind, peers, patience) = (common.bind, common.peers(port)?, common.timeout);
+    let request = UdpGetRequest { name, port, bind, peers, patience };
+    let (meter, stop) = (Arc::new(Meter::default()), Arc::new(AtomicBool::new(false)));
+    let (counted, stopping, force) = (Arc::clone(&meter), Arc::clone(&stop), options.force);
+    let task =
+        data.spawn_blocking(move || udp_get_client::fetch(&request, target, force, &counted, &stopping));
+    let stop = || stop.store(true, Ordering::Relaxed);
+    let (fetched, servers) = show(task, stop, what, &meter, common, output).await?;
+    copy_to_stdout(&fetched, options).await?;
+    let sources: Vec<Value> = servers.iter().map(source).collect();
+    tell(&fetched, "sha256", json!({ "sources": sources }), output);
+    for (addr, report) in servers.iter().filter(|(_, report)| report.chunks > 0 || report.bad > 0) {
+        let mut notes = String::new();
+        if report.repeated > 0 {
+            notes.push_str(&format!("  {} chunks twice", report.repeated));
+        }
+        if report.bad > 0 {
+            notes.push_str(&format!("  {} chunks were wrong", report.bad));
+        }
+        output.line(format_args!("  {:>8} from {addr}{notes}", text::bytes(report.bytes)));
+    }
+    Ok(())
+}
+
+fn source((addr, report): &(SocketAddr, ServerReport)) -> Value {
+    json!({
+        "addr": addr.to_string(),
+        "bytes": report.bytes,
+        "chunks": report.chunks,
+        "repeated": report.repeated,
+        "bad": report.bad,
+        "agrees": report.agrees,
+    })
+}
+
+async fn striped(
+    request: StripedRequest,
+    target: Target,
+    what: &str,
+    options: &GetOptions,
+    common: &CommonOptions,
+    data: Handle,
+    output: &Output,
+) -> Result<(), Error> {
+    let meter = Arc::new(Meter::default());
+    let (counted, force, threads) = (Arc::clone(&meter), options.force, request.threads.count());
+    let task = data.spawn(striped_client::fetch(request, target, force, counted));
+    let handle = task.abort_handle();
+    let fetched = show(task, || handle.abort(), what, &meter, common, output).await?;
+    copy_to_stdout(&fetched, options).await?;
+    tell(&fetched, "md5", json!({ "threads": threads }), output);
+    Ok(())
+}
+
+/// `put FILE tcp-put://HOST[:PORT]`.
+pub(super) async fn put(
+    file: &Path,
+    host: String,
+    port: u16,
+    common: CommonOptions,
+    data: Handle,
+    output: &Output,
+) -> Result<(), Error> {
+    let url = Url::TcpPut { host: host.clone(), port }.to_string();
+    let (local, patience) = (common.bind, common.timeout);
+    let request = TcpPutRequest { path: file.to_owned(), host, port, local, patience };
+    let meter = Arc::new(Meter::default());
+    let counted = Arc::clone(&meter);
+    let task = data.spawn(async move { tcp_put_client::put(request, &counted).await });
+    let handle = task.abort_handle();
+    let name = file.display().to_string();
+    let pushed = show(task, || handle.abort(), &name, &meter, &common, output).await?;
+    let rate = pushed.size as f64 / pushed.elapsed.as_secs_f64().max(1e-6);
+    let fields = json!({
+        "path": name,
+        "url": url,
+        "size": pushed.size,
+        "verified": false,
+        "seconds": pushed.elapsed.as_secs_f64(),
+        "bytes_per_second": rate,
+    });
+    output.event("done", fields);
+    output.line(format_args!(
+        "{url}  {} in {:.1} s, {}/s, confirmed (this system has no sums)",
+        text::bytes(pushed.size),
+        pushed.elapsed.as_secs_f64(),
+        text::bytes(rate as u64)
+    ));
+    Ok(())
+}
+
+/// Where the file goes; what is wrong with that should be said before anything else happens.
+fn target(options: &GetOptions, last: &str) -> Result<Target, Error> {
+    if options.to_stdout() {
+        return match options.force {
+            true => Err(Error::new(Code::Usage, "--force makes no sense with -o -")),
+            false => Ok(Target::temporary()),
+        };
+    }
+    let output = options.output.clone().unwrap_or_else(|| PathBuf::from("./"));
+    let named = output.file_name().and_then(OsStr::to_str).filter(|_| !ends_as_folder(&output));
+    let name: Result<RelativePath, NameError> = named.unwrap_or(last).parse();
+    let name = name.map_err(|error| {
+        Error::new(Code::Usage, format!("'{}': {error}; say with -o FILE where it goes", printable(last)))
+    })?;
+    let target = Target::new(&output, &name)?;
+    if !options.force && std::fs::symlink_metadata(target.path()).is_ok() {
+        return Err(StoreError::Exists(target.path()).into());
+    }
+    Ok(target)
+}
+
+fn ends_as_folder(output: &Path) -> bool {
+    output.as_os_str().as_encoded_bytes().ends_with(b"/") || output.is_dir()
+}
+
+/// What was not verified as a whole does not get to stdout.
+async fn copy_to_stdout(fetched: &Fetched, options: &GetOptions) -> Result<(), Error> {
+    if !options.to_stdout() {
+        return Ok(());
+    }
+    let copy = || {
+        let mut stdout = std::io::stdout().lock();
+        fetched.file.read_all(fetched.size, |bytes| stdout.write_all(bytes))?;
+        stdout.flush()
+    };
+    let copied = tokio::task::block_in_place(copy);
+    copied.map_err(|error| Error::other(format!("cannot write to stdout: {error}")))
+}
+
+/// The last word of a file that came.
+fn tell(fetched: &Fetched, sum: &str, more: Value, output: &Output) {
+    let mut fields = json!({
+        "path": fetched.path.display().to_string(),
+        "size": fetched.size,
+        "verified": true,
+        "seconds": fetched.elapsed.as_secs_f64(),
+        "bytes_per_second": fetched.bytes_per_second(),
+    });
+    fields[sum] = json!(fetched.sum);
+    if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
+        fields.extend(more);
+    }
+    output.event("done", fields);
+    output.line(format_args!(
+        "{}  {} in {:.1} s, {}/s, verified, {} {}",
+        printable(&fetched.path.display().to_string()),
+        text::bytes(fetched.size),
+        fetched.elapsed.as_secs_f64(),
+        text::bytes(fetched.bytes_per_second() as u64),
+        if sum == "md5" { "MD5" } else { "SHA-256" },
+        fetched.sum
+    ));
+}
+
+/// Shows a transfer until it is done, or the user does not want it any more.
+async fn show<T: Send + 'static>(
+    mut task: JoinHandle<Result<T, Error>>,
+    stop: impl Fn(),
+    what: &str,
+    meter: &Meter,
+    common: &CommonOptions,
+    output: &Output,
+) -> Result<T, Error> {
+    let mut display = Display::new(printable(what).to_string(), common, *output);
+    let interrupt = Interrupt::new()?;
+    let mut ticks = tokio::time::interval(EVENT_INTERVAL);
+    loop {
+        tokio::select! {
+            done = &mut task => {
+                display.transferring(&meter.read());
+                return joined(done);
+            }
+            _ = ticks.tick() => display.transferring(&meter.read()),
+            () = interrupt.wait() => {
+                stop();
+                // What is unfinished is removed before the process ends.
+                let _ = (&mut task).await;
+                return Err(Error::new(Code::Interrupted, "interrupted; nothing was kept"));
+            }
+        }
+    }
+}
+
+fn joined<T>(done: Result<Result<T, Error>, tokio::task::JoinError>) -> Result<T, Error> {
+    done.unwrap_or_else(|error| Err(Error::other(format!("the transfer's task failed: {error}"))))
+}
