@@ -463,7 +463,8 @@ fn listen(bind: Option<IpAddr>, port: u16, elsewhere: bool) -> Result<TcpListene
         Err(error) => {
             let message = match bind {
                 Some(bind) => {
-                    format!("cannot listen at {bind}, port {port}: {error}; is that this machine's address?")
+                    let addr = SocketAddr::new(bind, port);
+                    format!("cannot listen at {addr}: {error}; choose an address of this machine, or another port")
                 }
                 None => format!("cannot listen at port {port}: {error}"),
             };
