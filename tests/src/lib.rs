@@ -9,6 +9,7 @@
 //! * [`share`]: a node that shares a folder, known to be ready;
 //! * [`data`]: contents made from a seed, and their hashes;
 //! * [`evil`]: peers and clients that break the protocol;
+//! * [`step_peer`]: a STEP server of another author, with quirks;
 //! * [`lan`]: hosts, bridges and broadcast in network namespaces.
 //!
 //! Nothing here waits by sleeping, uses a fixed port, or sends anything that could leave the machine: on loopback the
@@ -20,6 +21,7 @@ pub mod lan;
 pub mod network;
 pub mod process;
 pub mod share;
+pub mod step_peer;
 
 pub use data::{Content, listing, sha256_of_file};
 pub use lan::Lan;
