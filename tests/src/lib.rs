@@ -9,7 +9,11 @@
 //! * [`share`]: a node that shares a folder, known to be ready;
 //! * [`data`]: contents made from a seed, and their hashes;
 //! * [`evil`]: peers and clients that break the protocol;
+<<<<<<< HEAD
 //! * [`step`]: a client of STEP, written from what its servers say on the wire;
+=======
+//! * [`step_peer`]: a STEP server of another author, with quirks;
+>>>>>>> stepclient
 //! * [`lan`]: hosts, bridges and broadcast in network namespaces.
 //!
 //! Nothing here waits by sleeping, uses a fixed port, or sends anything that could leave the machine: on loopback the
@@ -21,7 +25,11 @@ pub mod lan;
 pub mod network;
 pub mod process;
 pub mod share;
+<<<<<<< HEAD
 pub mod step;
+=======
+pub mod step_peer;
+>>>>>>> stepclient
 
 pub use data::{Content, listing, sha256_of_file};
 pub use lan::Lan;

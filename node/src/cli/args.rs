@@ -235,7 +235,8 @@ pub(super) struct DataOptions {
     /// step://user@host[:port]/key; to save without a key, so that the server makes one up, leave it out
     pub(super) url: Url,
     /// What to save: a JSON object [default: read from stdin]
-    pub(super) json: Option<String>,
+    #[arg(value_name = "JSON")]
+    pub(super) object: Option<String>,
     #[command(flatten)]
     pub(super) step: StepOptions,
 }

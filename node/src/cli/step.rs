@@ -221,12 +221,12 @@ pub(super) async fn data(
     output: &Output,
 ) -> Result<(), Error> {
     let (client, key) = client(&options.url, &options.step, &common)?;
-    if options.action != DataAction::Save && options.json.is_some() {
+    if options.action != DataAction::Save && options.object.is_some() {
         return Err(Error::new(Code::Usage, "only `data save` takes JSON"));
     }
     match options.action {
         DataAction::Save => {
-            let json = options.json.map_or_else(json_from_stdin, Ok)?;
+            let json = options.object.map_or_else(json_from_stdin, Ok)?;
             let object = Object::from_json(&json).map_err(|error| {
                 Error::new(
                     Code::Usage,

@@ -234,33 +234,50 @@ impl Transfer for Fetching {
     }
 }
 
-/// Does the work, and meanwhile and at its end makes last what is there.
-async fn with_journal<T>(fetching: &Fetching, mut committed: PieceSet, work: impl Future<Output = T>) -> T {
+/// Does the work, and meanwhile and at its end, even one that comes from outside, makes last what is there.
+async fn with_journal<T>(fetching: &Fetching, committed: PieceSet, work: impl Future<Output = T>) -> T {
+    let mut keeper = JournalKeeper { fetching, committed };
     tokio::pin!(work);
     loop {
-        let worked = tokio::time::timeout(crate::limits::JOURNAL_INTERVAL, &mut work).await;
-        let (plan, missing) = {
-            let plan = fetching.plan();
-            (plan.plan(), plan.missing())
-        };
-        // When nothing is missing the file is about to be finished or thrown away, and needs no journal.
-        if !missing.is_empty() {
-            commit(&fetching.part, plan, &missing, &mut committed).await;
-        }
-        if let Ok(result) = worked {
-            return result;
+        match tokio::time::timeout(crate::limits::JOURNAL_INTERVAL, &mut work).await {
+            Ok(result) => return result,
+            Err(_) => {
+                let (part, new) = (Arc::clone(&fetching.part), keeper.new_pieces());
+                let committed = tokio::task::spawn_blocking(move || part.commit(&new));
+                // The transfer goes on meanwhile.
+                if let Ok(Err(error)) = committed.await {
+                    tracing::warn!("{error}");
+                }
+            }
         }
     }
 }
 
-/// An error costs no more than fetching these pieces again.
-async fn commit(part: &Arc<PartFile>, plan: BlockPlan, missing: &[Range<u64>], committed: &mut PieceSet) {
-    let new: Vec<PieceIndex> =
-        whole_pieces(plan, missing, part.geometry()).filter(|piece| committed.insert(*piece)).collect();
-    let part = Arc::clone(part);
-    let done = tokio::task::spawn_blocking(move || part.commit(&new)).await;
-    if let Ok(Err(error)) = done {
-        tracing::warn!("{error}");
+struct JournalKeeper<'a> {
+    fetching: &'a Fetching,
+    committed: PieceSet,
+}
+
+impl JournalKeeper<'_> {
+    /// The pieces that are here and were not yet committed.
+    fn new_pieces(&mut self) -> Vec<PieceIndex> {
+        let (plan, missing) = {
+            let plan = self.fetching.plan();
+            (plan.plan(), plan.missing())
+        };
+        let whole = whole_pieces(plan, &missing, self.fetching.part.geometry());
+        // When nothing is missing the file is about to be finished or thrown away, and needs no journal.
+        whole.filter(|piece| !missing.is_empty() && self.committed.insert(*piece)).collect()
+    }
+}
+
+impl Drop for JournalKeeper<'_> {
+    fn drop(&mut self) {
+        let new = self.new_pieces();
+        // An error costs no more than fetching these pieces again.
+        if let Err(error) = self.fetching.part.commit(&new) {
+            tracing::warn!("{error}");
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use ftx_proto::interop::step::upload::{ConnectionId, Standing, UploadPlan, Uploa
 use ftx_proto::interop::step::value::{FileSize, Key, Md5Sum};
 use ftx_proto::name::printable;
 
-use super::connection::{Connection, Lost};
+use super::connection::Connection;
 use super::crew::{self, Step, Stopped, Transfer};
 use super::journal::Journal;
 use super::{Repeat, StepClient, damaged};
@@ -211,28 +211,17 @@ impl StepClient {
         let last = match worked {
             Ok(last) => last,
             Err(Stopped::Failed(error)) => return Err(error),
-            Err(Stopped::Lost(lost)) => return Err(self.interrupted(&sending, journal, &lost)),
+            Err(Stopped::Lost(lost)) => return Err(kept(self.account.lost(&lost), &sending, journal)),
         };
         // A number that no connection had; the upload has ended, so nothing is handed out by this.
-        match sending.plan().next(ConnectionId(0)) {
-            UploadStep::Failed(failure) => Err(self.account.upload_failed(&failure, last.as_ref())),
+        let end = sending.plan().next(ConnectionId(0));
+        match end {
+            UploadStep::Failed(failure) => {
+                Err(kept(self.account.upload_failed(&failure, last.as_ref()), &sending, journal))
+            }
             UploadStep::Finished { md5 } => Ok((Arc::clone(&sending), md5)),
             _ => Err(Error::other("the upload ended before its end")),
         }
-    }
-
-    /// Whoever loses the server wants to know what is left.
-    fn interrupted(&self, sending: &Sending, journal: Option<&Journal>, lost: &Lost) -> Error {
-        let error = self.account.lost(lost);
-        let bytes = sending.plan().bytes_done();
-        if journal.is_none() || bytes == 0 || error.code != Code::Network {
-            return error;
-        }
-        let size = sending.plan().plan().size();
-        let message = format!(
-            "{error}; the server has {bytes} bytes of {size}, and the same command goes on from there if it keeps them"
-        );
-        Error::new(Code::Partial, message)
     }
 }
 
@@ -300,15 +289,16 @@ impl Transfer for Sending {
 
 impl Source {
     fn open(path: &Path) -> Result<Self, Error> {
+        let shown = || printable(&path.display().to_string()).to_string();
         let unusable = |error: &std::io::Error| {
             let code = if error.kind() == std::io::ErrorKind::NotFound { Code::Usage } else { Code::Other };
-            Error::new(code, format!("cannot read {}: {error}", printable(&path.display().to_string())))
+            Error::new(code, format!("cannot read {}: {error}", shown()))
         };
         // Opening a pipe would wait for its other end.
-        let is_file = std::fs::metadata(path).map_err(|error| unusable(&error))?.is_file();
-        let file =
-            if is_file { File::open(path) } else { Err(std::io::Error::other("it is not a plain file")) };
-        let file = file.map_err(|error| unusable(&error))?;
+        if !std::fs::metadata(path).map_err(|error| unusable(&error))?.is_file() {
+            return Err(Error::new(Code::Usage, format!("cannot send {}: it is not a plain file", shown())));
+        }
+        let file = File::open(path).map_err(|error| unusable(&error))?;
         let stamp = stamp_of(&file).map_err(|error| unusable(&error))?;
         let size = FileSize::new(stamp.size).ok_or_else(|| Error::other("the file is too large"))?;
         Ok(Source { path: path.to_owned(), file: Arc::new(file), stamp, size })
@@ -349,28 +339,54 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     Error::other(format!("cannot read {}: {reason}", printable(&path)))
 }
 
-/// Does the work, and meanwhile and at its end writes down what is missing.
-async fn with_journal<T>(
-    sending: &Arc<Sending>,
-    journal: Option<&Journal>,
-    work: impl Future<Output = T>,
-) -> T {
+/// Whoever loses the server wants to know what is left.
+fn kept(error: Error, sending: &Sending, journal: Option<&Journal>) -> Error {
+    let (bytes, size) = {
+        let plan = sending.plan();
+        (plan.bytes_done(), plan.plan().size())
+    };
+    if journal.is_none() || bytes == 0 || error.code != Code::Network {
+        return error;
+    }
+    let message = format!(
+        "{error}; the server has {bytes} bytes of {size}, and the same command goes on from there if it keeps them"
+    );
+    Error::new(Code::Partial, message)
+}
+
+/// Does the work, and meanwhile and at its end, even one that comes from outside, writes down what is missing.
+async fn with_journal<T>(sending: &Sending, journal: Option<&Journal>, work: impl Future<Output = T>) -> T {
     let Some(journal) = journal else { return work.await };
+    let keeper = JournalKeeper { sending, journal };
     tokio::pin!(work);
     loop {
-        let worked = tokio::time::timeout(crate::limits::JOURNAL_INTERVAL, &mut work).await;
+        match tokio::time::timeout(crate::limits::JOURNAL_INTERVAL, &mut work).await {
+            Ok(result) => return result,
+            Err(_) => keeper.write(),
+        }
+    }
+}
+
+struct JournalKeeper<'a> {
+    sending: &'a Sending,
+    journal: &'a Journal,
+}
+
+impl JournalKeeper<'_> {
+    fn write(&self) {
         let (plan, missing) = {
-            let plan = sending.plan();
+            let plan = self.sending.plan();
             (plan.plan(), plan.missing())
         };
-        if plan.total_block() > 1
-            && let Err(error) = journal.write(plan, missing)
-        {
+        if let Err(error) = self.journal.write(plan, missing) {
             tracing::warn!("cannot write down how far the upload is: {error}");
         }
-        if let Ok(result) = worked {
-            return result;
-        }
+    }
+}
+
+impl Drop for JournalKeeper<'_> {
+    fn drop(&mut self) {
+        self.write();
     }
 }
 
