@@ -481,7 +481,12 @@ fn listen_for_services(
     data: &Handle,
     clock: Clock,
 ) -> Result<(Option<ListenerArguments>, Option<ListenerArguments>), Error> {
-    let open = |at: Option<ListenAt>, default_port: u16, system, connections_max, serve: Serve| -> Result<_, Error> {
+    let open = |at: Option<ListenAt>,
+                default_port: u16,
+                system,
+                connections_max,
+                serve: Serve|
+     -> Result<_, Error> {
         let Some(at) = at else { return Ok(None) };
         let listening = listen(at.ip.or(config.bind), at.port.unwrap_or(default_port), false);
         let listener =

@@ -21,7 +21,7 @@ pub mod network;
 pub mod process;
 pub mod share;
 
-pub use data::{Content, listing, sha256_of_file};
+pub use data::{Content, listing, md5_hex, sha256_hex, sha256_of_file};
 pub use lan::Lan;
 pub use network::{Machine, TestNet};
 pub use process::{Finished, Invocation, Running};

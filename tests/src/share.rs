@@ -1,5 +1,6 @@
 //! A running node that shares a folder.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -38,6 +39,13 @@ impl Share {
     pub fn port(&self) -> u16 {
         let port = self.ready["port"].as_u64().expect("ready tells the port");
         u16::try_from(port).expect("a port has 16 bits")
+    }
+
+    /// Where the node serves an older system: `striped`, `tcp_put`…
+    pub fn service(&self, name: &str) -> SocketAddr {
+        let addr = self.ready["services"][name].as_str();
+        let addr = addr.unwrap_or_else(|| panic!("no {name} in {}", self.ready));
+        addr.parse().expect("an address with a port")
     }
 
     /// The state folder.

@@ -21,12 +21,12 @@ use super::progress::{Display, EVENT_INTERVAL};
 use super::text;
 use crate::config::DEFAULT_PORT;
 use crate::error::{Code, Error};
+use crate::interop::Url;
 use crate::interop::fetched::Fetched;
 use crate::interop::meter::Meter;
 use crate::interop::striped_client::{self, StripedRequest};
 use crate::interop::tcp_put_client::{self, TcpPutRequest};
 use crate::interop::udp_get_client::{self, UdpGetRequest};
-use crate::interop::Url;
 use crate::store::{StoreError, Target};
 
 /// `get udp-get://NAME` and `get striped://HOST:PORT/PATH`.
@@ -193,7 +193,7 @@ async fn copy_to_stdout(fetched: &Fetched, options: &GetOptions) -> Result<(), E
     }
     let copy = || {
         let mut stdout = std::io::stdout().lock();
-        fetched.file.read_all(fetched.size, |bytes| stdout.write_all(bytes))?;
+        fetched.file.data().read_all(fetched.size, |bytes| stdout.write_all(bytes))?;
         stdout.flush()
     };
     let copied = tokio::task::block_in_place(copy);

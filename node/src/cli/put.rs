@@ -17,7 +17,9 @@ pub(super) async fn put(
     let url = options.url.clone();
     match url {
         Url::Step { .. } => super::step::put(options, common, data, output).await,
-        Url::TcpPut { host, port } => super::classic::put(&options.file, host, port, common, data, output).await,
+        Url::TcpPut { host, port } => {
+            super::classic::put(&options.file, host, port, common, data, output).await
+        }
         Url::UdpGet { .. } | Url::Striped { .. } => {
             let message = format!("{url}: files can only be got from there, with `ftx-node get`");
             Err(Error::new(Code::Usage, message))

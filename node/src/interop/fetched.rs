@@ -29,7 +29,12 @@ impl Fetched {
 }
 
 /// Gives a file whose sum was compared its name. Waits for the disk.
-pub(super) fn finish(mut file: WholeFile, size: u64, wanted: &str, found: String) -> Result<(PathBuf, WholeFile), Error> {
+pub(super) fn finish(
+    mut file: WholeFile,
+    size: u64,
+    wanted: &str,
+    found: String,
+) -> Result<(PathBuf, WholeFile), Error> {
     if wanted != found {
         let message = format!(
             "what came is not the file that was announced: its sum is {found}, not {wanted}; nothing was kept"

@@ -177,8 +177,9 @@ impl Putting<'_> {
             io::ErrorKind::UnexpectedEof => ReadError::Changed,
             _ => ReadError::Unreadable(error),
         });
-        read.and_then(|()| check(&self.file, &self.stamp))
-            .map_err(|error| Error::other(format!("{}: {error} while it was sent", self.request.path.display())))
+        read.and_then(|()| check(&self.file, &self.stamp)).map_err(|error| {
+            Error::other(format!("{}: {error} while it was sent", self.request.path.display()))
+        })
     }
 
     fn broken(&self, error: &io::Error) -> Error {

@@ -10,9 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ftx_proto::digest::Digest;
-use ftx_proto::interop::udp_get::client::{
-    ClientConfig, ClientEngine, Failure, Input, Output, ServerReport,
-};
+use ftx_proto::interop::udp_get::client::{ClientConfig, ClientEngine, Failure, Input, Output, ServerReport};
 use ftx_proto::interop::udp_get::wire::{CHUNK_DATA_SIZE, DATAGRAM_SIZE_MAX};
 use ftx_proto::name::RelativePath;
 use sha2::{Digest as _, Sha256};
@@ -64,7 +62,8 @@ pub fn fetch(
     };
     let engine = ClientEngine::new(clock.now(), &request.name, config)
         .map_err(|error| Error::new(Code::Usage, format!("{}: {error}", request.name)))?;
-    let mut fetching = Fetching { request, socket, clock, engine, file: &mut file, meter, shown: 0, told: begun };
+    let mut fetching =
+        Fetching { request, socket, clock, engine, file: &mut file, meter, shown: 0, told: begun };
     let (size, wanted) = fetching.run(stop)?;
     meter.enter(Phase::Verifying);
     let servers: Vec<_> = fetching.engine.servers().collect();
@@ -143,9 +142,10 @@ impl Fetching<'_> {
             Output::Ask { datagram } => self.ask(&datagram)?,
             Output::Joined { server, except } => {
                 tracing::debug!(%server, chunks = except.chunks, sha256 = %except.sha256, "has it");
-                self.file.check_room(u64::from(except.chunks.saturating_sub(1)) * u64::from(CHUNK_DATA_SIZE))?;
+                self.file
+                    .check_room(u64::from(except.chunks.saturating_sub(1)) * u64::from(CHUNK_DATA_SIZE))?;
             }
-            Output::Write { offset, data, .. } => self.file.write_at(offset, &datagram[data])?,
+            Output::Write { offset, data, .. } => self.file.data().write_at(offset, &datagram[data])?,
             Output::Complete { size, sha256 } => return Ok(Some((size, sha256))),
             Output::Failed(failure) => return Err(self.failed(failure)),
         }
@@ -254,7 +254,7 @@ fn open_socket(request: &UdpGetRequest) -> Result<UdpSocket, Error> {
 
 fn sha256_of(file: &WholeFile, size: u64) -> Result<Digest, Error> {
     let mut hasher = Sha256::new();
-    let hashed = file.read_all(size, |bytes| {
+    let hashed = file.data().read_all(size, |bytes| {
         hasher.update(bytes);
         Ok(())
     });
