@@ -464,7 +464,9 @@ fn listen(bind: Option<IpAddr>, port: u16, elsewhere: bool) -> Result<TcpListene
             let message = match bind {
                 Some(bind) => {
                     let addr = SocketAddr::new(bind, port);
-                    format!("cannot listen at {addr}: {error}; choose an address of this machine, or another port")
+                    format!(
+                        "cannot listen at {addr}: {error}; choose an address of this machine, or another port"
+                    )
                 }
                 None => format!("cannot listen at port {port}: {error}"),
             };

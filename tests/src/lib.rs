@@ -9,11 +9,8 @@
 //! * [`share`]: a node that shares a folder, known to be ready;
 //! * [`data`]: contents made from a seed, and their hashes;
 //! * [`evil`]: peers and clients that break the protocol;
-<<<<<<< HEAD
 //! * [`step`]: a client of STEP, written from what its servers say on the wire;
-=======
 //! * [`step_peer`]: a STEP server of another author, with quirks;
->>>>>>> stepclient
 //! * [`lan`]: hosts, bridges and broadcast in network namespaces.
 //!
 //! Nothing here waits by sleeping, uses a fixed port, or sends anything that could leave the machine: on loopback the
@@ -25,13 +22,10 @@ pub mod lan;
 pub mod network;
 pub mod process;
 pub mod share;
-<<<<<<< HEAD
 pub mod step;
-=======
 pub mod step_peer;
->>>>>>> stepclient
 
-pub use data::{Content, listing, sha256_of_file};
+pub use data::{Content, listing, md5_hex, sha256_hex, sha256_of_file};
 pub use lan::Lan;
 pub use network::{Machine, TestNet};
 pub use process::{Finished, Invocation, Running};

@@ -41,10 +41,11 @@ impl Share {
         u16::try_from(port).expect("a port has 16 bits")
     }
 
-    /// Where clients of STEP connect.
-    pub fn step(&self) -> SocketAddr {
-        let addr = self.ready["services"]["step"].as_str().expect("ready tells where STEP is");
-        addr.parse().expect("an address")
+    /// Where the node serves an older system: `step`, `striped`, `tcp_put`…
+    pub fn service(&self, name: &str) -> SocketAddr {
+        let addr = self.ready["services"][name].as_str();
+        let addr = addr.unwrap_or_else(|| panic!("no {name} in {}", self.ready));
+        addr.parse().expect("an address with a port")
     }
 
     /// The state folder.

@@ -193,7 +193,7 @@ async fn copy_to_stdout(fetched: &Fetched, options: &GetOptions) -> Result<(), E
     }
     let copy = || {
         let mut stdout = std::io::stdout().lock();
-        fetched.file.read_all(fetched.size, |bytes| stdout.write_all(bytes))?;
+        fetched.file.data().read_all(fetched.size, |bytes| stdout.write_all(bytes))?;
         stdout.flush()
     };
     let copied = tokio::task::block_in_place(copy);

@@ -10,7 +10,7 @@ use ftx_proto::interop::striped::Md5Hash;
 use md5::{Digest, Md5};
 use tokio::sync::oneshot;
 
-use crate::store::WholeFile;
+use crate::store::WholeData;
 
 /// What is in its place.
 #[derive(Debug, Default)]
@@ -118,13 +118,12 @@ impl Arrived {
     /// If no thread can be started.
     pub(super) fn hash(
         self: &Arc<Self>,
-        file: Arc<WholeFile>,
+        file: WholeData,
     ) -> io::Result<oneshot::Receiver<io::Result<Md5Hash>>> {
         let (sender, sum) = oneshot::channel();
         let arrived = Arc::clone(self);
         std::thread::Builder::new().name("md5".to_owned()).spawn(move || {
             if let Some(result) = arrived.run(&file).transpose() {
-                drop(file);
                 // Whoever wanted it may have given up.
                 let _ = sender.send(result);
             }
@@ -132,7 +131,7 @@ impl Arrived {
         Ok(sum)
     }
 
-    fn run(&self, file: &WholeFile) -> io::Result<Option<Md5Hash>> {
+    fn run(&self, file: &WholeData) -> io::Result<Option<Md5Hash>> {
         let mut hasher = Md5::new();
         let mut buffer = vec![0; HASH_LEN];
         let mut place = Place::default();
@@ -201,10 +200,10 @@ const HASH_LEN: usize = 256 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Target;
+    use crate::store::{Target, WholeFile};
 
-    fn file() -> Arc<WholeFile> {
-        Arc::new(WholeFile::create(Target::temporary(), false).unwrap())
+    fn file() -> WholeData {
+        WholeFile::create(Target::temporary(), false).unwrap().data().clone()
     }
 
     fn md5(bytes: &[u8]) -> Md5Hash {
@@ -215,7 +214,7 @@ mod tests {
     async fn stripes_in_any_order_have_the_sum_of_the_whole() {
         let content: Vec<u8> = (0..3_000_000u32).map(|i| (i / 1000 % 251) as u8).collect();
         let (file, arrived) = (file(), Arrived::new(3));
-        let sum = arrived.hash(Arc::clone(&file)).unwrap();
+        let sum = arrived.hash(file.clone()).unwrap();
         for stripe in [0u8, 2, 1] {
             let at = u64::from(stripe) * 1_000_000;
             arrived.begin(stripe, at, 0);
@@ -234,7 +233,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_given_up_does_not_count() {
         let (file, arrived) = (file(), Arrived::new(2));
-        let sum = arrived.hash(Arc::clone(&file)).unwrap();
+        let sum = arrived.hash(file.clone()).unwrap();
         for content in [b"wrong!", b"right!"] {
             for stripe in [0, 1] {
                 let at = stripe as usize * 3;

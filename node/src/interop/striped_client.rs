@@ -26,7 +26,7 @@ use super::meter::{Meter, Phase};
 use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::net::tcp::{connect, connect_to_host};
-use crate::store::{Target, WholeFile};
+use crate::store::{Target, WholeData, WholeFile};
 
 /// What is to be fetched, and how.
 #[derive(Debug, Clone)]
@@ -59,17 +59,14 @@ pub async fn fetch(
     let begun = Instant::now();
     let creating = tokio::task::spawn_blocking(move || WholeFile::create(target, force));
     let file = creating.await.map_err(|_| Error::other("the target could not be opened"))??;
-    let file = Arc::new(file);
     let arrived = Arrived::new(usize::from(request.threads.count()));
     let failed = |error| Error::other(format!("cannot start a thread: {error}"));
-    let sum = arrived.hash(Arc::clone(&file)).map_err(failed)?;
-    let download = Download::new(request, Arc::clone(&file), Arc::clone(&arrived), Arc::clone(&meter));
+    let sum = arrived.hash(file.data().clone()).map_err(failed)?;
+    let download = Download::new(request, file.data().clone(), Arc::clone(&arrived), Arc::clone(&meter));
     let (size, wanted) = download.run().await?;
     meter.enter(Phase::Verifying);
     let stopped = || Error::other("the sum of the file could not be taken");
     let found = sum.await.map_err(|_| stopped())?.map_err(|error| Error::other(error.to_string()))?;
-    // The thread and the stripes have let go of it.
-    let file = Arc::into_inner(file).ok_or_else(stopped)?;
     let (wanted, found) = (wanted.to_string(), found.to_string());
     let finishing = tokio::task::spawn_blocking(move || (finish(file, size, &wanted, found.clone()), found));
     let (finished, sum) = finishing.await.map_err(|_| Error::other("the file could not be finished"))?;
@@ -95,7 +92,7 @@ struct Download {
     request: StripedRequest,
     clock: Clock,
     engine: DownloadEngine,
-    file: Arc<WholeFile>,
+    file: WholeData,
     arrived: Arc<Arrived>,
     meter: Arc<Meter>,
     /// Known once it has replied.
@@ -122,7 +119,7 @@ impl Drop for Download {
 }
 
 impl Download {
-    fn new(request: StripedRequest, file: Arc<WholeFile>, arrived: Arc<Arrived>, meter: Arc<Meter>) -> Self {
+    fn new(request: StripedRequest, file: WholeData, arrived: Arc<Arrived>, meter: Arc<Meter>) -> Self {
         let clock = Clock::start();
         let usual = DownloadConfig::default();
         let config = DownloadConfig { reply_max: request.patience.unwrap_or(usual.reply_max), ..usual };
@@ -253,7 +250,7 @@ impl Download {
                 }
                 let reading = Reading {
                     tcp,
-                    file: Arc::clone(&self.file),
+                    file: self.file.clone(),
                     arrived: Arc::clone(&self.arrived),
                     stripe,
                     at,
@@ -331,7 +328,7 @@ async fn ask(request: &StripedRequest) -> Result<(Reply, SocketAddr), AskError> 
 /// The reading of one stripe.
 struct Reading {
     tcp: TcpStream,
-    file: Arc<WholeFile>,
+    file: WholeData,
     arrived: Arc<Arrived>,
     stripe: u8,
     at: u64,

@@ -139,7 +139,7 @@ impl Taking {
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let Some(file) = &self.file else { return Err(Error::other("there is no file")) };
-        file.write_at(self.written, bytes)?;
+        file.data().write_at(self.written, bytes)?;
         self.written += bytes.len() as u64;
         Ok(())
     }

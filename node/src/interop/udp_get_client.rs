@@ -145,7 +145,7 @@ impl Fetching<'_> {
                 self.file
                     .check_room(u64::from(except.chunks.saturating_sub(1)) * u64::from(CHUNK_DATA_SIZE))?;
             }
-            Output::Write { offset, data, .. } => self.file.write_at(offset, &datagram[data])?,
+            Output::Write { offset, data, .. } => self.file.data().write_at(offset, &datagram[data])?,
             Output::Complete { size, sha256 } => return Ok(Some((size, sha256))),
             Output::Failed(failure) => return Err(self.failed(failure)),
         }
@@ -254,7 +254,7 @@ fn open_socket(request: &UdpGetRequest) -> Result<UdpSocket, Error> {
 
 fn sha256_of(file: &WholeFile, size: u64) -> Result<Digest, Error> {
     let mut hasher = Sha256::new();
-    let hashed = file.read_all(size, |bytes| {
+    let hashed = file.data().read_all(size, |bytes| {
         hasher.update(bytes);
         Ok(())
     });

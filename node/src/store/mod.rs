@@ -44,4 +44,4 @@ mod whole;
 pub use error::StoreError;
 pub use part::PartFile;
 pub use target::{Target, is_own_file};
-pub use whole::WholeFile;
+pub use whole::{WholeData, WholeFile};

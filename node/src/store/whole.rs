@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
@@ -20,9 +21,15 @@ use super::{StoreError, Target};
 pub struct WholeFile {
     /// None for a temporary file, and once it has its name.
     part: Option<(Folder, Lock)>,
-    path: PathBuf,
-    data: File,
+    data: WholeData,
     force: bool,
+}
+
+/// The bytes of an unfinished file, for those who write and read them. They do not keep the part from being removed.
+#[derive(Debug, Clone)]
+pub struct WholeData {
+    file: Arc<File>,
+    path: Arc<Path>,
 }
 
 impl WholeFile {
@@ -37,7 +44,7 @@ impl WholeFile {
             Place::Temporary => {
                 let data = tempfile::tempfile()
                     .map_err(|error| StoreError::from_io("create a file in", &std::env::temp_dir(), error))?;
-                return Ok(WholeFile { part: None, path, data, force });
+                return Ok(WholeFile { part: None, data: WholeData::new(data, path), force });
             }
         };
         let lock = lock_unless_finished(&folder, force)?;
@@ -49,49 +56,60 @@ impl WholeFile {
         // The journal first: it must not outlive the data that it speaks of.
         emptied(lock.file())?;
         emptied(&data)?;
-        Ok(WholeFile { part: Some((folder, lock)), path, data, force })
+        Ok(WholeFile { part: Some((folder, lock)), data: WholeData::new(data, path), force })
     }
 
     /// Where the finished file will be; `-` for a temporary one.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.data.path
+    }
+
+    /// Its bytes.
+    pub fn data(&self) -> &WholeData {
+        &self.data
     }
 
     /// Fails if so many bytes have no room. Reserves nothing: whoever announces them may never send them.
     pub fn check_room(&self, bytes: u64) -> Result<(), StoreError> {
-        let stat = rustix::fs::fstatvfs(&self.data).ok().filter(|stat| stat.f_blocks > 0);
+        let stat = rustix::fs::fstatvfs(&self.data.file).ok().filter(|stat| stat.f_blocks > 0);
         match stat.map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize)) {
             Some(available) if available < bytes => {
-                let full = StoreError::from_io("write", &self.path, Errno::NOSPC);
+                let full = StoreError::from_io("write", self.path(), Errno::NOSPC);
                 Err(full.with_space(bytes, available))
             }
             _ => Ok(()),
         }
     }
 
-    /// Writes bytes at their place. Blocks on the disk.
-    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        self.data.write_all_at(bytes, offset).map_err(|error| self.failed("write", error))
-    }
-
-    /// Reads bytes that were written; fills the buffer. Blocks on the disk.
-    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
-        self.data.read_exact_at(buffer, offset).map_err(|error| self.failed("read", error))
-    }
-
     /// Gives the file, which has `size` bytes, its final name. A temporary one stays without. Waits for the disk.
     pub fn finish(&mut self, size: u64) -> Result<PathBuf, StoreError> {
-        self.data.set_len(size).map_err(|error| self.failed("set the length of", error))?;
-        let Some((folder, _)) = &self.part else { return Ok(self.path.clone()) };
-        self.data.sync_all().map_err(|error| self.failed("sync", error))?;
-        if !folder.is_same(&folder.part, &self.data)? {
+        self.data.file.set_len(size).map_err(|error| self.data.failed("set the length of", error))?;
+        let Some((folder, _)) = &self.part else { return Ok(self.path().to_owned()) };
+        self.data.file.sync_all().map_err(|error| self.data.failed("sync", error))?;
+        if !folder.is_same(&folder.part, &self.data.file)? {
             return Err(StoreError::InTheWay(folder.path_of(&folder.part)));
         }
         rename(folder, self.force)?;
         folder.sync()?;
         folder.remove(&folder.journal)?;
         self.part = None;
-        Ok(self.path.clone())
+        Ok(self.path().to_owned())
+    }
+}
+
+impl WholeData {
+    fn new(file: File, path: PathBuf) -> Self {
+        WholeData { file: Arc::new(file), path: path.into() }
+    }
+
+    /// Writes bytes at their place. Blocks on the disk.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        self.file.write_all_at(bytes, offset).map_err(|error| self.failed("write", error))
+    }
+
+    /// Reads bytes that were written; fills the buffer. Blocks on the disk.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
+        self.file.read_exact_at(buffer, offset).map_err(|error| self.failed("read", error))
     }
 
     /// Hands over the first `size` bytes, in order. Blocks on the disk.
@@ -104,7 +122,7 @@ impl WholeFile {
         while offset < size {
             let len = usize::try_from(size - offset).unwrap_or(READ_LEN).min(READ_LEN);
             let bytes = &mut buffer[..len];
-            self.data.read_exact_at(bytes, offset)?;
+            self.file.read_exact_at(bytes, offset)?;
             take(bytes)?;
             offset += len as u64;
         }
@@ -150,7 +168,7 @@ mod tests {
     fn nothing_is_left_of_an_unfinished_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = WholeFile::create(target(folder.path()), false).unwrap();
-        file.write_at(5, b"world").unwrap();
+        file.data().write_at(5, b"world").unwrap();
         assert_eq!(names(folder.path()), [".file.ftx-journal", ".file.ftx-part"]);
         let second = WholeFile::create(target(folder.path()), false);
         assert!(matches!(second, Err(StoreError::Locked(_))), "{second:?}");
@@ -163,8 +181,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(".file.ftx-part"), "what a crash left, and longer").unwrap();
         let mut file = WholeFile::create(target(folder.path()), false).unwrap();
-        file.write_at(5, b"world").unwrap();
-        file.write_at(0, b"hello, and beyond").unwrap();
+        file.data().write_at(5, b"world").unwrap();
+        file.data().write_at(0, b"hello, and beyond").unwrap();
         file.finish(5).unwrap();
         drop(file);
         assert_eq!(names(folder.path()), ["file"]);
@@ -182,7 +200,7 @@ mod tests {
     fn a_file_that_appears_meanwhile_is_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let mut file = WholeFile::create(target(folder.path()), false).unwrap();
-        file.write_at(0, b"new").unwrap();
+        file.data().write_at(0, b"new").unwrap();
         std::fs::write(folder.path().join("file"), "other").unwrap();
         assert!(matches!(file.finish(3), Err(StoreError::Exists(_))));
         drop(file);
@@ -201,10 +219,10 @@ mod tests {
     #[test]
     fn a_temporary_file_is_only_copied() {
         let mut file = WholeFile::create(Target::temporary(), false).unwrap();
-        file.write_at(0, b"hello").unwrap();
+        file.data().write_at(0, b"hello").unwrap();
         assert_eq!(file.finish(5).unwrap(), Path::new("-"));
         let mut copy = Vec::new();
-        file.read_all(5, |bytes| copy.write_all(bytes)).unwrap();
+        file.data().read_all(5, |bytes| copy.write_all(bytes)).unwrap();
         assert_eq!(copy, b"hello");
     }
 }

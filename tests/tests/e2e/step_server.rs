@@ -45,7 +45,7 @@ impl Server {
     }
 
     fn login(&self, user: &str) -> StepClient {
-        StepClient::classic(self.node.step(), user)
+        StepClient::classic(self.node.service("step"), user)
     }
 
     /// Fetches with the node's own protocol what was put by STEP.
@@ -118,7 +118,7 @@ fn four_connections_send_blocks_in_any_order_and_one_is_told_the_sum() {
         let parts = order.chunks(order.len().div_ceil(4));
         let threads: Vec<_> = parts
             .map(|part| {
-                let (token, content, addr) = (&token, &content, server.node.step());
+                let (token, content, addr) = (&token, &content, server.node.service("step"));
                 scope.spawn(move || {
                     let mut client = StepClient::with_token(addr, token);
                     let upload = |index: &usize| client.upload(key, *index, &content.bytes).expect(200).json;
@@ -146,7 +146,7 @@ fn an_upload_goes_on_after_the_node_was_killed() {
     let mut server = Server::with(&flags);
     let content = Content::new(903, 12 * MIB + 5);
     let count = content.bytes.len().div_ceil(BLOCK);
-    let mut client = StepClient::connect(server.node.step());
+    let mut client = StepClient::connect(server.node.service("step"));
     client.login("al.ice", "wrong").expect(401);
     client.login("al.ice", &md5_hex(b"al.ice")).expect(401);
     client.login("al.ice", &md5_hex(b"secret")).expect(200);
@@ -163,7 +163,7 @@ fn an_upload_goes_on_after_the_node_was_killed() {
         }
         server = server.kill_and_start_again(&flags);
         // The token is as good as before.
-        client = StepClient::with_token(server.node.step(), &token);
+        client = StepClient::with_token(server.node.service("step"), &token);
     }
 
     assert!(client.download("a") == content.bytes);
@@ -177,15 +177,15 @@ fn tokens_of_others_are_refused() {
     alice.put("a", b"of alice");
     let good = alice.token.clone().expect("a token");
     for token in ["", "YWJj", "%%%", &good[..good.len() - 8], "YS5iLmxvZ2luLmM=", &"A".repeat(9000)] {
-        let reply = StepClient::with_token(server.node.step(), token).info("a").expect(403);
+        let reply = StepClient::with_token(server.node.service("step"), token).info("a").expect(403);
         assert_eq!(reply.json["type"], "AUTH", "{}", reply.json);
     }
-    StepClient::connect(server.node.step()).info("a").expect(403);
+    StepClient::connect(server.node.service("step")).info("a").expect(403);
     let mut bob = server.login("bob");
     bob.info("a").expect(404);
     bob.ask("DELETE", "FILE", json!({ "key": "a" }), &[]).expect(404);
     assert_eq!(alice.download("a"), b"of alice");
-    StepClient::connect(server.node.step()).login("alice", "secret").expect(401);
+    StepClient::connect(server.node.service("step")).login("alice", "secret").expect(401);
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn garbage_ends_one_connection_and_no_other() {
     let endless = [&u32::MAX.to_be_bytes()[..], &[0; 4], b"{"].concat();
     let not_json = [&4u32.to_be_bytes()[..], &[0; 4], b"{]}x"].concat();
     for bytes in [&junk[..], &endless, &not_json, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"] {
-        let mut bad = StepClient::connect(server.node.step());
+        let mut bad = StepClient::connect(server.node.service("step"));
         bad.send_raw(bytes);
         assert!(bad.is_closed());
     }
@@ -243,7 +243,7 @@ fn garbage_ends_one_connection_and_no_other() {
 #[test]
 fn thirty_clients_at_once() {
     let server = Server::classic();
-    let addr = server.node.step();
+    let addr = server.node.service("step");
     let contents: Vec<Content> =
         (0..30).map(|number| Content::new(910 + number, MIB / 2 + number as usize)).collect();
     std::thread::scope(|scope| {
@@ -277,7 +277,7 @@ fn a_quota_and_a_missing_inbox_are_told() {
     let folder = net.folder();
     put(&folder, "sub/file", b"shared");
     let node = net.share_with(&folder, &["--step=127.0.0.1:0", "--step-auth", "classic"]);
-    let mut client = StepClient::classic(node.step(), "alice");
+    let mut client = StepClient::classic(node.service("step"), "alice");
     assert_eq!(client.download("sub/file"), b"shared");
     client.save("a", 1).expect(402);
     client.ask("SAVE", "DATA", json!({ "key": "a", "x": 1 }), &[]).expect(402);
