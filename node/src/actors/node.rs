@@ -15,7 +15,7 @@ use super::discovery::{Discovery, DiscoveryArguments, DiscoveryMessage};
 use super::fetcher::{Fetcher, FetcherArguments, FetcherMessage};
 use super::link::Link;
 use super::server::{Server, ServerArguments, ServerMessage};
-use super::step::{StepListener, StepListenerArguments};
+use super::step::{StepListener, StepListenerArguments, StepListenerMessage};
 use crate::clock::Clock;
 use crate::limits::{RESTART_WINDOW, RESTARTS_MAX};
 use ftx_proto::time::Time;
@@ -50,6 +50,8 @@ pub struct Links {
     pub discovery: Link<DiscoveryMessage>,
     /// Who is being served.
     pub server: Link<ServerMessage>,
+    /// Who speaks STEP to us.
+    pub step: Link<StepListenerMessage>,
 }
 
 /// What the root is told.
@@ -179,6 +181,7 @@ impl NodeState {
             Part::Step => {
                 let Some(step) = step else { return Ok(()) };
                 let (actor, _) = StepListener::spawn_linked(None, StepListener, step, supervisor).await?;
+                links.step.set(actor.clone());
                 actor.get_id()
             }
         };
