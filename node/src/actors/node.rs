@@ -17,7 +17,7 @@ use super::fetcher::{Fetcher, FetcherArguments, FetcherMessage};
 use super::link::Link;
 use super::listener::{Listener, ListenerArguments};
 use super::server::{Server, ServerArguments, ServerMessage};
-use super::step::{StepListener, StepListenerArguments};
+use super::step::{StepListener, StepListenerArguments, StepListenerMessage};
 use super::udp_get::{UdpGet, UdpGetMessage};
 use crate::clock::Clock;
 use crate::interop::udp_get_server::UdpGetServing;
@@ -60,6 +60,8 @@ pub struct Links {
     pub discovery: Link<DiscoveryMessage>,
     /// Who is being served.
     pub server: Link<ServerMessage>,
+    /// Who speaks STEP to us.
+    pub step: Link<StepListenerMessage>,
     /// Who is being served by udp-get.
     pub udp_get: Link<UdpGetMessage>,
 }
@@ -195,6 +197,7 @@ impl NodeState {
             Part::Step => {
                 let Some(step) = step else { return Ok(()) };
                 let (actor, _) = StepListener::spawn_linked(None, StepListener, step, supervisor).await?;
+                links.step.set(actor.clone());
                 actor.get_id()
             }
             Part::Striped | Part::TcpPut => {

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::config::{Services, StepAuth, StepConfig};
 
-/// A node on loopback that shares `dir`.
-async fn node(dir: &Path, port: u16) -> Node {
+/// What makes a node on loopback that shares a folder of `dir`.
+fn config(dir: &Path, port: u16) -> NodeConfig {
     let state = dir.join("state");
     let share = dir.join("share");
     std::fs::create_dir_all(&share).unwrap();
-    let config = NodeConfig {
+    NodeConfig {
         shares: vec![share],
         bind: Some(Ipv4Addr::LOCALHOST.into()),
         port,
@@ -20,9 +21,13 @@ async fn node(dir: &Path, port: u16) -> Node {
         name: "node".to_owned(),
         max_upload: None,
         inbox: None,
-        services: crate::config::Services::default(),
-    };
-    Node::start(config, Handle::current()).await.unwrap()
+        services: Services::default(),
+    }
+}
+
+/// A node on loopback that shares a folder of `dir`.
+async fn node(dir: &Path, port: u16) -> Node {
+    Node::start(config(dir, port), Handle::current()).await.unwrap()
 }
 
 fn free_port() -> u16 {
@@ -65,6 +70,40 @@ async fn whatever_actor_is_killed_the_node_serves_again() {
     taker.links.discovery.actor().unwrap().kill();
     assert!(fetch(&taker, "file", &target).await.is_ok(), "after killing the taker's Discovery");
     assert_eq!(std::fs::read(&target).unwrap(), vec![7; 300_000]);
+}
+
+/// Logs in as a classic client does; the reply, if the connection lives that long.
+async fn log_in(addr: SocketAddr) -> std::io::Result<Vec<u8>> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut tcp = tokio::net::TcpStream::connect(addr).await?;
+    let json = br#"{"operation": "LOGIN", "direction": "REQUEST", "type": "AUTH", "username": "alice",
+                    "password": "6384e2b2184bcbf58eccf10ca7a6563c"}"#;
+    let lens = [(json.len() as u32).to_be_bytes(), [0; 4]].concat();
+    tcp.write_all(&[&lens, &json[..]].concat()).await?;
+    let json_len = tcp.read_u32().await?;
+    tcp.read_u32().await?;
+    let mut reply = vec![0; json_len as usize];
+    tcp.read_exact(&mut reply).await?;
+    Ok(reply)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_speaks_step_can_go_on_when_its_listener_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let step = StepConfig { at: "127.0.0.1:0".parse().unwrap(), auth: StepAuth::Classic };
+    let services = Services { step: Some(step), ..Services::default() };
+    let node = Node::start(NodeConfig { services, ..config(dir.path(), free_port()) }, Handle::current());
+    let node = node.await.unwrap();
+    let addr = node.services().step.unwrap();
+    let is_served = |reply: std::io::Result<Vec<u8>>| {
+        reply.is_ok_and(|reply| String::from_utf8_lossy(&reply).contains("Login successfully"))
+    };
+    assert!(is_served(log_in(addr).await));
+    for _ in 0..3 {
+        node.links.step.actor().unwrap().kill();
+        let served = async { while !is_served(log_in(addr).await) {} };
+        timeout(Duration::from_secs(20), served).await.expect("it is restarted");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

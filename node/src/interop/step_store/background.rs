@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::io_failed;
-use super::upload::Upload;
+use super::upload::{Job, Upload};
 
 /// Threads that work; they end when it is dropped.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ struct Queue {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    uploads: VecDeque<Arc<Upload>>,
+    jobs: VecDeque<(Arc<Upload>, Job)>,
     ended: bool,
 }
 
@@ -35,7 +35,8 @@ impl Background {
     pub(super) fn start() -> std::io::Result<Self> {
         let background = Background { queue: Arc::default() };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        for _ in 0..cores.min(THREADS_MAX) {
+        // One more, since some of them only wait for the disk.
+        for _ in 0..cores.min(THREADS_MAX) + 1 {
             let queue = Arc::clone(&background.queue);
             std::thread::Builder::new().name("uploads".to_owned()).spawn(move || queue.work())?;
         }
@@ -44,8 +45,8 @@ impl Background {
 
     /// Sees to it that what an upload needs is done.
     pub(super) fn look_at(&self, upload: &Arc<Upload>) {
-        if upload.wants_work() && !upload.queued.swap(true, Ordering::AcqRel) {
-            self.queue.push(Arc::clone(upload));
+        for job in Job::ALL {
+            self.queue.push_if_wanted(upload, job);
         }
     }
 }
@@ -54,50 +55,51 @@ impl Drop for Background {
     fn drop(&mut self) {
         let mut waiting = self.queue.lock();
         waiting.ended = true;
-        waiting.uploads.clear();
+        waiting.jobs.clear();
         self.queue.changed.notify_all();
     }
 }
 
 impl Queue {
-    fn push(&self, upload: Arc<Upload>) {
+    fn push_if_wanted(&self, upload: &Arc<Upload>, job: Job) {
+        let Some(queued) = upload.queued.get(job as usize) else { return };
+        if !upload.wants(job) || queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let mut waiting = self.lock();
         if !waiting.ended {
-            waiting.uploads.push_back(upload);
+            waiting.jobs.push_back((Arc::clone(upload), job));
             self.changed.notify_one();
         }
     }
 
     fn work(&self) {
-        while let Some(upload) = self.next() {
-            let worked = upload.work();
-            upload.queued.store(false, Ordering::Release);
+        while let Some((upload, job)) = self.next() {
+            let worked = upload.work(job);
+            if let Some(queued) = upload.queued.get(job as usize) {
+                queued.store(false, Ordering::Release);
+            }
             match worked {
-                // What came meanwhile found it in the queue.
-                Ok(()) if upload.wants_work() => {
-                    if !upload.queued.swap(true, Ordering::AcqRel) {
-                        self.push(upload);
-                    }
-                }
-                Ok(()) => {}
+                // What came meanwhile found the job in the queue.
+                Ok(()) => self.push_if_wanted(&upload, job),
                 // Finished or deleted meanwhile.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 // What matters is tried again by whoever needs it.
                 Err(error) => {
-                    io_failed("sum up", &upload.name, &error);
+                    io_failed("work on", &upload.name, &error);
                 }
             }
         }
     }
 
-    fn next(&self) -> Option<Arc<Upload>> {
+    fn next(&self) -> Option<(Arc<Upload>, Job)> {
         let mut waiting = self.lock();
         loop {
             if waiting.ended {
                 return None;
             }
-            if let Some(upload) = waiting.uploads.pop_front() {
-                return Some(upload);
+            if let Some(job) = waiting.jobs.pop_front() {
+                return Some(job);
             }
             waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }

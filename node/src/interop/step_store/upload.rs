@@ -56,8 +56,8 @@ pub(super) struct Upload {
     pub(super) used: AtomicU64,
     /// Open as long as it is among those used last.
     pub(super) files: Mutex<Option<Arc<Files>>>,
-    /// Waits for its turn in the background.
-    pub(super) queued: AtomicBool,
+    /// Jobs that wait for their turn in the background, or are being done.
+    pub(super) queued: [AtomicBool; 2],
     handles: Arc<Handles>,
     journal: Journal,
     loaded: AtomicBool,
@@ -87,6 +87,17 @@ pub(super) enum Stage {
     Finished(Md5Sum),
     Gone,
     Broken,
+}
+
+/// What there is to do in the background. Different threads do it, since syncing waits and summing up computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Job {
+    SumUp,
+    Sync,
+}
+
+impl Job {
+    pub(super) const ALL: [Job; 2] = [Job::SumUp, Job::Sync];
 }
 
 /// The sum of the first blocks.
@@ -153,7 +164,7 @@ impl Upload {
             stem,
             used: AtomicU64::new(0),
             files: Mutex::new(None),
-            queued: AtomicBool::new(false),
+            queued: Default::default(),
             handles,
             journal,
             loaded: AtomicBool::new(loaded),
@@ -246,10 +257,16 @@ impl Upload {
     /// Sums up all of it, which is here, and sees to it that it is on the disk.
     pub(super) fn seal(self: &Arc<Self>) -> io::Result<(Md5Sum, Arc<Files>)> {
         let files = self.handles.files(self)?;
-        let mut sum = self.lock_sum();
-        self.sum_up(&mut sum, &files.part, self.plan.total_block())?;
-        files.part.sync_all().inspect_err(|_| self.lock().stage = Stage::Broken)?;
-        Ok((Md5Sum(sum.md5.clone().finalize().into()), files))
+        let md5 = std::thread::scope(|scope| {
+            // The disk works while we compute.
+            let syncing = scope.spawn(|| files.part.sync_all());
+            let mut sum = self.lock_sum();
+            let summed = self.sum_up(&mut sum, &files.part, self.plan.total_block());
+            let synced = syncing.join().unwrap_or_else(|_| Err(io::Error::other("syncing failed")));
+            synced.inspect_err(|_| self.lock().stage = Stage::Broken)?;
+            summed.map(|()| Md5Sum(sum.md5.clone().finalize().into()))
+        })?;
+        Ok((md5, files))
     }
 
     /// The upload is finished, or could not be: [`Stage::Receiving`].
@@ -262,29 +279,36 @@ impl Upload {
     }
 
     /// Whether there is something to do in the background.
-    pub(super) fn wants_work(&self) -> bool {
-        let prefix = || {
-            let state = self.lock();
-            if state.stage == Stage::Receiving { state.received.prefix() } else { 0 }
-        };
-        self.unsynced.load(Ordering::Relaxed) >= SYNC_BYTES
-            || prefix() >= self.hashed.load(Ordering::Relaxed) + HASH_BLOCKS_MIN
+    pub(super) fn wants(&self, job: Job) -> bool {
+        match job {
+            Job::Sync => self.unsynced.load(Ordering::Relaxed) >= SYNC_BYTES,
+            Job::SumUp => {
+                let state = self.lock();
+                let hashed = self.hashed.load(Ordering::Relaxed);
+                state.stage == Stage::Receiving && state.received.prefix() >= hashed + HASH_BLOCKS_MIN
+            }
+        }
     }
 
     /// Does some of what there is to do in the background.
-    pub(super) fn work(self: &Arc<Self>) -> io::Result<()> {
+    pub(super) fn work(self: &Arc<Self>, job: Job) -> io::Result<()> {
         if self.lock().stage != Stage::Receiving {
+            self.unsynced.store(0, Ordering::Relaxed);
             return Ok(());
         }
         let files = self.handles.files(self)?;
-        {
-            let mut sum = self.lock_sum();
-            let until = self.lock().received.prefix().min(sum.blocks + HASH_BLOCKS_MAX);
-            self.sum_up(&mut sum, &files.part, until)?;
+        match job {
+            Job::SumUp => {
+                let mut sum = self.lock_sum();
+                let until = self.lock().received.prefix().min(sum.blocks + HASH_BLOCKS_MAX);
+                self.sum_up(&mut sum, &files.part, until)
+            }
+            Job::Sync => self.sync(&files),
         }
-        if self.unsynced.load(Ordering::Relaxed) < SYNC_BYTES {
-            return Ok(());
-        }
+    }
+
+    /// Puts on the disk what was written, and notes that it is there.
+    fn sync(&self, files: &Files) -> io::Result<()> {
         self.unsynced.store(0, Ordering::Relaxed);
         // A record is made after its block is written: whatever has one by now is synced by what follows.
         let records = self.journal.records();
