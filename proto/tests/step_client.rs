@@ -28,6 +28,10 @@ fn standard(bytes: usize) -> BlockPlan {
     BlockPlan::standard(size(bytes))
 }
 
+fn pairs(ranges: Vec<std::ops::Range<u64>>) -> Vec<(u64, u64)> {
+    ranges.into_iter().map(|range| (range.start, range.end)).collect()
+}
+
 fn refused(status: u64, message: &str) -> Refused {
     Refused { status, message: message.to_owned() }
 }
@@ -332,7 +336,7 @@ fn an_interrupted_upload_goes_on_where_it_was() {
         let stored = peers[0].asks(store, Request::Upload { key: key("dir/ü"), index, block: bytes });
         before.replied(ConnectionId(0), stored);
     }
-    assert_eq!((before.missing(), before.bytes_done()), (vec![10..25], 204_800));
+    assert_eq!((pairs(before.missing()), before.bytes_done()), (vec![(10, 25)], 204_800));
     let mut after = UploadPlan::resume(standard(content.len()), before.missing());
     assert_eq!(transfer.upload(&mut after, &content), Some(Md5Sum::of(&content)));
 }
@@ -351,7 +355,7 @@ fn a_server_that_never_answers_is_given_up() {
         upload.lost(ConnectionId(attempts));
         attempts += 1;
     }
-    assert_eq!(upload.missing(), vec![0..3], "all of it can be tried another time");
+    assert_eq!(pairs(upload.missing()), [(0, 3)], "all of it can be tried another time");
 
     let mut download = DownloadPlan::new(standard(45_000));
     for attempt in 0..BLOCK_ATTEMPTS_MAX {
@@ -420,7 +424,7 @@ fn a_server_that_missed_the_end_is_sent_the_last_block_again() {
         assert_eq!(upload.next(ConnectionId(0)), UploadStep::Confirm);
         upload.replied(ConnectionId(0), Err(incomplete()));
         let UploadStep::Send(block) = upload.next(ConnectionId(0)) else { panic!("no block") };
-        assert_eq!((block.index(), block.len(), upload.missing()), (2, 4040, vec![2..3]));
+        assert_eq!((block.index(), block.len(), pairs(upload.missing())), (2, 4040, vec![(2, 3)]));
     }
     sent_without_md5(&mut upload);
     assert_eq!(upload.next(ConnectionId(0)), UploadStep::Confirm);

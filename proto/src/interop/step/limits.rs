@@ -55,6 +55,8 @@ pub const BLOCK_ATTEMPTS_MAX: u32 = 5;
 
 const _: () = assert!(BLOCK_SIZE <= BLOCK_SIZE_MAX);
 const _: () = assert!(2 * BACKLOG_BYTES <= BACKLOG_BYTES_MAX);
+// A session always wants the rest of a request that it cannot process yet, of four bytes a character at most.
+const _: () = assert!(4 * REQUEST_JSON_MAX as usize <= BACKLOG_BYTES);
 const _: () = assert!(4 * KEY_BYTES_MAX <= REQUEST_JSON_MAX as usize);
 const _: () = assert!(4 * PASSWORD_BYTES_MAX <= REQUEST_JSON_MAX as usize);
 // Escaped, a character of two bytes becomes six: neither a list nor stored data outgrows what a client reads.
