@@ -89,6 +89,7 @@ struct State {
     accepted: u64,
     replies: u64,
     is_dead: bool,
+    is_revived: bool,
     has_ended: bool,
 }
 
@@ -173,11 +174,11 @@ impl StepPeer {
         stored.blocks.clear();
     }
 
-    /// Answers again after it has died.
+    /// Answers again, and from now on always, after it has died or fallen silent.
     pub fn revive(&self) {
         let mut state = self.shared.state();
-        assert!(state.is_dead, "it was not dead");
         state.is_dead = false;
+        state.is_revived = true;
     }
 
     /// Fails the test if a client did what it must not.
@@ -272,6 +273,9 @@ impl Shared {
     /// Whether the next reply is sent, by its number.
     fn may_reply(&self, stream: &TcpStream) -> io::Result<bool> {
         let mut state = self.state();
+        if state.is_revived {
+            return Ok(true);
+        }
         if self.quirks.silent_after.is_some_and(|after| state.replies >= after) {
             return Ok(false);
         }

@@ -344,7 +344,7 @@ async fn show<T: Send + 'static>(
                 task.abort();
                 // What it holds is let go before the process ends.
                 let _ = task.await;
-                let message = "interrupted; what was transferred is kept, and the same command goes on from there";
+                let message = "interrupted; the same command goes on from what is kept of it";
                 return Err(Error::new(Code::Interrupted, message));
             }
         }

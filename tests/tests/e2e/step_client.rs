@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use ftx_tests::data::MIB;
 use ftx_tests::step_peer::{Quirks, StepPeer};
-use ftx_tests::{Content, Invocation, Machine, TestNet, listing, net};
+use ftx_tests::{Content, Invocation, Signal, TestNet, listing, net};
 use serde_json::json;
 
 /// Bytes of a usual block.
 const BLOCK: usize = 20_480;
 
 /// A file to be sent, in a folder of its own.
-fn file_of(net: &Machine, content: &Content) -> PathBuf {
+fn file_of(net: &TestNet, content: &Content) -> PathBuf {
     let path = net.folder().join("file.bin");
     std::fs::write(&path, &content.bytes).expect("a file to send");
     path
@@ -270,6 +270,32 @@ fn an_interrupted_upload_goes_on_where_it_was() {
             assert!(resumed > Some(40 * BLOCK as u64) && blocks < 60, "{resumed:?} bytes, {blocks} blocks");
         }
     }
+}
+
+#[test]
+fn whoever_stops_a_transfer_can_go_on() {
+    let net = net!();
+    let (content, state, folder) = (Content::new(1, 400 * BLOCK), net.folder(), net.folder());
+    let file = file_of(&net, &content);
+    let quirks = Quirks { silent_after: Some(300), ..Quirks::default() };
+    for is_upload in [true, false] {
+        let peer = StepPeer::start(quirks.clone()).has("there", &content.bytes);
+        let transfer = || match is_upload {
+            true => put(&net, &file, &peer.url("a", "k")).with_state(&state),
+            false => net.get(&peer.url("a", "there"), &folder),
+        };
+        let mut running = transfer().start();
+        // Then it waits for replies that do not come.
+        running.wait_for("much is done", |event| event["bytes"].as_u64() > Some(290 * BLOCK as u64));
+        running.signal(Signal::INT);
+        running.finish().expect_error(130, "interrupted");
+        assert!(!folder.join("there").exists());
+        peer.revive();
+        let finished = transfer().run();
+        assert!(finished.done()["resumed"].as_u64() > Some(4 * MIB as u64), "{}", finished.said());
+    }
+    content.expect_in(&folder.join("there"));
+    assert_eq!(listing(&folder), ["there"]);
 }
 
 #[test]
