@@ -27,6 +27,10 @@ pub(super) async fn share(
     let mut config = common.node_config(Sessions::AtPort)?;
     options.complete(&mut config)?;
     let mut node = Node::start(config.clone(), data).await?;
+    // Before anybody is told that it is ready, and may ask it to stop.
+    let failed = |error: std::io::Error| Error::other(format!("cannot watch for signals: {error}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let addr = node.session_addr();
     let inbox = config.inbox.as_ref().map(|inbox| &inbox.path);
     let shares: Vec<String> =
@@ -58,9 +62,6 @@ pub(super) async fn share(
         addr.map_or(0, |addr| addr.port()),
     ));
 
-    let failed = |error: std::io::Error| Error::other(format!("cannot watch for signals: {error}"));
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}

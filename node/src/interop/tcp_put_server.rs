@@ -17,6 +17,7 @@ use tokio::time::{sleep_until, timeout, timeout_at};
 
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::interop::step_store::OWN_FOLDER;
 use crate::net::tcp::close_gently;
 use crate::store::{Target, WholeFile};
 
@@ -125,6 +126,9 @@ impl Taking {
         let Some(inbox) = self.server.inbox.clone() else {
             return Err(Error::other("this node has no inbox; --inbox DIR gives it one"));
         };
+        if name.as_str() == OWN_FOLDER {
+            return Err(Error::other("this name is used by the inbox itself"));
+        }
         let opening = tokio::task::spawn_blocking(move || {
             // With a slash at its end, so that a folder in it that has this name is not taken for the place.
             let target = Target::new(&inbox.join(""), &name)?;

@@ -73,6 +73,10 @@ fn classic_clients_push_files_of_any_size() {
         content.expect_in(&inbox.join(&name));
     }
     assert_eq!(listing(&inbox).len(), 6, "{:?}", listing(&inbox));
+    // What is complete there is shared.
+    let target = net.folder().join("fetched");
+    net.get("1024.bin", &target).run().expect_status(0);
+    Content::new(1, 1024).expect_in(&target);
 }
 
 #[test]
@@ -104,7 +108,7 @@ fn names_stay_within_the_inbox() {
     }
     assert_eq!(listing(&inbox), ["a", "b", "c", "d", "e"]);
     assert_eq!(listing(&parent), before);
-    for name in ["..", ".", "", "a/", "x\0y", ".a.ftx-part"] {
+    for name in ["..", ".", "", "a/", "x\0y", ".a.ftx-part", ".ftx-step"] {
         assert_eq!(push(server, name, b"x"), Err(Vec::new()), "{name:?}");
     }
     assert_eq!(listing(&inbox), ["a", "b", "c", "d", "e"]);
