@@ -2,13 +2,16 @@
 //!
 //! It owns what is known of the bytes that are in their places, and the thread that hashes them in order. What has to be
 //! hashed when the last stripe is there is only what the thread is behind. A crash loses the sum.
+//!
+//! Where the network is faster than MD5, stripes that are far ahead would only take the time of those that come next. So
+//! they wait for their turn ([`Arrived::turn`]); where MD5 keeps up, nobody waits.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use ftx_proto::interop::striped::Md5Hash;
 use md5::{Digest, Md5};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::store::WholeData;
 
@@ -17,6 +20,8 @@ use crate::store::WholeData;
 pub(super) struct Arrived {
     state: Mutex<State>,
     changed: Condvar,
+    /// For stripes that wait for their turn.
+    moved: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -24,6 +29,10 @@ struct State {
     stripes: Vec<Stripe>,
     /// Counts how often everything began anew.
     beginnings: u64,
+    /// Bytes that are in their places.
+    bytes: u64,
+    /// Bytes that are hashed.
+    hashed: u64,
     end: Option<End>,
 }
 
@@ -62,7 +71,7 @@ impl Arrived {
     /// Nothing is there, of so many stripes.
     pub(super) fn new(stripes: usize) -> Arc<Self> {
         let state = State { stripes: vec![Stripe::default(); stripes], ..State::default() };
-        Arc::new(Arrived { state: Mutex::new(state), changed: Condvar::new() })
+        Arc::new(Arrived { state: Mutex::new(state), changed: Condvar::new(), moved: Notify::new() })
     }
 
     /// A stripe that begins there is about to be read, and has so many bytes that count. Fewer than before: what there
@@ -73,17 +82,24 @@ impl Arrived {
         if len < before.len {
             state.stripes.fill(Stripe::default());
             state.beginnings += 1;
+            (state.bytes, state.hashed) = (0, 0);
         }
-        state.stripes[usize::from(stripe)] = Stripe { at, len, done: false };
+        let before =
+            std::mem::replace(&mut state.stripes[usize::from(stripe)], Stripe { at, len, done: false });
+        state.bytes += len.saturating_sub(before.len);
+        drop(state);
         self.changed.notify_all();
+        self.moved.notify_waiters();
     }
 
     /// A stripe has so many bytes now.
     pub(super) fn reached(&self, stripe: u8, len: u64) {
         let mut state = self.state();
-        if let Some(stripe) = state.stripes.get_mut(usize::from(stripe)) {
-            stripe.len = stripe.len.max(len);
-        }
+        let Some(stripe) = state.stripes.get_mut(usize::from(stripe)) else { return };
+        let more = len.saturating_sub(stripe.len);
+        stripe.len += more;
+        state.bytes += more;
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -93,6 +109,7 @@ impl Arrived {
             stripe.done = true;
         }
         self.changed.notify_all();
+        self.moved.notify_waiters();
     }
 
     /// All is there.
@@ -109,7 +126,19 @@ impl Arrived {
 
     /// Bytes that are there.
     pub(super) fn bytes(&self) -> u64 {
-        self.state().stripes.iter().map(|stripe| stripe.len).sum()
+        self.state().bytes
+    }
+
+    /// Waits until a stripe may go on: at once if it is the first that is not done, else if not too much waits to be hashed.
+    pub(super) async fn turn(&self, stripe: u8) {
+        loop {
+            // Before the look, so that no news is missed.
+            let moved = self.moved.notified();
+            if self.state().may_go_on(usize::from(stripe)) {
+                return;
+            }
+            moved.await;
+        }
     }
 
     /// Starts to hash `file` as it arrives. The receiver gets nothing if that was stopped.
@@ -142,6 +171,7 @@ impl Arrived {
                     file.read_at(from, bytes).map_err(io::Error::other)?;
                     hasher.update(&*bytes);
                     place.at = to;
+                    self.hashed(&place);
                 }
                 Next::Anew => hasher = Md5::new(),
                 Next::Finish => return Ok(Some(Md5Hash(hasher.finalize().into()))),
@@ -172,6 +202,15 @@ impl Arrived {
         }
     }
 
+    fn hashed(&self, place: &Place) {
+        let mut state = self.state();
+        if state.beginnings == place.beginnings {
+            state.hashed = place.at;
+        }
+        drop(state);
+        self.moved.notify_waiters();
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics half-way through a change of it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -179,6 +218,12 @@ impl Arrived {
 }
 
 impl State {
+    fn may_go_on(&self, stripe: usize) -> bool {
+        let is_first =
+            self.stripes.iter().position(|stripe| !stripe.done).is_none_or(|first| stripe <= first);
+        is_first || self.bytes.saturating_sub(self.hashed) < AHEAD_MAX
+    }
+
     /// Up to where the bytes from the place on are there, as far as the stripe that it is in tells.
     fn end_of_run(&self, place: &mut Place) -> u64 {
         while let Some(stripe) = self.stripes.get(place.stripe) {
@@ -196,6 +241,9 @@ impl State {
 
 /// Bytes that are read and hashed at once.
 const HASH_LEN: usize = 256 * 1024;
+
+/// Bytes that may wait to be hashed before stripes wait for their turn.
+const AHEAD_MAX: u64 = 64 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -245,6 +293,22 @@ mod tests {
         }
         arrived.complete(6);
         assert_eq!(sum.await.unwrap().unwrap(), md5(b"right!"));
+    }
+
+    #[tokio::test]
+    async fn stripes_that_are_far_ahead_wait_for_those_before() {
+        let arrived = Arrived::new(3);
+        arrived.begin(0, 0, 0);
+        arrived.begin(1, AHEAD_MAX, 0);
+        arrived.turn(1).await;
+        arrived.reached(1, AHEAD_MAX);
+        let (first, second) = (arrived.turn(0), arrived.turn(1));
+        first.await;
+        tokio::pin!(second);
+        let early = tokio::time::timeout(std::time::Duration::from_millis(20), &mut second).await;
+        assert!(early.is_err(), "it has to wait");
+        arrived.done(0);
+        second.await;
     }
 
     #[tokio::test]

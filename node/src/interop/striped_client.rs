@@ -344,6 +344,7 @@ impl Reading {
         let mut buffer = vec![0; self.buffer_len];
         let mut len = 0;
         loop {
+            self.arrived.turn(stripe).await;
             let (end, silent) = match timeout(self.silence_max, self.tcp.read(&mut buffer)).await {
                 Ok(Ok(0)) => (StripeEnd::Closed, false),
                 Ok(Ok(count)) if len + count as u64 > self.len_max => (StripeEnd::TooLong, false),
