@@ -1,15 +1,14 @@
 //! `get` by udp-get and in stripes, and `put` by TCP put.
 
-use std::ffi::OsStr;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ftx_proto::interop::striped::Threads;
 use ftx_proto::interop::udp_get::client::ServerReport;
-use ftx_proto::name::{NameError, RelativePath, printable};
+use ftx_proto::name::{RelativePath, printable};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -18,6 +17,7 @@ use super::args::{CommonOptions, GetOptions};
 use super::get::Interrupt;
 use super::json::Output;
 use super::progress::{Display, EVENT_INTERVAL};
+use super::target::target;
 use super::text;
 use crate::config::DEFAULT_PORT;
 use crate::error::{Code, Error};
@@ -27,7 +27,7 @@ use crate::interop::meter::Meter;
 use crate::interop::striped_client::{self, StripedRequest};
 use crate::interop::tcp_put_client::{self, TcpPutRequest};
 use crate::interop::udp_get_client::{self, UdpGetRequest};
-use crate::store::{StoreError, Target};
+use crate::store::Target;
 
 /// `get udp-get://NAME` and `get striped://HOST:PORT/PATH`.
 pub(super) async fn get(
@@ -159,31 +159,6 @@ pub(super) async fn put(
         text::bytes(rate as u64)
     ));
     Ok(())
-}
-
-/// Where the file goes; what is wrong with that should be said before anything else happens.
-fn target(options: &GetOptions, last: &str) -> Result<Target, Error> {
-    if options.to_stdout() {
-        return match options.force {
-            true => Err(Error::new(Code::Usage, "--force makes no sense with -o -")),
-            false => Ok(Target::temporary()),
-        };
-    }
-    let output = options.output.clone().unwrap_or_else(|| PathBuf::from("./"));
-    let named = output.file_name().and_then(OsStr::to_str).filter(|_| !ends_as_folder(&output));
-    let name: Result<RelativePath, NameError> = named.unwrap_or(last).parse();
-    let name = name.map_err(|error| {
-        Error::new(Code::Usage, format!("'{}': {error}; say with -o FILE where it goes", printable(last)))
-    })?;
-    let target = Target::new(&output, &name)?;
-    if !options.force && std::fs::symlink_metadata(target.path()).is_ok() {
-        return Err(StoreError::Exists(target.path()).into());
-    }
-    Ok(target)
-}
-
-fn ends_as_folder(output: &Path) -> bool {
-    output.as_os_str().as_encoded_bytes().ends_with(b"/") || output.is_dir()
 }
 
 /// What was not verified as a whole does not get to stdout.

@@ -15,6 +15,7 @@ mod put;
 mod share;
 mod step;
 mod step_user;
+mod target;
 pub mod text;
 
 use std::process::ExitCode;

@@ -1,16 +1,15 @@
 //! `put`, `get`, `rm`, `ls` and `data` with a STEP server.
 
-use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ftx_proto::interop::step::limits::{PASSWORD_BYTES_MAX, REQUEST_JSON_MAX};
 use ftx_proto::interop::step::message::Object;
 use ftx_proto::interop::step::value::Key;
-use ftx_proto::name::{NameError, RelativePath, printable};
+use ftx_proto::name::printable;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -19,12 +18,13 @@ use super::args::{CommonOptions, DataAction, DataOptions, GetOptions, PutOptions
 use super::get::Interrupt;
 use super::json::Output;
 use super::progress::{Display, EVENT_INTERVAL};
+use super::target::target;
 use super::text;
 use crate::error::{Code, Error};
 use crate::interop::Url;
 use crate::interop::meter::Meter;
 use crate::interop::step_client::{Account, Download, Downloaded, StepClient, Upload, Uploaded};
-use crate::store::{PartFile, StoreError, Target};
+use crate::store::PartFile;
 
 pub(super) async fn put(
     options: PutOptions,
@@ -89,7 +89,9 @@ pub(super) async fn get(
         return Err(Error::new(Code::Usage, "--from makes no sense with a URL, which says from where"));
     }
     let (to_stdout, force) = (options.to_stdout(), options.force);
-    let target = target(&options, &key)?;
+    // Keys are paths on all kinds of systems.
+    let last = key.as_str().rsplit(['/', '\\']).next().unwrap_or_default();
+    let target = target(&options, last)?;
     let download = Download { key, target, force, connections: connections(&options.step) };
     let meter = Arc::new(Meter::default());
     let counted = Arc::clone(&meter);
@@ -104,41 +106,6 @@ pub(super) async fn get(
     let downloaded = show(task, url.to_string(), &meter, &common, output).await?;
     tell_downloaded(&downloaded, output);
     Ok(())
-}
-
-/// Where the file goes; what is wrong with that should be said before anything else happens.
-fn target(options: &GetOptions, key: &Key) -> Result<Target, Error> {
-    if options.to_stdout() {
-        return match options.force {
-            true => Err(Error::new(Code::Usage, "--force makes no sense with -o -")),
-            false => Ok(Target::temporary()),
-        };
-    }
-    let output = options.output.clone().unwrap_or_else(|| PathBuf::from("./"));
-    // Keys are paths on all kinds of systems.
-    let last = key.as_str().rsplit(['/', '\\']).next().unwrap_or_default();
-    let name: RelativePath = match last.parse() {
-        Ok(name) => name,
-        // Then the output has to name the file, and what the key says is not used.
-        Err(_) if names_a_file(&output) => {
-            output.file_name().and_then(OsStr::to_str).unwrap_or("file").parse().map_err(
-                |error: NameError| Error::new(Code::Usage, format!("{}: {error}", output.display())),
-            )?
-        }
-        Err(error) => {
-            let message = format!("'{}': {error}; say with -o FILE where it goes", printable(key.as_str()));
-            return Err(Error::new(Code::Usage, message));
-        }
-    };
-    let target = Target::new(&output, &name)?;
-    if !options.force && std::fs::symlink_metadata(target.path()).is_ok() {
-        return Err(StoreError::Exists(target.path()).into());
-    }
-    Ok(target)
-}
-
-fn names_a_file(output: &Path) -> bool {
-    !output.as_os_str().as_encoded_bytes().ends_with(b"/") && output.file_name().is_some() && !output.is_dir()
 }
 
 fn copy_to_stdout(part: &PartFile) -> Result<(), Error> {
