@@ -3,8 +3,9 @@
 //! It owns what is known of the bytes that are in their places, and the thread that hashes them in order. What has to be
 //! hashed when the last stripe is there is only what the thread is behind. A crash loses the sum.
 //!
-//! Where the network is faster than MD5, stripes that are far ahead would only take the time of those that come next. So
-//! they wait for their turn ([`Arrived::turn`]); where MD5 keeps up, nobody waits.
+//! Where the network is faster than MD5, reading far ahead only takes the processor from it, and lets it wait at the end
+//! for what it could have done meanwhile. So stripes wait for their turn ([`Arrived::turn`]); where MD5 keeps up, nobody
+//! does.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -34,6 +35,8 @@ struct State {
     /// Bytes that are hashed.
     hashed: u64,
     end: Option<End>,
+    /// The thread has ended, so nobody waits for it.
+    is_over: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,6 +52,16 @@ enum End {
     Size(u64),
     /// Nobody wants the sum.
     Stopped,
+}
+
+/// Says that the thread has ended, also when it panics.
+struct Over<'a>(&'a Arrived);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.state().is_over = true;
+        self.0.moved.notify_waiters();
+    }
 }
 
 /// What the thread does next.
@@ -129,7 +142,8 @@ impl Arrived {
         self.state().bytes
     }
 
-    /// Waits until a stripe may go on: at once if it is the first that is not done, else if not too much waits to be hashed.
+    /// Waits until a stripe may go on: the first that is not done, if MD5 is not too far behind it; another one, if MD5 is
+    /// not too far behind all of them together.
     pub(super) async fn turn(&self, stripe: u8) {
         loop {
             // Before the look, so that no news is missed.
@@ -152,7 +166,10 @@ impl Arrived {
         let (sender, sum) = oneshot::channel();
         let arrived = Arc::clone(self);
         std::thread::Builder::new().name("md5".to_owned()).spawn(move || {
-            if let Some(result) = arrived.run(&file).transpose() {
+            let over = Over(&arrived);
+            let result = arrived.run(&file).transpose();
+            drop(over);
+            if let Some(result) = result {
                 // Whoever wanted it may have given up.
                 let _ = sender.send(result);
             }
@@ -219,9 +236,13 @@ impl Arrived {
 
 impl State {
     fn may_go_on(&self, stripe: usize) -> bool {
-        let is_first =
-            self.stripes.iter().position(|stripe| !stripe.done).is_none_or(|first| stripe <= first);
-        is_first || self.bytes.saturating_sub(self.hashed) < AHEAD_MAX
+        let Some(first) = self.stripes.iter().position(|stripe| !stripe.done) else { return true };
+        let ahead = match self.stripes.get(stripe) {
+            // All before it is there, so the thread comes up to its end without anybody else.
+            Some(own) if stripe <= first => (own.at + own.len).saturating_sub(self.hashed),
+            _ => self.bytes.saturating_sub(self.hashed),
+        };
+        self.is_over || ahead < AHEAD_MAX
     }
 
     /// Up to where the bytes from the place on are there, as far as the stripe that it is in tells.
@@ -243,7 +264,7 @@ impl State {
 const HASH_LEN: usize = 256 * 1024;
 
 /// Bytes that may wait to be hashed before stripes wait for their turn.
-const AHEAD_MAX: u64 = 64 << 20;
+const AHEAD_MAX: u64 = 16 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -308,6 +329,9 @@ mod tests {
         let early = tokio::time::timeout(std::time::Duration::from_millis(20), &mut second).await;
         assert!(early.is_err(), "it has to wait");
         arrived.done(0);
+        let early = tokio::time::timeout(std::time::Duration::from_millis(20), &mut second).await;
+        assert!(early.is_err(), "nothing of it is hashed");
+        drop(Over(&arrived));
         second.await;
     }
 

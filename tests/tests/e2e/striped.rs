@@ -204,7 +204,7 @@ fn a_file_that_changes_is_never_served_in_parts() {
 fn nodes_fetch_from_nodes() {
     let net = net!();
     let folder = net.folder();
-    let sizes = [0, 1, 255, 1024, 5 * MIB + 3];
+    let sizes = [0, 1, 255, 1024, 50 * MIB + 3];
     for size in sizes {
         put(&folder, &format!("{size}.bin"), &Content::new(9, size).bytes);
     }
