@@ -1,7 +1,7 @@
 //! Fetching a file in stripes: the sockets, the file and the time around [`DownloadEngine`].
 //!
 //! It owns the connections of one download and the unfinished file. Each stripe goes straight to its place; the MD5 is
-//! taken meanwhile ([`super::arrived`]). A crash leaves a part that the next fetch to this target throws away.
+//! taken meanwhile (`arrived`). A crash leaves a part that the next fetch to this target throws away.
 
 use std::collections::HashMap;
 use std::io;

@@ -16,7 +16,7 @@ use super::part::{Lock, lock_unless_finished, rename};
 use super::target::{Folder, Place};
 use super::{StoreError, Target};
 
-/// See the [module](self).
+/// It has no journal: what a crash leaves of it is thrown away by the next fetch to the same target.
 #[derive(Debug)]
 pub struct WholeFile {
     /// None for a temporary file, and once it has its name.

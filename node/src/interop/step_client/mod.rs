@@ -2,7 +2,7 @@
 //!
 //! # Owns
 //!
-//! The connections ([`connection`], [`crew`]), and one transfer for as long as it runs ([`upload`], [`download`]). What is
+//! The connections (`connection`, `crew`), and one transfer for as long as it runs (`upload`, `download`). What is
 //! asked next and what a reply means is decided by [`ftx_proto::interop::step`].
 //!
 //! # Refuses

@@ -3,7 +3,7 @@
 //! # Owns
 //!
 //! `INBOX/USER/KEY`, the finished files, which are shared with the network as any other; and `INBOX/.ftx-step`, which
-//! never is: uploads under way, sums of finished files, data. Names that cannot be file names are escaped, see [`names`].
+//! never is: uploads under way, sums of finished files, data. Names that cannot be file names are escaped, see `names`.
 //! One process at a time owns an inbox.
 //!
 //! # Refuses
@@ -14,7 +14,7 @@
 //!
 //! # What a crash loses
 //!
-//! If the process is killed: no block that was confirmed, see [`journal`]. After a power cut: at most the blocks since
+//! If the process is killed: no block that was confirmed, see `journal`. After a power cut: at most the blocks since
 //! the last sync, of which clients learn only by starting again; but nothing wrong is ever completed, since a block counts
 //! only if its bytes are known to be on the disk or have the sum that was written down for them. The end goes in this
 //! order: data synced, sum remembered, renamed, folder synced, journal removed. Before the rename there are part and
