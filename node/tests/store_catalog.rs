@@ -413,6 +413,8 @@ async fn a_file_that_cannot_be_read_is_told_and_the_rest_is_offered() {
     let status = catalog.until("both are looked at", |status| status.queue == 0 && status.skipped == 1).await;
     assert!(status.skipped_examples[0].0.ends_with("drop_caches"), "{status:?}");
     catalog.root_of("good").await;
-    assert_eq!(catalog.lookup(Want::All).await.len(), 1);
+    // The kernel says that it is changed whenever it is looked at, so it may just be tried again.
+    let offered = catalog.lookup(Want::All).await;
+    assert_eq!(offered.iter().filter(|entry| entry.root.root().is_some()).count(), 1, "{offered:?}");
     catalog.stop().await;
 }
