@@ -245,6 +245,9 @@ impl SessionState {
             }
             Message::Ping(number) => self.send(Outgoing::Message(Message::Pong(number), permit)),
             Message::Goodbye(_) => {}
+            Message::OpenDatagrams { root } => {
+                self.send(Outgoing::Message(Message::Datagrams { root, at: None }, permit));
+            }
             Message::Hello(_)
             | Message::Listing { .. }
             | Message::Describe { .. }
@@ -252,6 +255,7 @@ impl SessionState {
             | Message::Hashes { .. }
             | Message::Chunks { .. }
             | Message::Refused { .. }
+            | Message::Datagrams { .. }
             | Message::Pong(_) => return Err("sends what only the serving side may send".to_owned()),
         }
         Ok(())

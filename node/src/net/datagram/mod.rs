@@ -1,0 +1,6 @@
+//! The datagram lane: chunks in sealed datagrams, for networks that lose packets (see [`ftx_proto::wire::datagram`]).
+//!
+//! [`seal`] makes keys of a session's TLS, [`socket`] sends and receives many datagrams with one call.
+
+pub mod seal;
+pub mod socket;
