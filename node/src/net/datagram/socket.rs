@@ -138,6 +138,8 @@ impl DatagramSocket {
     /// # Errors
     /// As [`DatagramSocket::recv`].
     pub fn try_recv(&self, into: &mut Received) -> io::Result<()> {
+        // Of a socket that is known not to be ready nothing is asked.
+        into.count = 0;
         match self.socket.try_io(Interest::READABLE, || self.recv_now(into)) {
             Err(error) if is_about_another(&error) || error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             result => result,
