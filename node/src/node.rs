@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::{Instance, NodeId};
+use ftx_proto::engine::pull::choice::LaneMode;
 use ftx_proto::geometry::Geometry;
 use ftx_proto::limits::NODE_NAME_BYTES_MAX;
 use ftx_proto::merkle::PieceLayer;
@@ -26,7 +27,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::actors::catalog::{CatalogArguments, CatalogMessage, CatalogStatus};
 use crate::actors::discovery::{DiscoveryArguments, DiscoveryMessage, Found, Lookup};
-use crate::actors::fetcher::{FetcherArguments, FetcherMessage};
+use crate::actors::fetcher::{FetchSettings, FetcherArguments, FetcherMessage};
 use crate::actors::node::{Links, NodeArguments, NodeMessage, NodeRoot, reason_of};
 use crate::actors::server::ServerArguments;
 use crate::actors::udp_get;
@@ -288,7 +289,7 @@ impl Node {
     /// # Errors
     /// What [`PartFile::open`] says of the target.
     pub async fn fetch(&self, request: FetchRequest) -> Result<Fetch, Error> {
-        let FetchRequest { resolved, target, force, patience, only } = request;
+        let FetchRequest { resolved, target, force, patience, only, lane } = request;
         let geometry = Geometry::new(resolved.size)
             .map_err(|error| Error::other(format!("{}: {error}", resolved.name)))?;
         if geometry.size() == 0 && PieceLayer::verify(geometry, resolved.root, Vec::new()).is_err() {
@@ -311,16 +312,14 @@ impl Node {
         });
         let (pieces, verified) = watch::channel(Arc::new(have.clone()));
         let (done, report) = oneshot::channel();
-        let arguments = FetcherArguments {
+        let settings = FetchSettings {
             root: resolved.root,
             geometry,
             name: resolved.name.clone(),
             part: Arc::clone(&part),
-            have,
-            mtime: (resolved.mtime, 0),
             force,
             patience,
-            only,
+            lane,
             tls: self.tls.clone(),
             hello: Hello { instance: self.announce.instance, name: self.announce.name.clone() },
             local: self.config.bind,
@@ -329,8 +328,8 @@ impl Node {
             clock: self.clock,
             progress,
             pieces,
-            done,
         };
+        let arguments = FetcherArguments { have, mtime: (resolved.mtime, 0), only, done, settings };
         let starting = |reply| NodeMessage::Fetch(Box::new(arguments), reply);
         let fetcher = match self.root.call(starting, Some(crate::actors::link::CALL_TIMEOUT)).await {
             Ok(ractor::rpc::CallResult::Success(Some(fetcher))) => fetcher,
@@ -381,6 +380,8 @@ pub struct FetchRequest {
     pub patience: Duration,
     /// Only from this node.
     pub only: Option<NodeId>,
+    /// On which lanes sources are asked.
+    pub lane: LaneMode,
 }
 
 /// A running fetch. It is given up when this is dropped; what is verified by then stays.

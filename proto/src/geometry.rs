@@ -179,6 +179,13 @@ impl Span {
         (start < end).then(|| Span { first: ChunkIndex(start), count: end - start })
     }
 
+    /// The shortest span that contains both.
+    #[must_use]
+    pub fn cover(&self, other: Span) -> Span {
+        let first = self.first.min(other.first);
+        Span { first, count: self.end().max(other.end()) - first.0 }
+    }
+
     /// The pieces that the span touches, in order.
     pub fn pieces(&self) -> impl Iterator<Item = PieceIndex> + use<> {
         (self.first.piece().0..=(self.end() - 1) / PIECE_CHUNKS).map(PieceIndex)

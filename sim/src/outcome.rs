@@ -115,6 +115,7 @@ impl Outcome {
 mod tests {
     use super::*;
     use ftx_proto::digest::Instance;
+    use ftx_proto::engine::pull::choice::LaneKind;
 
     fn outcome(role: Role, bytes: u64, bad: u64, state: SourceState, wrong: Option<&str>) -> Outcome {
         let id = NodeId([1; 32]);
@@ -128,6 +129,8 @@ mod tests {
             retransmitted: 0,
             bad,
             state,
+            lane: LaneKind::Stream,
+            lane_reason: String::new(),
         };
         let report = Report {
             path: "file".into(),

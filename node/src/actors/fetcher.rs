@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ftx_proto::chunk_set::PieceSet;
-use ftx_proto::digest::{Digest, NodeId, Root};
+use ftx_proto::digest::{NodeId, Root};
 use ftx_proto::engine::fetch::{FetchConfig, FetchEngine, Input, Output, SourceId};
-use ftx_proto::geometry::{ChunkIndex, Geometry, PieceIndex};
+use ftx_proto::engine::pull::choice::{LaneKind, LaneMode};
+use ftx_proto::geometry::{Geometry, PieceIndex};
 use ftx_proto::name::RelativePath;
 use ftx_proto::time::Time;
 use ftx_proto::wire::discovery::Announce;
-use ftx_proto::wire::session::{Hello, Refusal, RequestId};
+use ftx_proto::wire::session::Hello;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
@@ -32,6 +33,7 @@ use crate::error::{Code, Error};
 use crate::fetch::candidates::{Candidates, Drought};
 use crate::fetch::landing::Landing;
 use crate::fetch::lane::{Described, LaneEnd};
+use crate::fetch::pull::SharedBudget;
 use crate::fetch::report::{Phase, Progress, Report};
 use crate::limits::{JOURNAL_BYTES_MAX, JOURNAL_INTERVAL};
 use crate::net::connection::Dialling;
@@ -45,6 +47,21 @@ pub struct Fetcher;
 /// What a fetch is started with.
 #[derive(Debug)]
 pub struct FetcherArguments {
+    /// What is there of it already.
+    pub have: PieceSet,
+    /// When it was last changed, in seconds and nanoseconds since 1970; a source may say it more exactly.
+    pub mtime: (i64, u32),
+    /// Only this node is asked, if one is given.
+    pub only: Option<NodeId>,
+    /// Where the end is told.
+    pub done: oneshot::Sender<Result<Report, Error>>,
+    /// What it needs all the time.
+    pub settings: FetchSettings,
+}
+
+/// What a fetch needs as long as it runs.
+#[derive(Debug)]
+pub struct FetchSettings {
     /// The content.
     pub root: Root,
     /// How it is cut.
@@ -53,16 +70,12 @@ pub struct FetcherArguments {
     pub name: RelativePath,
     /// Where it goes.
     pub part: Arc<PartFile>,
-    /// What is there of it already.
-    pub have: PieceSet,
-    /// When it was last changed, in seconds and nanoseconds since 1970; a source may say it more exactly.
-    pub mtime: (i64, u32),
     /// Replace what has the final name.
     pub force: bool,
     /// How long to wait when no source is left.
     pub patience: Duration,
-    /// Only this node is asked, if one is given.
-    pub only: Option<NodeId>,
+    /// Which lanes may be used.
+    pub lane: LaneMode,
     /// How this node shows itself, and from where it dials.
     pub tls: Tls,
     /// What it says first.
@@ -79,8 +92,6 @@ pub struct FetcherArguments {
     pub progress: watch::Sender<Progress>,
     /// Which pieces are verified; for whoever reads along.
     pub pieces: watch::Sender<Arc<PieceSet>>,
-    /// Where the end is told.
-    pub done: oneshot::Sender<Result<Report, Error>>,
 }
 
 /// What a fetch is told.
@@ -111,60 +122,16 @@ pub enum FetcherMessage {
         /// How.
         end: LaneEnd,
     },
-    /// Chunks landed.
-    Arrived {
-        /// From whom.
-        source: SourceId,
-        /// For which request.
-        request: RequestId,
-        /// The first of them.
-        first: ChunkIndex,
-        /// As [`Landing::land`] says.
-        leaves: Vec<Option<Digest>>,
-    },
-    /// A source does not give what was asked.
-    Refused {
+    /// Something that the engine is to know: what came, and what will not.
+    Fact(Input),
+    /// A source is asked on this kind of lane from now on.
+    LaneChosen {
         /// Which one.
         source: SourceId,
-        /// Which request.
-        request: RequestId,
+        /// On which.
+        lane: LaneKind,
         /// Why.
-        refusal: Refusal,
-    },
-    /// Requests that will not be answered.
-    Lost {
-        /// By whom.
-        source: SourceId,
-        /// Which requests.
-        requests: Vec<RequestId>,
-    },
-    /// The hashes of all pieces.
-    Layer {
-        /// From whom.
-        source: SourceId,
-        /// In order.
-        hashes: Vec<Digest>,
-    },
-    /// No hashes of pieces from this source.
-    LayerFailed {
-        /// Which one.
-        source: SourceId,
-    },
-    /// The hashes of the chunks of a piece.
-    Leaves {
-        /// From whom.
-        source: SourceId,
-        /// Which piece.
-        piece: PieceIndex,
-        /// In order.
-        leaves: Vec<Digest>,
-    },
-    /// No hashes of chunks from this source.
-    LeavesFailed {
-        /// Which one.
-        source: SourceId,
-        /// Which piece.
-        piece: PieceIndex,
+        reason: String,
     },
     /// The disk does not take it.
     StoreFailed(StoreError),
@@ -181,10 +148,12 @@ pub enum FetcherMessage {
 /// What a fetch owns.
 #[derive(Debug)]
 pub struct FetcherState {
-    arguments: Arguments,
+    settings: FetchSettings,
     engine: FetchEngine,
     landing: Arc<Landing>,
     candidates: Candidates,
+    /// What all datagram lanes may have in flight.
+    budget: SharedBudget,
     uncommitted: Vec<PieceIndex>,
     /// Whether it was said that verified pieces cannot be noted.
     note_failed: bool,
@@ -202,25 +171,6 @@ pub struct FetcherState {
     ending: Option<Ending>,
     done: Option<oneshot::Sender<Result<Report, Error>>>,
     ticking: AbortHandle,
-}
-
-/// The arguments that are needed later on.
-#[derive(Debug)]
-struct Arguments {
-    root: Root,
-    geometry: Geometry,
-    name: RelativePath,
-    part: Arc<PartFile>,
-    force: bool,
-    patience: Duration,
-    tls: Tls,
-    hello: Hello,
-    local: Option<std::net::IpAddr>,
-    catalog: Link<CatalogMessage>,
-    data: Handle,
-    clock: Clock,
-    progress: watch::Sender<Progress>,
-    pieces: watch::Sender<Arc<PieceSet>>,
 }
 
 /// What is left to do before the fetch is over.
@@ -242,31 +192,17 @@ impl Actor for Fetcher {
         myself: ActorRef<FetcherMessage>,
         arguments: FetcherArguments,
     ) -> Result<FetcherState, ActorProcessingErr> {
-        let FetcherArguments { root, geometry, have, done, part, mtime, only, .. } = arguments;
-        let now = arguments.clock.now();
-        let resumed = have.bytes();
-        let landing = Arc::new(Landing::new(Arc::clone(&part), &have));
-        let engine = FetchEngine::new(FetchConfig::default(), geometry, root, have, rand::random());
-        let arguments = Arguments {
-            root,
-            geometry,
-            name: arguments.name,
-            part,
-            force: arguments.force,
-            patience: arguments.patience,
-            tls: arguments.tls,
-            hello: arguments.hello,
-            local: arguments.local,
-            catalog: arguments.catalog,
-            data: arguments.data,
-            clock: arguments.clock,
-            progress: arguments.progress,
-            pieces: arguments.pieces,
-        };
+        let FetcherArguments { have, mtime, only, done, settings } = arguments;
+        let now = settings.clock.now();
+        let (resumed, size) = (have.bytes(), settings.geometry.size());
+        let landing = Arc::new(Landing::new(Arc::clone(&settings.part), &have));
+        let config = FetchConfig::default();
+        let engine = FetchEngine::new(config, settings.geometry, settings.root, have, rand::random());
         let mut state = FetcherState {
             engine,
             landing,
-            candidates: Candidates::new(arguments.hello.instance, only, geometry.size()),
+            candidates: Candidates::new(settings.hello.instance, only, size),
+            budget: SharedBudget::default(),
             uncommitted: Vec::new(),
             note_failed: false,
             committing: false,
@@ -281,7 +217,7 @@ impl Actor for Fetcher {
             ending: None,
             done: Some(done),
             ticking: tokio::spawn(tick_regularly(myself.clone())).abort_handle(),
-            arguments,
+            settings,
         };
         // An empty content is complete before anybody is asked.
         state.advance(&myself, now, Input::Tick);
@@ -294,7 +230,7 @@ impl Actor for Fetcher {
         message: FetcherMessage,
         state: &mut FetcherState,
     ) -> Result<(), ActorProcessingErr> {
-        let now = state.arguments.clock.now();
+        let now = state.settings.clock.now();
         let input = match message {
             FetcherMessage::Offered(announce, addr) => {
                 state.candidates.offered(announce, addr, now);
@@ -312,21 +248,19 @@ impl Actor for Fetcher {
                 state.candidates.failed(source, end);
                 return Ok(());
             }
-            FetcherMessage::Arrived { source, request, first, leaves } => {
-                if leaves.iter().any(Option::is_some) {
+            FetcherMessage::Fact(input) => {
+                if let Input::Arrived { source, leaves, .. } = &input
+                    && leaves.iter().any(Option::is_some)
+                {
                     state.fed_at = now;
-                    state.candidates.fed_by(source);
+                    state.candidates.fed_by(*source);
                 }
-                Input::Arrived { source, request, first, leaves }
+                input
             }
-            FetcherMessage::Refused { source, request, refusal } => {
-                Input::Refused { source, request, refusal }
+            FetcherMessage::LaneChosen { source, lane, reason } => {
+                state.candidates.lane_chosen(source, lane, reason);
+                return Ok(());
             }
-            FetcherMessage::Lost { source, requests } => Input::Lost { source, requests },
-            FetcherMessage::Layer { source, hashes } => Input::Layer { source, hashes },
-            FetcherMessage::LayerFailed { source } => Input::LayerFailed { source },
-            FetcherMessage::Leaves { source, piece, leaves } => Input::Leaves { source, piece, leaves },
-            FetcherMessage::LeavesFailed { source, piece } => Input::LeavesFailed { source, piece },
             FetcherMessage::Tick => {
                 state.advance(&myself, now, Input::Tick);
                 state.connect(&myself, now).await;
@@ -365,7 +299,7 @@ impl Actor for Fetcher {
             SupervisionEvent::ActorFailed(actor, error) => (actor, format!("internal error: {error}")),
             _ => return Ok(()),
         };
-        let now = state.arguments.clock.now();
+        let now = state.settings.clock.now();
         if let Some(source) = state.candidates.ended(&actor.get_id(), reason, now) {
             state.advance(&myself, now, Input::SourceLeft { source });
         }
@@ -377,7 +311,7 @@ impl Drop for FetcherState {
     /// Also after a panic, where `post_stop` is not called.
     fn drop(&mut self) {
         self.ticking.abort();
-        self.arguments.catalog.cast(CatalogMessage::RemovePartial(self.arguments.root));
+        self.settings.catalog.cast(CatalogMessage::RemovePartial(self.settings.root));
     }
 }
 
@@ -404,11 +338,11 @@ impl FetcherState {
                 Output::LayerReady(layer) => {
                     let content = Content::partial(
                         layer,
-                        self.arguments.name.clone(),
+                        self.settings.name.clone(),
                         self.mtime,
                         self.executable,
-                        Arc::clone(&self.arguments.part),
-                        self.arguments.pieces.subscribe(),
+                        Arc::clone(&self.settings.part),
+                        self.settings.pieces.subscribe(),
                     );
                     self.fed_at = now;
                     self.offered = Some((Arc::new(content), None));
@@ -432,7 +366,7 @@ impl FetcherState {
         let hashes = self.engine.layer().map_or(&[][..], |layer| layer.hashes());
         let hashed: Vec<_> =
             verified.iter().filter_map(|piece| Some((*piece, *hashes.get(piece.get() as usize)?))).collect();
-        if let Err(error) = self.arguments.part.note(&hashed)
+        if let Err(error) = self.settings.part.note(&hashed)
             && !std::mem::replace(&mut self.note_failed, true)
         {
             tracing::warn!(%error, "a killed fetch would lose what was verified last");
@@ -450,14 +384,17 @@ impl FetcherState {
                 source,
                 dialling: Dialling {
                     addr,
-                    local: self.arguments.local,
-                    tls: self.arguments.tls.clone(),
-                    hello: self.arguments.hello.clone(),
+                    local: self.settings.local,
+                    tls: self.settings.tls.clone(),
+                    hello: self.settings.hello.clone(),
                 },
-                root: self.arguments.root,
+                root: self.settings.root,
                 landing: Arc::clone(&self.landing),
                 fetcher: myself.clone(),
-                data: self.arguments.data.clone(),
+                mode: self.settings.lane,
+                budget: Arc::clone(&self.budget),
+                clock: self.settings.clock,
+                data: self.settings.data.clone(),
             };
             let spawned = Source::spawn_linked(None, Source, arguments, myself.get_cell()).await;
             let spawned = spawned.inspect_err(|error| tracing::error!(%error, "cannot start a source"));
@@ -490,7 +427,7 @@ impl FetcherState {
             return;
         }
         // Whether nobody is there or those who are give nothing, it comes to the same for whoever waits.
-        if now.since(self.fed_at) >= self.arguments.patience {
+        if now.since(self.fed_at) >= self.settings.patience {
             let error = self.starved();
             self.fail(myself, error);
         }
@@ -499,7 +436,7 @@ impl FetcherState {
     /// Lets the node serve what is verified. A catalog that was restarted knows nothing of it and is told again.
     fn offer_to_others(&mut self) {
         let Some((content, told)) = &mut self.offered else { return };
-        if let Some(catalog) = self.arguments.catalog.actor().filter(|actor| *told != Some(actor.get_id())) {
+        if let Some(catalog) = self.settings.catalog.actor().filter(|actor| *told != Some(actor.get_id())) {
             *told = Some(catalog.get_id());
             let _ = catalog.cast(CatalogMessage::AddPartial(Arc::clone(content)));
         }
@@ -507,9 +444,9 @@ impl FetcherState {
 
     /// The error for a fetch that nobody feeds any more.
     fn starved(&self) -> Error {
-        let seconds = self.arguments.patience.as_secs_f64();
+        let seconds = self.settings.patience.as_secs_f64();
         let progress = self.engine.progress();
-        let what = format!("{} ({})", self.arguments.name, self.arguments.root.short());
+        let what = format!("{} ({})", self.settings.name, self.settings.root.short());
         match self.candidates.drought() {
             Drought::Lied(why) => {
                 let message = format!(
@@ -552,7 +489,7 @@ impl FetcherState {
         self.committed_at = now;
         let pieces = std::mem::take(&mut self.uncommitted);
         let (part, geometry, myself) =
-            (Arc::clone(&self.arguments.part), self.arguments.geometry, myself.clone());
+            (Arc::clone(&self.settings.part), self.settings.geometry, myself.clone());
         let committing = tokio::task::spawn_blocking(move || {
             let bytes = pieces.iter().map(|piece| geometry.len_of(geometry.span_of(*piece))).sum();
             part.commit(&pieces).map(|()| bytes)
@@ -587,7 +524,7 @@ impl FetcherState {
             return;
         }
         self.ending = Some(Ending::Failing(error));
-        self.commit_when_due(myself, self.arguments.clock.now());
+        self.commit_when_due(myself, self.settings.clock.now());
         self.finish_when_possible(myself);
     }
 
@@ -607,7 +544,7 @@ impl FetcherState {
                 self.ending = Some(Ending::Finishing);
                 self.committing = true;
                 self.tell_progress();
-                let (part, force) = (Arc::clone(&self.arguments.part), self.arguments.force);
+                let (part, force) = (Arc::clone(&self.settings.part), self.settings.force);
                 let (mtime, executable, myself) = (self.mtime, self.executable, myself.clone());
                 let finishing = tokio::task::spawn_blocking(move || part.finish(mtime, executable, force));
                 tokio::spawn(async move {
@@ -621,9 +558,9 @@ impl FetcherState {
     fn finished(&mut self, myself: &ActorRef<FetcherMessage>, result: Result<PathBuf, StoreError>) {
         let result = result.map_err(Error::from).map(|path| Report {
             path,
-            size: self.arguments.geometry.size(),
-            root: self.arguments.root,
-            elapsed: self.arguments.clock.now().since(self.begun),
+            size: self.settings.geometry.size(),
+            root: self.settings.root,
+            elapsed: self.settings.clock.now().since(self.begun),
             resumed: self.resumed,
             sources: self.candidates.reports(&self.engine),
         });
@@ -640,8 +577,8 @@ impl FetcherState {
 
     fn tell_progress(&mut self) {
         let progress = self.engine.progress();
-        if self.arguments.pieces.borrow().count() != progress.pieces {
-            self.arguments.pieces.send_replace(Arc::new(self.engine.have().clone()));
+        if self.settings.pieces.borrow().count() != progress.pieces {
+            self.settings.pieces.send_replace(Arc::new(self.engine.have().clone()));
         }
         let joined = self.candidates.joined_count() > 0;
         let phase = match (&self.ending, joined) {
@@ -650,7 +587,7 @@ impl FetcherState {
             (_, true) if self.engine.layer().is_none() => Phase::Describing,
             (_, true) => Phase::Fetching,
         };
-        self.arguments.progress.send_replace(Progress {
+        self.settings.progress.send_replace(Progress {
             phase,
             size: progress.bytes_total,
             bytes: progress.bytes,

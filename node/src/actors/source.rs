@@ -1,13 +1,18 @@
 //! The Source actor: the session with one peer that a fetch gets chunks from.
 //!
-//! Owns the lanes to that peer and divides what the fetch engine asks for among them. It ends with the last lane that is
-//! up: one that is still being dialled could carry nothing of what is asked meanwhile. What the lanes receive they tell
-//! the fetcher themselves; nothing of a chunk comes through here.
+//! Owns the lanes to that peer and divides what the fetch engine asks for among them: streams, and one datagram lane
+//! beside them where that is wanted or gives more ([`Choice`]). It ends with the last stream that is up: one that is still
+//! being dialled could carry nothing of what is asked meanwhile, and datagrams hang on a session. What the lanes
+//! receive they tell the fetcher themselves; nothing of a chunk comes through here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ftx_proto::digest::NodeId;
-use ftx_proto::engine::fetch::SourceId;
+use ftx_proto::engine::fetch::{Input, SourceId};
+use ftx_proto::engine::pull::choice::{
+    Carried, Choice, Input as Choosing, LaneKind, LaneMode, Output as Chosen, SAMPLE_INTERVAL,
+};
 use ftx_proto::geometry::{PieceIndex, Span};
 use ftx_proto::wire::session::RequestId;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -15,10 +20,13 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use super::fetcher::FetcherMessage;
+use crate::clock::Clock;
 use crate::fetch::landing::Landing;
-use crate::fetch::lane::{Described, Lane, LaneArguments, LaneCommand, LaneEnd};
+use crate::fetch::lane::{DatagramsHere, Described, Lane, LaneArguments, LaneCommand, LaneEnd};
+use crate::fetch::pull::{PullArguments, SharedBudget};
 use crate::limits::LANES_PER_SOURCE_MAX;
 use crate::net::connection::Dialling;
+use crate::net::datagram::socket::Mode;
 
 /// The Source actor.
 #[derive(Debug)]
@@ -37,6 +45,12 @@ pub struct SourceArguments {
     pub landing: Arc<Landing>,
     /// Whose source it is.
     pub fetcher: ActorRef<FetcherMessage>,
+    /// Which lanes may be used.
+    pub mode: LaneMode,
+    /// What all datagram lanes of the fetch may have in flight.
+    pub budget: SharedBudget,
+    /// What time it is.
+    pub clock: Clock,
     /// Where lanes do their work.
     pub data: Handle,
 }
@@ -48,6 +62,14 @@ pub enum SourceMessage {
     LaneUp(usize, Described),
     /// A lane is gone, for this reason.
     LaneDown(usize, LaneEnd),
+    /// The peer says how it gives datagrams, over the session of this lane; or that it does not.
+    Datagrams(usize, Option<DatagramsHere>),
+    /// Datagrams pass.
+    PullUp(usize),
+    /// Time to look how the lanes do.
+    Sample,
+    /// Datagrams were wanted, and nothing came for too long.
+    DatagramsOverdue,
     /// One more lane, if the source has fewer than this.
     WantLanes(usize),
     /// Ask for chunks.
@@ -68,12 +90,23 @@ pub struct SourceState {
     lanes: Vec<Option<OpenLane>>,
     /// Who it is, once a lane is up.
     peer: Option<NodeId>,
+    choice: Choice,
+    /// What is told of the source when it is clear on which lane it is asked.
+    introduction: Option<Described>,
+    /// Something was asked for all the time since the last look.
+    busy: bool,
+    /// What lanes have carried that are gone.
+    gone: [Carried; 2],
+    sampling: Option<AbortHandle>,
 }
 
 #[derive(Debug)]
 struct OpenLane {
     lane: Lane,
+    kind: LaneKind,
     up: bool,
+    /// The lane over whose session this one was opened.
+    over: Option<usize>,
     task: AbortHandle,
 }
 
@@ -87,7 +120,20 @@ impl Actor for Source {
         myself: ActorRef<SourceMessage>,
         arguments: SourceArguments,
     ) -> Result<SourceState, ActorProcessingErr> {
-        let mut state = SourceState { arguments, myself, lanes: Vec::new(), peer: None };
+        let choice = Choice::new(arguments.mode, arguments.clock.now());
+        let sampling = (arguments.mode == LaneMode::Auto)
+            .then(|| myself.send_interval(SAMPLE_INTERVAL, || SourceMessage::Sample).abort_handle());
+        let mut state = SourceState {
+            arguments,
+            myself,
+            lanes: Vec::new(),
+            peer: None,
+            choice,
+            introduction: None,
+            busy: false,
+            gone: [Carried::default(); 2],
+            sampling,
+        };
         state.open_lane();
         Ok(state)
     }
@@ -101,37 +147,46 @@ impl Actor for Source {
         match message {
             SourceMessage::LaneUp(number, described) => state.lane_up(&myself, number, described),
             SourceMessage::LaneDown(number, end) => state.lane_down(&myself, number, end),
+            SourceMessage::Datagrams(over, here) => state.datagrams(over, here),
+            SourceMessage::PullUp(number) => {
+                if let Some(Some(open)) = state.lanes.get_mut(number) {
+                    open.up = true;
+                    state.choose(Choosing::Opened);
+                }
+            }
+            SourceMessage::Sample => state.sample(),
+            SourceMessage::DatagramsOverdue => {
+                if state.introduction.is_some() {
+                    state.choose(Choosing::Unavailable("no datagrams come from there".to_owned()));
+                }
+            }
             SourceMessage::WantLanes(count) => {
-                if state.peer.is_some() && state.open_count() < count.min(LANES_PER_SOURCE_MAX) {
+                let streams = state.open_lanes(LaneKind::Stream).count();
+                if state.peer.is_some() && streams < count.min(LANES_PER_SOURCE_MAX) {
                     state.open_lane();
                 }
             }
             SourceMessage::Request(request, span) => {
-                let open = state.lanes.iter().enumerate().filter_map(|(n, open)| Some((n, open.as_ref()?)));
-                let quietest =
-                    open.filter(|(_, open)| open.up).min_by_key(|(_, open)| open.lane.outstanding());
                 // Without a lane that is up this source is not introduced yet, or about to end.
-                if let Some((number, open)) = quietest
-                    && open.lane.send(LaneCommand::Request(request, span)).is_err()
-                {
-                    let end = LaneEnd::Broke("it takes nothing any more".to_owned());
-                    state.lane_down(&myself, number, end);
+                if let Some(number) = state.quietest() {
+                    state.ask(&myself, number, request, span);
                 }
             }
             SourceMessage::Cancel(request) => {
                 // A request that no lane has is answered already, or its lane is gone.
-                if let Some(open) = state.lanes.iter().flatten().find(|open| open.lane.has(request)) {
+                for open in state.lanes.iter().flatten().filter(|open| open.lane.has(request)) {
                     let _ = open.lane.send(LaneCommand::Cancel(request));
                 }
             }
             SourceMessage::AskLayer => {
                 if !state.send_to_any(LaneCommand::Layer) {
-                    state.tell(FetcherMessage::LayerFailed { source: state.arguments.source });
+                    state.tell(FetcherMessage::Fact(Input::LayerFailed { source: state.arguments.source }));
                 }
             }
             SourceMessage::AskLeaves(piece) => {
                 if !state.send_to_any(LaneCommand::Leaves(piece)) {
-                    state.tell(FetcherMessage::LeavesFailed { source: state.arguments.source, piece });
+                    let failed = Input::LeavesFailed { source: state.arguments.source, piece };
+                    state.tell(FetcherMessage::Fact(failed));
                 }
             }
         }
@@ -144,12 +199,116 @@ impl Drop for SourceState {
         for open in self.lanes.iter().flatten() {
             open.task.abort();
         }
+        if let Some(sampling) = &self.sampling {
+            sampling.abort();
+        }
     }
 }
 
 impl SourceState {
-    fn open_count(&self) -> usize {
-        self.lanes.iter().flatten().count()
+    fn open_lanes(&self, kind: LaneKind) -> impl Iterator<Item = (usize, &OpenLane)> {
+        let open = self.lanes.iter().enumerate().filter_map(|(number, open)| Some((number, open.as_ref()?)));
+        open.filter(move |(_, open)| open.kind == kind)
+    }
+
+    /// The lane of the chosen kind that has least to do; of the other kind where there is none.
+    fn quietest(&self) -> Option<usize> {
+        let other = match self.choice.lane() {
+            LaneKind::Stream => LaneKind::Datagram,
+            LaneKind::Datagram => LaneKind::Stream,
+        };
+        [self.choice.lane(), other].into_iter().find_map(|kind| {
+            let up = self.open_lanes(kind).filter(|(_, open)| open.up);
+            up.min_by_key(|(_, open)| open.lane.outstanding()).map(|(number, _)| number)
+        })
+    }
+
+    fn ask(&mut self, myself: &ActorRef<SourceMessage>, number: usize, request: RequestId, span: Span) {
+        let Some(Some(open)) = self.lanes.get(number) else { return };
+        if open.lane.send(LaneCommand::Request(request, span)).is_err() {
+            self.lane_down(myself, number, LaneEnd::Broke("it takes nothing any more".to_owned()));
+        }
+    }
+
+    /// Looks how the lanes do.
+    fn sample(&mut self) {
+        let busy = self.lanes.iter().flatten().any(|open| open.lane.outstanding() > 0);
+        let [mut stream, mut datagram] = self.gone;
+        for open in self.lanes.iter().flatten() {
+            let sum = match open.kind {
+                LaneKind::Stream => &mut stream,
+                LaneKind::Datagram => &mut datagram,
+            };
+            add(sum, open.lane.carried());
+        }
+        let was_busy = std::mem::replace(&mut self.busy, busy);
+        self.choose(Choosing::Sampled { stream, datagram, busy: busy && was_busy });
+    }
+
+    /// Lets the choice know something, and does what it decides.
+    fn choose(&mut self, input: Choosing) {
+        self.choice.handle(self.arguments.clock.now(), input);
+        while let Some(output) = self.choice.poll() {
+            match output {
+                Chosen::Open => self.open_datagrams(),
+                Chosen::Use { lane, reason } => self.switch(lane, reason),
+            }
+        }
+    }
+
+    /// Asks over one of the streams for a way to get datagrams.
+    fn open_datagrams(&mut self) {
+        if !self.send_to_any(LaneCommand::OpenDatagrams) {
+            self.choose(Choosing::Unavailable("there is no session to ask for datagrams".to_owned()));
+        }
+    }
+
+    /// The peer has said how it gives datagrams.
+    fn datagrams(&mut self, over: usize, here: Option<DatagramsHere>) {
+        let is_open = self.open_lanes(LaneKind::Datagram).next().is_some();
+        let Some(here) = here else {
+            return self.choose(Choosing::Unavailable("it gives no datagrams".to_owned()));
+        };
+        if is_open || !matches!(self.lanes.get(over), Some(Some(_))) {
+            return;
+        }
+        let arguments = PullArguments {
+            lane: self.lanes.len(),
+            source: self.arguments.source,
+            peer: here.peer,
+            local: self.arguments.dialling.local,
+            connection: here.connection,
+            secret: here.secret,
+            root: self.arguments.root,
+            landing: Arc::clone(&self.arguments.landing),
+            source_actor: self.myself.clone(),
+            fetcher: self.arguments.fetcher.clone(),
+            budget: Arc::clone(&self.arguments.budget),
+            clock: self.arguments.clock,
+            mode: Mode::default(),
+        };
+        let (lane, task) = Lane::start_pull(arguments, &self.arguments.data);
+        self.lanes.push(Some(OpenLane { lane, kind: LaneKind::Datagram, up: false, over: Some(over), task }));
+    }
+
+    /// Asks on this lane from now on.
+    fn switch(&mut self, lane: LaneKind, reason: String) {
+        let source = self.arguments.source;
+        self.tell(FetcherMessage::LaneChosen { source, lane, reason });
+        if let Some(described) = self.introduction.take() {
+            self.tell(FetcherMessage::SourceReady { source, described });
+        }
+        if lane == LaneKind::Datagram {
+            // What waits on a stream that hardly moves is asked for here. The other way round nothing is in a hurry.
+            let streams = self.open_lanes(LaneKind::Stream);
+            let taken: Vec<_> = streams.flat_map(|(_, open)| open.lane.take_back()).collect();
+            let myself = self.myself.clone();
+            for (request, span) in taken {
+                if let Some(number) = self.quietest() {
+                    self.ask(&myself, number, request, span);
+                }
+            }
+        }
     }
 
     fn open_lane(&mut self) {
@@ -163,7 +322,7 @@ impl SourceState {
             fetcher: self.arguments.fetcher.clone(),
         };
         let (lane, task) = Lane::start(arguments, &self.arguments.data);
-        self.lanes.push(Some(OpenLane { lane, up: false, task }));
+        self.lanes.push(Some(OpenLane { lane, kind: LaneKind::Stream, up: false, over: None, task }));
     }
 
     fn lane_up(&mut self, myself: &ActorRef<SourceMessage>, number: usize, described: Described) {
@@ -175,7 +334,14 @@ impl SourceState {
         if let Some(Some(open)) = self.lanes.get_mut(number) {
             open.up = true;
         }
-        if self.peer.replace(described.peer.node).is_none() {
+        if self.peer.replace(described.peer.node).is_some() {
+            return;
+        }
+        if self.arguments.mode == LaneMode::Datagram {
+            self.introduction = Some(described);
+            myself.send_after(DATAGRAMS_PATIENCE, || SourceMessage::DatagramsOverdue);
+            self.choose(Choosing::Wanted);
+        } else {
             self.tell(FetcherMessage::SourceReady { source: self.arguments.source, described });
         }
     }
@@ -184,21 +350,31 @@ impl SourceState {
     fn lane_down(&mut self, myself: &ActorRef<SourceMessage>, number: usize, end: LaneEnd) {
         let Some(open) = self.lanes.get_mut(number).and_then(Option::take) else { return };
         open.task.abort();
+        let [stream, datagram] = &mut self.gone;
+        add(if open.kind == LaneKind::Stream { stream } else { datagram }, open.lane.carried());
         let requests = open.lane.unanswered();
         if !requests.is_empty() {
-            self.tell(FetcherMessage::Lost { source: self.arguments.source, requests });
+            self.tell(FetcherMessage::Fact(Input::Lost { source: self.arguments.source, requests }));
         }
         let reason = end.to_string();
         if !matches!(end, LaneEnd::Broke(_)) {
             self.tell(FetcherMessage::SourceFailed { source: self.arguments.source, end });
         }
-        if !self.lanes.iter().flatten().any(|open| open.up) {
-            myself.stop(Some(reason));
+        if !self.open_lanes(LaneKind::Stream).any(|(_, open)| open.up) {
+            return myself.stop(Some(reason));
+        }
+        if open.kind == LaneKind::Datagram {
+            self.choose(Choosing::Unavailable(reason));
+        }
+        // Datagrams whose session is gone are not answered any more.
+        let orphan = self.open_lanes(LaneKind::Datagram).find(|(_, open)| open.over == Some(number));
+        if let Some(orphan) = orphan.map(|(orphan, _)| orphan) {
+            self.lane_down(myself, orphan, LaneEnd::Broke("its session ended".to_owned()));
         }
     }
 
     fn send_to_any(&self, command: LaneCommand) -> bool {
-        self.lanes.iter().flatten().any(|open| open.up && open.lane.send(command).is_ok())
+        self.open_lanes(LaneKind::Stream).any(|(_, open)| open.up && open.lane.send(command).is_ok())
     }
 
     fn tell(&self, message: FetcherMessage) {
@@ -206,3 +382,12 @@ impl SourceState {
         let _ = self.arguments.fetcher.cast(message);
     }
 }
+
+fn add(sum: &mut Carried, more: Carried) {
+    sum.bytes += more.bytes;
+    sum.packets += more.packets;
+    sum.lost += more.lost;
+}
+
+/// How long a source that is to be asked for datagrams may take to send the first.
+const DATAGRAMS_PATIENCE: Duration = Duration::from_secs(3);

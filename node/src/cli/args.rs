@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand};
 use etcetera::BaseStrategy;
 use serde::Deserialize;
 
+use ftx_proto::engine::pull::choice::LaneMode;
+
 use crate::config::{
     DEFAULT_PORT, InboxConfig, ListenAt, NodeConfig, Services, Sessions, StepAuth, StepConfig,
 };
@@ -187,6 +189,9 @@ pub(super) struct GetOptions {
     /// Only from this node: its name, or the beginning of its id
     #[arg(long, value_name = "NODE", env = "FTX_FROM")]
     pub(super) from: Option<String>,
+    /// What carries chunks: `stream` (TCP), `datagram` (UDP, for networks that lose packets), or `auto`, whichever gives more
+    #[arg(long, value_name = "LANE", env = "FTX_LANE", default_value = "auto")]
+    pub(super) lane: LaneMode,
     /// Replace a file that is there already
     #[arg(long, env = "FTX_FORCE")]
     pub(super) force: bool,

@@ -89,7 +89,7 @@ async fn find_and_fetch(
         holder.map(|holder| holder.announce.node)
     });
     let patience = common.fetch_patience();
-    let request = FetchRequest { resolved, target, force: options.force, patience, only };
+    let request = FetchRequest { resolved, target, force: options.force, patience, only, lane: options.lane };
     let mut fetch = node.fetch(request).await?;
     interrupt.the_fetch_has_begun();
     let mut copying = Copying(to_stdout.then(|| copy_to_stdout(&fetch)));

@@ -111,5 +111,7 @@ pub fn source(source: &SourceReport) -> Value {
         "bad": source.bad,
         "state": state,
         "reason": reason,
+        "lane": source.lane.as_str(),
+        "lane_reason": source.lane_reason,
     })
 }

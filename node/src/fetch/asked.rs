@@ -60,8 +60,31 @@ pub(super) fn piece_of_leaves(geometry: Geometry, request: RequestId) -> Option<
 impl Asked {
     /// Chunks of one piece are asked for.
     pub(super) fn open(&mut self, request: RequestId, span: Span) {
-        self.outstanding += span.count();
-        self.open.insert(request, Owed { span, missing: ChunkMask::of(span) });
+        let more = ChunkMask::of(span);
+        self.outstanding += more.count();
+        match self.open.get_mut(&request) {
+            // Parts of one request, which are all that is left of it elsewhere.
+            Some(owed) => {
+                owed.span = owed.span.cover(span);
+                owed.missing = owed.missing.union(more);
+            }
+            None => {
+                self.open.insert(request, Owed { span, missing: more });
+            }
+        }
+    }
+
+    /// Closes all requests, and says what has not come of them.
+    pub(super) fn close_all(&mut self, geometry: Geometry) -> Vec<(RequestId, Span)> {
+        let mut all = Vec::new();
+        for request in self.all_open() {
+            if let Some(owed) = self.open.get(&request) {
+                let missing = owed.missing.spans(geometry, owed.span.first().piece());
+                all.extend(missing.into_iter().map(|span| (request, span)));
+            }
+            self.close(request);
+        }
+        all
     }
 
     /// Whether the request was asked here and is neither answered nor closed.

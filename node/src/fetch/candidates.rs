@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use ftx_proto::digest::{Instance, NodeId};
 use ftx_proto::engine::fetch::{DropReason, FetchEngine, SourceId};
+use ftx_proto::engine::pull::choice::LaneKind;
 use ftx_proto::name::printable;
 use ftx_proto::time::Time;
 use ftx_proto::wire::discovery::Announce;
@@ -60,6 +61,8 @@ struct Candidate {
     banned: bool,
     /// It has given something since it was connected last.
     useful: bool,
+    /// On which kind of lane it is asked, and why.
+    lane: (LaneKind, String),
 }
 
 /// A candidate that is connected and may be asked.
@@ -119,6 +122,7 @@ impl Candidates {
             state: None,
             banned: false,
             useful: true,
+            lane: (LaneKind::Stream, String::new()),
         });
         if !candidate.addrs.contains(&addr) {
             candidate.addrs.push_back(addr);
@@ -226,6 +230,13 @@ impl Candidates {
         if let Some(candidate) = self.all.get_mut(&source) {
             candidate.useful = true;
         }
+    }
+
+    /// It is asked on this kind of lane from now on.
+    pub fn lane_chosen(&mut self, source: SourceId, lane: LaneKind, reason: String) {
+        let Some(candidate) = self.all.get_mut(&source) else { return };
+        tracing::info!(source = %candidate.who(), lane = lane.as_str(), %reason, "lane");
+        candidate.lane = (lane, reason);
     }
 
     /// A source said why it ends, or showed it.
@@ -336,6 +347,8 @@ impl Candidates {
                 retransmitted: stats.retransmitted,
                 bad: stats.bad,
                 state: candidate.state.clone()?,
+                lane: candidate.lane.0,
+                lane_reason: candidate.lane.1.clone(),
             })
         };
         self.all.iter().filter_map(report).collect()

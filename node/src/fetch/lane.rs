@@ -4,14 +4,19 @@
 //! hears of it in one message a run. What a lane accepts is only what was asked on it: anything else breaks the
 //! protocol and ends the lane. How much can be under way is bounded by the source's window, which the engine keeps.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ftx_proto::digest::Root;
-use ftx_proto::engine::fetch::SourceId;
+use ftx_proto::engine::fetch::{Input, SourceId};
+use ftx_proto::engine::pull::choice::Carried;
 use ftx_proto::geometry::{Geometry, PieceIndex, Span};
 use ftx_proto::limits::SESSION_REQUESTS_MAX;
 use ftx_proto::name::printable;
+use ftx_proto::wire::datagram::ConnectionId;
 use ftx_proto::wire::session::{Message, Refusal, RequestId, WhichHashes};
 use ractor::ActorRef;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,11 +25,15 @@ use tokio::time::timeout;
 
 use super::asked::{Asked, HashesHere, LAYER_REQUEST, leaves_request, piece_of_leaves};
 use super::landing::Landing;
+use super::meter::LaneMeter;
+use super::pull::{self, PullArguments};
 use crate::actors::fetcher::FetcherMessage;
 use crate::actors::source::SourceMessage;
 use crate::limits::{FRAME_WRITE_MAX, PING_INTERVAL, SESSION_IDLE_MAX};
 use crate::net::connection::{self, Dialling, HANDSHAKE_TIMEOUT, Peer};
+use crate::net::datagram::seal::DatagramSecret;
 use crate::net::frame::{FrameError, FrameReader, FrameWriter};
+use crate::net::tcp_info::TcpWatch;
 
 /// What a lane needs to know.
 #[derive(Debug, Clone)]
@@ -56,6 +65,19 @@ pub enum LaneCommand {
     Layer,
     /// Ask for the hash of every chunk of a piece.
     Leaves(PieceIndex),
+    /// Ask for a way to get chunks in datagrams.
+    OpenDatagrams,
+}
+
+/// How a source gives chunks in datagrams, if it does.
+#[derive(Debug, Clone)]
+pub struct DatagramsHere {
+    /// Where it takes Wants.
+    pub peer: SocketAddr,
+    /// Stands for the content there.
+    pub connection: ConnectionId,
+    /// From what the keys are made.
+    pub secret: DatagramSecret,
 }
 
 /// What a source says of the content when a lane comes up.
@@ -100,7 +122,7 @@ fn broke(why: impl std::fmt::Display) -> LaneEnd {
     LaneEnd::Broke(why.to_string())
 }
 
-fn violation(what: &str) -> LaneEnd {
+pub(super) fn violation(what: &str) -> LaneEnd {
     LaneEnd::Violation(what.to_owned())
 }
 
@@ -109,6 +131,8 @@ fn violation(what: &str) -> LaneEnd {
 pub struct Lane {
     commands: mpsc::Sender<LaneCommand>,
     asked: Arc<Mutex<Asked>>,
+    meter: Arc<LaneMeter>,
+    geometry: Geometry,
 }
 
 /// A lane that has ended or cannot take any more; it is given up.
@@ -122,9 +146,22 @@ impl Lane {
         data: &tokio::runtime::Handle,
     ) -> (Self, tokio::task::AbortHandle) {
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
-        let asked = Arc::new(Mutex::new(Asked::default()));
-        let task = data.spawn(run(arguments, queue, Arc::clone(&asked)));
-        (Lane { commands, asked }, task.abort_handle())
+        let geometry = arguments.landing.geometry();
+        let lane = Lane { commands, asked: Arc::default(), meter: Arc::default(), geometry };
+        let task = data.spawn(run(arguments, queue, Arc::clone(&lane.asked), Arc::clone(&lane.meter)));
+        (lane, task.abort_handle())
+    }
+
+    /// Starts a datagram lane. Its task ends when nothing comes any more, or when the lane is dropped.
+    pub fn start_pull(
+        arguments: PullArguments,
+        data: &tokio::runtime::Handle,
+    ) -> (Self, tokio::task::AbortHandle) {
+        let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+        let geometry = arguments.landing.geometry();
+        let lane = Lane { commands, asked: Arc::default(), meter: Arc::default(), geometry };
+        let task = data.spawn(pull::run(arguments, queue, Arc::clone(&lane.asked), Arc::clone(&lane.meter)));
+        (lane, task.abort_handle())
     }
 
     /// Asks for something.
@@ -133,7 +170,7 @@ impl Lane {
             LaneCommand::Request(request, span) => self.lock().open(request, span),
             LaneCommand::Layer => self.lock().open_hashes(LAYER_REQUEST),
             LaneCommand::Leaves(piece) => self.lock().open_hashes(leaves_request(piece)),
-            LaneCommand::Cancel(_) => {}
+            LaneCommand::Cancel(_) | LaneCommand::OpenDatagrams => {}
         }
         self.commands.try_send(command).map_err(|_| LaneBroken)
     }
@@ -153,12 +190,27 @@ impl Lane {
         self.lock().all_open()
     }
 
+    /// What it has carried so far.
+    pub fn carried(&self) -> Carried {
+        self.meter.carried()
+    }
+
+    /// Takes back what has not come of all requests, to ask for it elsewhere. What is on its way still counts.
+    pub fn take_back(&self) -> Vec<(RequestId, Span)> {
+        let geometry = self.geometry;
+        let taken = self.lock().close_all(geometry);
+        for request in taken.iter().map(|(request, _)| *request).collect::<BTreeSet<_>>() {
+            let _ = self.commands.try_send(LaneCommand::Cancel(request));
+        }
+        taken
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Asked> {
         locked(&self.asked)
     }
 }
 
-fn locked(asked: &Mutex<Asked>) -> std::sync::MutexGuard<'_, Asked> {
+pub(super) fn locked(asked: &Mutex<Asked>) -> std::sync::MutexGuard<'_, Asked> {
     asked.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -168,10 +220,15 @@ const COMMANDS_MAX: usize = SESSION_REQUESTS_MAX + 64;
 /// `Have` messages of one lane that the fetcher has not looked at; further ones wait in the source's socket.
 const HAVES_WAITING_MAX: usize = 4;
 
-async fn run(arguments: LaneArguments, commands: mpsc::Receiver<LaneCommand>, asked: Arc<Mutex<Asked>>) {
+async fn run(
+    arguments: LaneArguments,
+    commands: mpsc::Receiver<LaneCommand>,
+    asked: Arc<Mutex<Asked>>,
+    meter: Arc<LaneMeter>,
+) {
     let lane = arguments.lane;
     let source_actor = arguments.source_actor.clone();
-    let end = carry(arguments, commands, asked).await.err().unwrap_or_else(|| broke("closed"));
+    let end = carry(arguments, commands, asked, &meter).await.err().unwrap_or_else(|| broke("closed"));
     let _ = source_actor.cast(SourceMessage::LaneDown(lane, end));
 }
 
@@ -179,10 +236,13 @@ async fn carry(
     arguments: LaneArguments,
     commands: mpsc::Receiver<LaneCommand>,
     asked: Arc<Mutex<Asked>>,
+    meter: &LaneMeter,
 ) -> Result<(), LaneEnd> {
     let root = arguments.root;
     let connection = connection::dial(arguments.dialling.clone()).await.map_err(broke)?;
     let (mut reader, mut writer) = (connection.reader, connection.writer);
+    let secret = connection.datagram_secret;
+    let watched = Watched { meter, watch: connection.watch, looked_at: Instant::now() };
     writer.write(&Message::Subscribe { root }, b"").await.map_err(broke)?;
     let described = timeout(HANDSHAKE_TIMEOUT, describe(&mut reader, root, connection.peer))
         .await
@@ -190,7 +250,7 @@ async fn carry(
     let _ = arguments.source_actor.cast(SourceMessage::LaneUp(arguments.lane, described));
     let (pongs, answers) = mpsc::channel(1);
     tokio::select! {
-        ended = read(&mut reader, &arguments, &asked, pongs) => ended,
+        ended = read(&mut reader, &arguments, &asked, watched, secret, pongs) => ended,
         ended = write(&mut writer, commands, root, asked.clone(), answers) => ended,
     }
 }
@@ -230,6 +290,7 @@ async fn write<W: AsyncWrite + Unpin>(
                     locked(&asked).close(request);
                     Message::Cancel { request }
                 }
+                Some(LaneCommand::OpenDatagrams) => Message::OpenDatagrams { root },
                 Some(LaneCommand::Layer) => {
                     Message::WantHashes { request: LAYER_REQUEST, root, which: WhichHashes::PieceLayer }
                 }
@@ -256,6 +317,8 @@ async fn read<R: AsyncRead + Unpin>(
     reader: &mut FrameReader<R>,
     arguments: &LaneArguments,
     asked: &Mutex<Asked>,
+    mut watched: Watched<'_>,
+    secret: DatagramSecret,
     pongs: mpsc::Sender<u64>,
 ) -> Result<(), LaneEnd> {
     let haves = Arc::new(Semaphore::new(HAVES_WAITING_MAX));
@@ -280,7 +343,19 @@ async fn read<R: AsyncRead + Unpin>(
                 let _ = pongs.try_send(number);
                 None
             }
-            message => take(message, reader.payload(), arguments, asked)?,
+            Message::Datagrams { root, at } if root == arguments.root => {
+                let here = at.map(|at| DatagramsHere {
+                    peer: SocketAddr::new(arguments.dialling.addr.ip(), at.port),
+                    connection: ConnectionId(at.connection),
+                    secret: secret.clone(),
+                });
+                let _ = arguments.source_actor.cast(SourceMessage::Datagrams(arguments.lane, here));
+                None
+            }
+            message => {
+                watched.came(reader.payload().len() as u64);
+                take(message, reader.payload(), arguments, asked)?
+            }
         };
         if let Some(told) = told
             && arguments.fetcher.cast(told).is_err()
@@ -289,6 +364,29 @@ async fn read<R: AsyncRead + Unpin>(
         }
     }
 }
+
+/// The meter of a lane, and what the system counts for it.
+struct Watched<'a> {
+    meter: &'a LaneMeter,
+    watch: Option<TcpWatch>,
+    looked_at: Instant,
+}
+
+impl Watched<'_> {
+    fn came(&mut self, bytes: u64) {
+        self.meter.came(bytes);
+        if self.looked_at.elapsed() < LOOK_INTERVAL {
+            return;
+        }
+        self.looked_at = Instant::now();
+        if let Some(count) = self.watch.as_ref().and_then(TcpWatch::count) {
+            self.meter.packets(count.packets, count.out_of_turn);
+        }
+    }
+}
+
+/// How often the system is asked how a connection does.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What the fetcher has to know of a message, if anything. Chunks are hashed and written here.
 fn take(
@@ -304,31 +402,37 @@ fn take(
             let arrived = locked(asked).arrived(geometry, request, first, payload.len());
             let Some(span) = arrived.map_err(LaneEnd::Violation)? else { return Ok(None) };
             Some(match landing.land(span, payload) {
-                Ok(leaves) => FetcherMessage::Arrived { source, request, first: span.first(), leaves },
+                Ok(leaves) => {
+                    FetcherMessage::Fact(Input::Arrived { source, request, first: span.first(), leaves })
+                }
                 Err(error) => FetcherMessage::StoreFailed(error),
             })
         }
         Message::Hashes { request, first, last } => {
             let arrived = locked(asked).hashes_arrived(geometry, request, first, last, payload);
             arrived.map_err(LaneEnd::Violation)?.map(|here| match here {
-                HashesHere::Layer(hashes) => FetcherMessage::Layer { source, hashes },
-                HashesHere::Leaves(piece, leaves) => FetcherMessage::Leaves { source, piece, leaves },
+                HashesHere::Layer(hashes) => FetcherMessage::Fact(Input::Layer { source, hashes }),
+                HashesHere::Leaves(piece, leaves) => {
+                    FetcherMessage::Fact(Input::Leaves { source, piece, leaves })
+                }
             })
         }
         Message::Refused { request: Some(request), reason, .. } => {
             let mut asked = locked(asked);
             // What was answered or cancelled meanwhile may be refused as well; that is nothing new.
             if asked.close(request) {
-                Some(FetcherMessage::Refused { source, request, refusal: reason })
+                Some(FetcherMessage::Fact(Input::Refused { source, request, refusal: reason }))
             } else if asked.close_hashes(request) {
-                Some(match piece_of_leaves(geometry, request) {
-                    Some(piece) => FetcherMessage::LeavesFailed { source, piece },
-                    None => FetcherMessage::LayerFailed { source },
-                })
+                Some(FetcherMessage::Fact(match piece_of_leaves(geometry, request) {
+                    Some(piece) => Input::LeavesFailed { source, piece },
+                    None => Input::LayerFailed { source },
+                }))
             } else {
                 None
             }
         }
+        // It cannot read the content any more: that was said of a datagram, which has no number here.
+        Message::Refused { request: None, reason, .. } => return Err(LaneEnd::Refused(reason)),
         Message::Pong(_) => None,
         Message::Goodbye(reason) => return Err(broke(printable(&reason))),
         _ => return Err(violation("it sent what only the asking side may send")),

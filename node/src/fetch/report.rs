@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ftx_proto::digest::{Instance, NodeId, Root};
+use ftx_proto::engine::pull::choice::LaneKind;
 
 /// A fetch, as it stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,6 +70,10 @@ pub struct SourceReport {
     pub bad: u64,
     /// Whether it still takes part.
     pub state: SourceState,
+    /// On which kind of lane it is asked, or was last.
+    pub lane: LaneKind,
+    /// Why on that one; empty if it was never another.
+    pub lane_reason: String,
 }
 
 /// Whether a source takes part.

@@ -13,6 +13,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::datagram::seal::{Aead, DatagramSecret, EXPORTER_LABEL, SECRET_LEN};
 use super::frame::{FrameError, FrameReader, FrameWriter};
+use super::tcp_info::TcpWatch;
 use super::tls::{self, Tls};
 
 /// Who is at the other end.
@@ -37,6 +38,8 @@ pub struct Connection {
     pub reader: FrameReader<ReadHalf<TlsStream<TcpStream>>>,
     /// What we send.
     pub writer: FrameWriter<WriteHalf<TlsStream<TcpStream>>>,
+    /// Tells how its network does, if it was dialled and descriptors are not short.
+    pub watch: Option<TcpWatch>,
     /// From what the keys of its datagrams are made.
     pub datagram_secret: DatagramSecret,
 }
@@ -87,9 +90,11 @@ pub async fn dial(dialling: Dialling) -> Result<Connection, ConnectError> {
         }
         let tcp = socket.connect(addr).await?;
         tcp.set_nodelay(true)?;
+        let watch = TcpWatch::new(&tcp).ok();
         let connector = TlsConnector::from(tls.client.clone());
         let stream = connector.connect(tls::server_name(), tcp).await?;
-        greet(TlsStream::Client(stream), addr, hello).await
+        let connection = greet(TlsStream::Client(stream), addr, hello).await?;
+        Ok(Connection { watch, ..connection })
     };
     timeout(HANDSHAKE_TIMEOUT, dialling).await.unwrap_or(Err(ConnectError::Timeout))
 }
@@ -121,7 +126,8 @@ async fn greet(
     writer.write(&Message::Hello(me), b"").await?;
     match reader.read().await? {
         Some(Message::Hello(Hello { instance, name })) => {
-            Ok(Connection { peer: Peer { node, instance, name, addr }, reader, writer, datagram_secret })
+            let peer = Peer { node, instance, name, addr };
+            Ok(Connection { peer, reader, writer, watch: None, datagram_secret })
         }
         _ => Err(ConnectError::NotANode),
     }

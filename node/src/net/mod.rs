@@ -7,5 +7,6 @@ pub mod interfaces;
 pub mod pace;
 pub mod serving;
 pub mod tcp;
+pub mod tcp_info;
 pub mod tls;
 pub mod udp;

@@ -1,5 +1,6 @@
 //! A node goes on when one of its actors fails.
 
+use ftx_proto::engine::pull::choice::LaneMode;
 use std::path::Path;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ async fn fetch(node: &Node, name: &str, into: &Path) -> Result<Report, Error> {
     let resolved = node.resolve(&wanted, None, Duration::from_secs(20), |_| {}).await?;
     let target = Target::new(into, &resolved.name)?;
     let patience = Duration::from_secs(20);
-    let request = FetchRequest { resolved, target, force: true, patience, only: None };
+    let request = FetchRequest { resolved, target, force: true, patience, only: None, lane: LaneMode::Auto };
     node.fetch(request).await?.done().await
 }
 

@@ -1,1 +1,421 @@
-//! placeholder
+//! Which lane a source is asked on: the stream lane, or the datagram lane where the network loses packets.
+//!
+//! ```text
+//!            losses                        it delivers more
+//!   stream ---------> trial of datagrams -----------------> datagrams
+//!      ^  <-----------/   it does not                        |   ^
+//!      |                                        no losses    |   |  it does not
+//!      \--- it delivers as much --- trial of the stream <----/   |
+//!                                          \---------------------/
+//! ```
+//!
+//! A trial asks everything on the other lane for a while and measures what comes. One that failed is repeated, less and
+//! less often. Where nothing is to be had from the datagram lane it stays with the stream.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::time::Time;
+
+/// What may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LaneMode {
+    /// Whichever delivers more.
+    #[default]
+    Auto,
+    /// The stream lane only.
+    Stream,
+    /// The datagram lane, and the stream lane only where that one is not to be had.
+    Datagram,
+}
+
+/// A word that names no [`LaneMode`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("neither auto nor stream nor datagram")]
+pub struct UnknownLane;
+
+impl std::str::FromStr for LaneMode {
+    type Err = UnknownLane;
+    fn from_str(text: &str) -> Result<Self, UnknownLane> {
+        match text {
+            "auto" => Ok(LaneMode::Auto),
+            "stream" => Ok(LaneMode::Stream),
+            "datagram" => Ok(LaneMode::Datagram),
+            _ => Err(UnknownLane),
+        }
+    }
+}
+
+/// What carries chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneKind {
+    /// TCP.
+    Stream,
+    /// UDP.
+    Datagram,
+}
+
+impl LaneKind {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LaneKind::Stream => "stream",
+            LaneKind::Datagram => "datagram",
+        }
+    }
+}
+
+/// What a kind of lane has carried since the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Carried {
+    /// Bytes of chunks.
+    pub bytes: u64,
+    /// Packets that came, as far as they are counted.
+    pub packets: u64,
+    /// Packets that did not come, or not in their turn.
+    pub lost: u64,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// What has been carried up to now; once in [`SAMPLE_INTERVAL`].
+    Sampled {
+        /// By streams.
+        stream: Carried,
+        /// In datagrams.
+        datagram: Carried,
+        /// Something was asked for all the time.
+        busy: bool,
+    },
+    /// There is a session over which datagrams can be asked for.
+    Wanted,
+    /// Datagrams pass.
+    Opened,
+    /// There is no datagram lane, or no more, for this reason.
+    Unavailable(String),
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Open the datagram lane.
+    Open,
+    /// Ask on this lane from now on.
+    Use {
+        /// Which one.
+        lane: LaneKind,
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Choice {
+    mode: LaneMode,
+    lane: LaneKind,
+    trial: Option<Trial>,
+    available: bool,
+    opening: bool,
+    next_trial: Time,
+    pause: Duration,
+    samples: VecDeque<Sample>,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Trial {
+    begun: Time,
+    /// Bytes a second that the other lane carried before.
+    rate_before: f64,
+    loss_before: f64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    at: Time,
+    stream: Carried,
+    datagram: Carried,
+}
+
+impl Choice {
+    /// Begins with the stream lane.
+    pub fn new(mode: LaneMode, now: Time) -> Self {
+        Choice {
+            mode,
+            lane: LaneKind::Stream,
+            trial: None,
+            available: false,
+            opening: false,
+            next_trial: now,
+            pause: PAUSE_MIN,
+            samples: VecDeque::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The lane to ask on.
+    pub fn lane(&self) -> LaneKind {
+        self.lane
+    }
+
+    /// Takes in what happened. Then drain [`Choice::poll`].
+    pub fn handle(&mut self, now: Time, input: Input) {
+        match input {
+            Input::Wanted => {
+                if self.mode == LaneMode::Datagram && !self.available {
+                    self.open();
+                }
+            }
+            Input::Opened => {
+                self.available = true;
+                self.opening = false;
+                if self.mode == LaneMode::Datagram {
+                    self.switch(LaneKind::Datagram, "it is wanted".to_owned());
+                }
+            }
+            Input::Unavailable(reason) => {
+                (self.available, self.opening, self.trial) = (false, false, None);
+                self.put_off(now);
+                if self.lane == LaneKind::Datagram || self.mode == LaneMode::Datagram {
+                    self.lane = LaneKind::Datagram;
+                    self.switch(LaneKind::Stream, reason);
+                }
+            }
+            Input::Sampled { stream, datagram, busy } => {
+                if self.mode == LaneMode::Auto {
+                    self.sampled(now, stream, datagram, busy);
+                }
+            }
+        }
+    }
+
+    /// The next thing to do, until there is none.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn sampled(&mut self, now: Time, stream: Carried, datagram: Carried, busy: bool) {
+        if !busy {
+            // What is not asked for tells nothing.
+            self.samples.clear();
+            if let Some(trial) = &mut self.trial {
+                trial.begun = now;
+            }
+        }
+        self.samples.push_back(Sample { at: now, stream, datagram });
+        if self.samples.len() > SAMPLES_MAX {
+            self.samples.pop_front();
+        }
+        match self.trial {
+            Some(trial) if now.since(trial.begun) >= TRIAL => self.judge(now, trial),
+            Some(_) => {}
+            None => self.consider(now),
+        }
+    }
+
+    /// Whether the other lane is worth a trial.
+    fn consider(&mut self, now: Time) {
+        if now < self.next_trial {
+            return;
+        }
+        let Some((rate, loss)) = self.measure(self.lane, MEASURED) else { return };
+        match self.lane {
+            LaneKind::Stream if loss >= LOSSY && !self.available => {
+                if !self.opening {
+                    self.open();
+                }
+            }
+            LaneKind::Stream if loss >= LOSSY => {
+                let reason =
+                    format!("trial: the stream lane gives {} with {} lost", mbs(rate), percent(loss));
+                self.begin(now, LaneKind::Datagram, rate, loss, reason);
+            }
+            LaneKind::Datagram if self.samples.len() >= SAMPLES_MAX && loss < CLEAN => {
+                let reason = format!("trial: the datagram lane gives {} and nothing is lost", mbs(rate));
+                self.begin(now, LaneKind::Stream, rate, loss, reason);
+            }
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, now: Time, lane: LaneKind, rate_before: f64, loss_before: f64, reason: String) {
+        self.trial = Some(Trial { begun: now, rate_before, loss_before });
+        self.samples.clear();
+        self.switch(lane, reason);
+    }
+
+    fn judge(&mut self, now: Time, trial: Trial) {
+        let Some((rate, _)) = self.measure(self.lane, MEASURED) else { return };
+        self.trial = None;
+        let (tried, other) = match self.lane {
+            LaneKind::Stream => (LaneKind::Stream, LaneKind::Datagram),
+            LaneKind::Datagram => (LaneKind::Datagram, LaneKind::Stream),
+        };
+        // The stream costs less; where both give the same it is taken.
+        let enough = match tried {
+            LaneKind::Datagram => rate >= trial.rate_before * BETTER,
+            LaneKind::Stream => rate * BETTER >= trial.rate_before,
+        };
+        let rates = format!("{} against {}", mbs(rate), mbs(trial.rate_before));
+        self.samples.clear();
+        if enough {
+            self.pause = PAUSE_MIN;
+            self.next_trial = now + self.pause;
+            let reason = match tried {
+                LaneKind::Datagram => format!("{rates} where {} is lost", percent(trial.loss_before)),
+                LaneKind::Stream => format!("{rates}, and nothing is lost"),
+            };
+            self.switch(tried, reason);
+        } else {
+            self.put_off(now);
+            self.switch(other, format!("the {} lane gave {rates}", tried.as_str()));
+        }
+    }
+
+    fn put_off(&mut self, now: Time) {
+        self.next_trial = now + self.pause;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+    }
+
+    /// Bytes a second and share of losses of a lane over the last time, if there are samples of all of it.
+    fn measure(&self, lane: LaneKind, over: Duration) -> Option<(f64, f64)> {
+        let last = self.samples.back()?;
+        let first = self.samples.iter().rev().find(|sample| last.at.since(sample.at) >= over)?;
+        let (from, to) = match lane {
+            LaneKind::Stream => (first.stream, last.stream),
+            LaneKind::Datagram => (first.datagram, last.datagram),
+        };
+        let rate = to.bytes.saturating_sub(from.bytes) as f64 / last.at.since(first.at).as_secs_f64();
+        let lost = to.lost.saturating_sub(from.lost) as f64;
+        let packets = to.packets.saturating_sub(from.packets) as f64;
+        Some((rate, if packets > 0.0 { (lost / packets).min(1.0) } else { 0.0 }))
+    }
+
+    fn open(&mut self) {
+        self.opening = true;
+        self.outputs.push_back(Output::Open);
+    }
+
+    fn switch(&mut self, lane: LaneKind, reason: String) {
+        self.lane = lane;
+        self.outputs.push_back(Output::Use { lane, reason });
+    }
+}
+
+fn mbs(rate: f64) -> String {
+    format!("{:.1} MB/s", rate / 1e6)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+/// How often samples are to be given.
+pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Time over which a lane is measured; and how long a trial takes, so that what was asked before is out of the way.
+const MEASURED: Duration = Duration::from_millis(250);
+const TRIAL: Duration = Duration::from_millis(500);
+
+/// Samples that are remembered: two seconds of them.
+const SAMPLES_MAX: usize = 40;
+
+/// Losses from which on a trial of datagrams pays, and below which one of the stream does.
+const LOSSY: f64 = 0.002;
+const CLEAN: f64 = 0.0005;
+
+/// The datagram lane is taken if it gives so many times what the stream gives.
+const BETTER: f64 = 1.05;
+
+/// Time from one trial to the next: at first, and at most.
+const PAUSE_MIN: Duration = Duration::from_secs(3);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fetch of so many seconds where each lane, when it is used, gives so many bytes a second and loses this share.
+    fn run(seconds: u32, stream: (f64, f64), datagram: (f64, f64)) -> (Choice, Vec<Output>) {
+        let mut choice = Choice::new(LaneMode::Auto, Time::ZERO);
+        let (mut now, mut sums, mut outputs) = (Time::ZERO, [Carried::default(); 2], Vec::new());
+        for _ in 0..seconds * 20 {
+            now += SAMPLE_INTERVAL;
+            let (sum, (rate, loss)) = match choice.lane() {
+                LaneKind::Stream => (&mut sums[0], stream),
+                LaneKind::Datagram => (&mut sums[1], datagram),
+            };
+            sum.bytes += (rate * SAMPLE_INTERVAL.as_secs_f64()) as u64;
+            sum.packets += 10_000;
+            sum.lost += (10_000.0 * loss) as u64;
+            let [stream, datagram] = sums;
+            choice.handle(now, Input::Sampled { stream, datagram, busy: true });
+            while let Some(output) = choice.poll() {
+                if output == Output::Open {
+                    choice.handle(now, Input::Opened);
+                }
+                outputs.push(output);
+            }
+        }
+        (choice, outputs)
+    }
+
+    #[test]
+    fn where_nothing_is_lost_it_stays_with_the_stream() {
+        let (choice, outputs) = run(60, (1e8, 0.0), (2e8, 0.0));
+        assert_eq!((choice.lane(), outputs.len()), (LaneKind::Stream, 0));
+    }
+
+    #[test]
+    fn where_much_is_lost_and_datagrams_give_more_they_are_taken_soon() {
+        let (choice, outputs) = run(2, (7e6, 0.05), (1.1e8, 0.05));
+        assert_eq!(choice.lane(), LaneKind::Datagram);
+        assert_eq!(outputs.len(), 3, "opened, tried, taken: {outputs:?}");
+    }
+
+    #[test]
+    fn datagrams_that_give_less_are_tried_less_and_less_often() {
+        let (choice, outputs) = run(120, (1e8, 0.01), (0.9e8, 0.01));
+        assert_eq!(choice.lane(), LaneKind::Stream);
+        let trials =
+            outputs.iter().filter(|output| matches!(output, Output::Use { lane: LaneKind::Datagram, .. }));
+        assert!((3..7).contains(&trials.count()), "{outputs:?}");
+    }
+
+    #[test]
+    fn when_losses_end_it_goes_back_if_the_stream_gives_as_much() {
+        let (choice, _) = run(20, (1e8, 0.01), (1.2e8, 0.0));
+        assert_eq!(choice.lane(), LaneKind::Datagram, "the stream was tried and gave less");
+        let mut choice = Choice::new(LaneMode::Auto, Time::ZERO);
+        (choice.lane, choice.available) = (LaneKind::Datagram, true);
+        let mut now = Time::ZERO;
+        let mut sums = [Carried::default(); 2];
+        for _ in 0..100 {
+            now += SAMPLE_INTERVAL;
+            sums[usize::from(choice.lane() == LaneKind::Datagram)].bytes += 1_000_000;
+            let [stream, datagram] = sums;
+            choice.handle(now, Input::Sampled { stream, datagram, busy: true });
+        }
+        assert_eq!(choice.lane(), LaneKind::Stream);
+    }
+
+    #[test]
+    fn what_is_wanted_is_used_unless_it_is_not_to_be_had() {
+        let mut choice = Choice::new(LaneMode::Datagram, Time::ZERO);
+        choice.handle(Time::ZERO, Input::Wanted);
+        assert_eq!(choice.poll(), Some(Output::Open));
+        choice.handle(Time::ZERO, Input::Opened);
+        assert!(matches!(choice.poll(), Some(Output::Use { lane: LaneKind::Datagram, .. })));
+        choice.handle(Time::ZERO, Input::Unavailable("a wall of fire".into()));
+        let output = choice.poll();
+        assert!(
+            matches!(&output, Some(Output::Use { lane: LaneKind::Stream, reason }) if reason.contains("fire"))
+        );
+        assert_eq!(choice.lane(), LaneKind::Stream);
+        let mut choice = Choice::new(LaneMode::Stream, Time::ZERO);
+        choice.handle(Time::ZERO, Input::Wanted);
+        assert_eq!(choice.poll(), None);
+    }
+}

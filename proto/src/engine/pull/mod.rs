@@ -21,6 +21,7 @@
 //! * [`budget`] bounds the sum over all sources that share the way to this node;
 //! * [`path`](self::path) finds how large datagrams may be;
 //! * [`flight`](self::flight) knows what is on its way and finds the gaps;
+//! * [`choice`] decides between this lane and the stream lane.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -33,6 +34,7 @@ use crate::wire::datagram::{Asking, DataHead, FragmentMask, Layout, Want};
 use crate::wire::session::RequestId;
 
 pub mod budget;
+pub mod choice;
 
 mod flight;
 mod losses;

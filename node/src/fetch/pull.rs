@@ -1,0 +1,320 @@
+//! A datagram lane: the task that pulls chunks from one source in datagrams.
+//!
+//! From the socket to the disk it is one task: it receives, opens in place, puts fragments together, hashes and writes
+//! ([`Landing::land`]), and asks for more as the engine ([`PullEngine`]) says. The engine of the fetch hears of chunks only, in
+//! runs. The session over which the keys were agreed on stays what it is; when it ends so does this lane.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ftx_proto::digest::{Digest, Root};
+use ftx_proto::engine::fetch::{Input as FetchInput, SourceId};
+use ftx_proto::engine::pull::budget::{Budget, Member};
+use ftx_proto::engine::pull::{Fate, Input, Output, PullEngine};
+use ftx_proto::geometry::ChunkIndex;
+use ftx_proto::wire::datagram::{Asking, ConnectionId, Serving};
+use ftx_proto::wire::session::RequestId;
+use ractor::ActorRef;
+use tokio::sync::mpsc;
+
+use super::asked::Asked;
+use super::landing::Landing;
+use super::lane::{LaneCommand, LaneEnd, locked, violation};
+use super::meter::LaneMeter;
+use crate::actors::fetcher::FetcherMessage;
+use crate::actors::source::SourceMessage;
+use crate::clock::Clock;
+use crate::net::datagram::seal::{DatagramSecret, Opener, Sealer, Side};
+use crate::net::datagram::socket::{DatagramSocket, Mode, Received};
+
+/// The budget of all datagram lanes of a fetch.
+pub type SharedBudget = Arc<Mutex<Budget>>;
+
+/// What a datagram lane needs to know.
+#[derive(Debug, Clone)]
+pub struct PullArguments {
+    /// Which of the source's lanes it is.
+    pub lane: usize,
+    /// The source it leads to.
+    pub source: SourceId,
+    /// Where the source takes Wants.
+    pub peer: SocketAddr,
+    /// The local address to send from, where the node is confined to one.
+    pub local: Option<IpAddr>,
+    /// Stands for the content at the source.
+    pub connection: ConnectionId,
+    /// From what the keys are made.
+    pub secret: DatagramSecret,
+    /// The content.
+    pub root: Root,
+    /// Where its chunks go.
+    pub landing: Arc<Landing>,
+    /// Who hears of the lane.
+    pub source_actor: ActorRef<SourceMessage>,
+    /// Who hears of chunks.
+    pub fetcher: ActorRef<FetcherMessage>,
+    /// What all datagram lanes of the fetch may have in flight.
+    pub budget: SharedBudget,
+    /// What time it is.
+    pub clock: Clock,
+    /// How datagrams are sent and received.
+    pub mode: Mode,
+}
+
+/// Runs the lane until it ends, and tells the source.
+pub(super) async fn run(
+    arguments: PullArguments,
+    commands: mpsc::Receiver<LaneCommand>,
+    asked: Arc<Mutex<Asked>>,
+    meter: Arc<LaneMeter>,
+) {
+    let (lane, source_actor) = (arguments.lane, arguments.source_actor.clone());
+    let (budget, member) = (Arc::clone(&arguments.budget), Member(arguments.source.0));
+    let end = match Pull::begin(arguments, asked, meter) {
+        Ok(mut pull) => match pull.carry(commands).await {
+            Ok(()) => LaneEnd::Broke("closed".to_owned()),
+            Err(end) => end,
+        },
+        Err(error) => LaneEnd::Broke(format!("no socket for datagrams: {error}")),
+    };
+    budget.lock().unwrap_or_else(PoisonError::into_inner).leave(member);
+    let _ = source_actor.cast(SourceMessage::LaneDown(lane, end));
+}
+
+struct Pull {
+    arguments: PullArguments,
+    asked: Arc<Mutex<Asked>>,
+    meter: Arc<LaneMeter>,
+    socket: DatagramSocket,
+    sealer: Sealer,
+    opener: Opener,
+    engine: PullEngine,
+    /// Chunks of which something has come.
+    partial: HashMap<ChunkIndex, Box<[u8]>>,
+    /// Buffers of a chunk that are used again.
+    spare: Vec<Box<[u8]>>,
+    arrivals: Arrivals,
+    /// A datagram, as it goes out.
+    outgoing: Vec<u8>,
+    /// Something has come, and that has been told.
+    is_up: bool,
+}
+
+/// Chunks that landed and of which the fetch has not heard, in runs.
+#[derive(Default)]
+struct Arrivals {
+    runs: Vec<(RequestId, ChunkIndex, Vec<Option<Digest>>)>,
+}
+
+impl Pull {
+    fn begin(arguments: PullArguments, asked: Arc<Mutex<Asked>>, meter: Arc<LaneMeter>) -> io::Result<Self> {
+        let any: IpAddr = match arguments.peer {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let local = arguments.local.filter(|local| local.is_ipv4() == any.is_ipv4()).unwrap_or(any);
+        let socket = DatagramSocket::bind(SocketAddr::new(local, 0), arguments.mode)?;
+        let (sealer, opener) = arguments.secret.keys(&arguments.root, Side::Asking, arguments.connection);
+        let (geometry, member) = (arguments.landing.geometry(), Member(arguments.source.0));
+        // The system counts its own bookkeeping too: about as much again as small datagrams have bytes.
+        let buffer = socket.receive_buffer_bytes() as u64 / 2;
+        let engine = PullEngine::new(geometry, member, buffer, arguments.clock.now());
+        Ok(Pull {
+            arguments,
+            asked,
+            meter,
+            socket,
+            sealer,
+            opener,
+            engine,
+            partial: HashMap::new(),
+            spare: Vec::new(),
+            arrivals: Arrivals::default(),
+            outgoing: Vec::new(),
+            is_up: false,
+        })
+    }
+
+    async fn carry(&mut self, mut commands: mpsc::Receiver<LaneCommand>) -> Result<(), LaneEnd> {
+        let mut received = Received::new();
+        loop {
+            self.carry_out()?;
+            let deadline = self.engine.deadline().map(|at| self.arguments.clock.instant(at));
+            let due = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                command = commands.recv() => {
+                    let Some(command) = command else { return Ok(()) };
+                    self.command(command);
+                    // What the fetch decides it decides at once for many requests.
+                    while let Ok(command) = commands.try_recv() {
+                        self.command(command);
+                    }
+                }
+                result = self.socket.recv(&mut received) => {
+                    result.map_err(|error| LaneEnd::Broke(format!("no datagrams can be received: {error}")))?;
+                    self.take_in(&mut received)?;
+                }
+                () = due => self.feed(Input::Tick),
+            }
+        }
+    }
+
+    fn command(&mut self, command: LaneCommand) {
+        match command {
+            LaneCommand::Request(request, span) => self.feed(Input::Ask { request, span }),
+            LaneCommand::Cancel(request) => {
+                locked(&self.asked).close(request);
+                self.feed(Input::Cancel { request });
+            }
+            // Those go by the session.
+            LaneCommand::Layer | LaneCommand::Leaves(_) | LaneCommand::OpenDatagrams => {}
+        }
+    }
+
+    fn feed(&mut self, input: Input) {
+        let now = self.arguments.clock.now();
+        let mut budget = self.arguments.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        self.engine.handle(now, input, &mut budget);
+    }
+
+    /// Takes in a batch of datagrams, asks for more, and tells the fetch.
+    fn take_in(&mut self, received: &mut Received) -> Result<(), LaneEnd> {
+        let mut came = false;
+        for (route, datagram) in received.datagrams() {
+            if route.peer.ip() != self.arguments.peer.ip() {
+                continue;
+            }
+            let Some((_, body)) = self.opener.open(datagram) else { continue };
+            came = true;
+            match Serving::decode(body).map_err(|error| violation(&error.to_string()))? {
+                Serving::Data(head, bytes) => {
+                    let now = self.arguments.clock.now();
+                    let fate = self.engine.data(now, head, bytes.len());
+                    match fate.map_err(|error| violation(&error.to_string()))? {
+                        Fate::Keep { chunk, place, completes } => {
+                            self.keep(chunk, place, completes, bytes)?
+                        }
+                        Fate::Drop => {}
+                    }
+                }
+                Serving::Padding { number } => self.feed(Input::Padding { number }),
+            }
+        }
+        if came && !std::mem::replace(&mut self.is_up, true) {
+            let _ = self.arguments.source_actor.cast(SourceMessage::PullUp(self.arguments.lane));
+        }
+        self.feed(Input::Tick);
+        let statistics = self.engine.statistics();
+        self.meter.packets(statistics.arrived + statistics.lost, statistics.lost);
+        self.tell();
+        Ok(())
+    }
+
+    /// Puts a fragment where it belongs; a chunk that is complete with it lands.
+    fn keep(
+        &mut self,
+        chunk: ChunkIndex,
+        place: Range<usize>,
+        completes: Option<RequestId>,
+        bytes: &[u8],
+    ) -> Result<(), LaneEnd> {
+        let len = self.arguments.landing.geometry().chunk_len(chunk) as usize;
+        if place == (0..len) {
+            return completes.map_or(Ok(()), |request| self.land(request, chunk, bytes));
+        }
+        let spare = &mut self.spare;
+        let new = || spare.pop().unwrap_or_else(|| vec![0; CHUNK_BYTES].into_boxed_slice());
+        let buffer = self.partial.entry(chunk).or_insert_with(new);
+        // The engine has made sure of both: the place lies in the chunk, and the bytes fill it.
+        buffer[place].copy_from_slice(bytes);
+        let Some(request) = completes else { return Ok(()) };
+        let Some(buffer) = self.partial.remove(&chunk) else { return Ok(()) };
+        let landed = self.land(request, chunk, &buffer[..len]);
+        self.recycle(buffer);
+        landed
+    }
+
+    fn land(&mut self, request: RequestId, chunk: ChunkIndex, bytes: &[u8]) -> Result<(), LaneEnd> {
+        let landing = &self.arguments.landing;
+        let arrived = locked(&self.asked).arrived(landing.geometry(), request, chunk.get(), bytes.len());
+        let Some(span) = arrived.map_err(LaneEnd::Violation)? else { return Ok(()) };
+        self.meter.came(bytes.len() as u64);
+        match landing.land(span, bytes) {
+            Ok(leaves) => self.arrivals.add(request, chunk, leaves),
+            Err(error) => {
+                let _ = self.arguments.fetcher.cast(FetcherMessage::StoreFailed(error));
+            }
+        }
+        Ok(())
+    }
+
+    fn recycle(&mut self, buffer: Box<[u8]>) {
+        if self.spare.len() < SPARE_MAX {
+            self.spare.push(buffer);
+        }
+    }
+
+    fn tell(&mut self) {
+        let source = self.arguments.source;
+        for (request, first, leaves) in self.arrivals.runs.drain(..) {
+            let arrived = FetchInput::Arrived { source, request, first, leaves };
+            // The fetcher may have just ended, and this lane is about to.
+            let _ = self.arguments.fetcher.cast(FetcherMessage::Fact(arrived));
+        }
+    }
+
+    /// Sends what the engine wants to send.
+    fn carry_out(&mut self) -> Result<(), LaneEnd> {
+        while let Some(output) = self.engine.poll() {
+            match output {
+                Output::Send(asking) => self.send(&asking)?,
+                Output::Forget(chunk) => {
+                    if let Some(buffer) = self.partial.remove(&chunk) {
+                        self.recycle(buffer);
+                    }
+                }
+                Output::Silent => {
+                    return Err(LaneEnd::Broke("no datagrams come from there any more".to_owned()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, asking: &Asking) -> Result<(), LaneEnd> {
+        self.outgoing.clear();
+        self.sealer
+            .seal(&mut self.outgoing, |out| out.extend_from_slice(&asking.encode()))
+            .map_err(|error| LaneEnd::Broke(error.to_string()))?;
+        // What the system does not take now is lost like any other datagram, and asked again.
+        let _ = self.socket.try_send(self.arguments.peer, &self.outgoing, self.outgoing.len());
+        Ok(())
+    }
+}
+
+impl Arrivals {
+    fn add(&mut self, request: RequestId, chunk: ChunkIndex, leaves: Vec<Option<Digest>>) {
+        if let Some((last, first, run)) = self.runs.last_mut()
+            && *last == request
+            && first.get() + run.len() as u32 == chunk.get()
+        {
+            run.extend(leaves);
+        } else {
+            self.runs.push((request, chunk, leaves));
+        }
+    }
+}
+
+/// Bytes of a buffer for a chunk.
+const CHUNK_BYTES: usize = ftx_proto::geometry::CHUNK_SIZE as usize;
+
+/// Buffers that are kept to be used again.
+const SPARE_MAX: usize = 64;
