@@ -1,7 +1,7 @@
 //! The serving side of the datagram lane, as somebody who asks meets it, on loopback.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -49,10 +49,10 @@ struct Giver {
 
 impl Giver {
     async fn start(mode: Mode, max_upload: Option<u64>) -> Self {
-        Self::with_size(mode, max_upload, SIZE).await
+        Self::at(Some(Ipv4Addr::LOCALHOST.into()), mode, max_upload, SIZE).await
     }
 
-    async fn with_size(mode: Mode, max_upload: Option<u64>, size: usize) -> Self {
+    async fn at(bind: Option<IpAddr>, mode: Mode, max_upload: Option<u64>, size: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let bytes: Vec<u8> = (0..size).map(|at| (at * 31 / 7 + at / 16_384) as u8).collect();
         std::fs::create_dir(dir.path().join("share")).unwrap();
@@ -67,15 +67,17 @@ impl Giver {
         let links = (Link::default(), Link::default());
         links.0.set(catalog.clone());
         let datagrams = Datagrams::new(DatagramsArguments {
-            bind: Some(Ipv4Addr::LOCALHOST.into()),
+            bind,
             mode,
             max_upload,
             server: links.1.clone(),
             catalog: links.0.clone(),
             data: Handle::current(),
         });
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let addr = listener.local_addr().unwrap();
+        // Without an address to keep to, one socket for both families, as a node has it.
+        let listener = TcpListener::bind((bind.unwrap_or(Ipv6Addr::UNSPECIFIED.into()), 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let addr = SocketAddr::new(bind.unwrap_or(Ipv4Addr::LOCALHOST.into()), port);
         let tls = Tls::new(&identity(dir.path(), "giver")).unwrap();
         let arguments = ServerArguments {
             listener: Arc::new(listener),
@@ -317,8 +319,7 @@ async fn a_content_comes_in_datagrams_as_it_is() {
             }
             assert_eq!(giver.statistics().await.bytes_sent, sent);
         }
-        let connections = 0;
-        giver.until("all are gone", |statistics| statistics.connections == connections).await;
+        giver.until("all are gone", |statistics| statistics.connections == 0).await;
         assert_eq!(giver.datagrams.statistics(), DatagramStatistics::default());
     }
 }
@@ -395,7 +396,7 @@ async fn answers_go_to_the_port_that_proved_itself_last() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_ask_take_turns() {
     // Slowly, so that all is asked before much is sent.
-    let giver = Giver::start(Mode::Batched, Some(500_000)).await;
+    let giver = Giver::start(Mode::Batched, Some(200_000)).await;
     let (mut much, mut little) = (giver.asker().await, giver.asker().await);
     for number in 0..6 {
         much.ask(&giver.want(number, Layout::SMALLEST, number * 10..number * 10 + 10).encode()).await;
@@ -436,7 +437,7 @@ async fn who_asks_for_what_there_is_not_has_broken_the_protocol() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_wants_at_once_stay_bounded() {
-    let giver = Giver::start(Mode::Batched, Some(1_000_000)).await;
+    let giver = Giver::start(Mode::Batched, Some(500_000)).await;
     let (mut greedy, mut modest) = (giver.asker().await, giver.asker().await);
     for number in 0..10_000 {
         let first = number % 190;
@@ -447,8 +448,8 @@ async fn ten_thousand_wants_at_once_stay_bounded() {
     modest.ask(&giver.want(0, Layout::SMALLEST, 0..2).encode()).await;
     let begun = Instant::now();
     modest.fragments(2 * 15).await;
-    // Two turns of both, not a second of whatever the other one has waiting.
-    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    // Two turns of both, not the two seconds of whatever the other one has waiting.
+    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
     // What is still sent for the first one, when it asks for no more, is what may wait.
     let sent_before = giver.statistics().await.bytes_sent;
     let begun = Instant::now();
@@ -578,11 +579,28 @@ async fn probes_are_answered_as_large_as_they_ask_and_not_too_often() {
     asker.lives().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "binds to every address: only within a network namespace of its own"]
+async fn a_node_at_every_address_serves_both_families() {
+    let mut giver = Giver::at(None, Mode::Batched, None, SIZE).await;
+    for ip in
+        [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv4Addr::new(127, 0, 0, 9).into(), Ipv6Addr::LOCALHOST.into()]
+    {
+        giver.addr = SocketAddr::new(ip, giver.addr.port());
+        let session = giver.session().await;
+        let local = if ip.is_ipv4() { IpAddr::from(Ipv4Addr::LOCALHOST) } else { Ipv6Addr::LOCALHOST.into() };
+        let mut asker = Asker::open(session, &giver).await;
+        asker.socket = DatagramSocket::bind((local, 0).into(), Mode::Batched).unwrap();
+        asker.ask(&giver.want(1, Layout::SMALLEST, 3..5).encode()).await;
+        assert_eq!(asker.fragments(2 * 15).await.len(), 2 * 15, "{ip}");
+    }
+}
+
 /// How fast one connection is served. With `cargo test --release -p ftx-node --test datagrams -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn how_fast() {
-    let giver = Giver::with_size(Mode::Batched, None, 64 << 20).await;
+    let giver = Giver::at(Some(Ipv4Addr::LOCALHOST.into()), Mode::Batched, None, 64 << 20).await;
     for layout in Layout::ALL {
         let mut asker = giver.asker().await;
         // As many Wants under way as the queue takes, and again when a fragment of the last chunk comes.

@@ -1,7 +1,7 @@
 //! The serving side of the datagram lane: who may ask for what, and the sockets at which that is answered.
 //!
 //! There is one socket for each address family, opened when it is first needed, at a port that the system gives; one
-//! task for each carries everything from the disk to the socket ([`task`]). A connection, which is one content within
+//! task for each carries everything from the disk to the socket (`task`). A connection, which is one content within
 //! one session, lives as long as its [`DatagramConnection`], which the session holds. It is never said to anybody who
 //! is not known that there is something here: what is not sealed with the key of a connection, is not new, or does not
 //! come from the address of its session, is dropped and counted. A crash loses all connections, and their sessions.
