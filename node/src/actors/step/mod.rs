@@ -15,15 +15,14 @@ use std::time::Duration;
 use ftx_proto::interop::step::token::Authenticator;
 use ftx_proto::interop::step::value::UserName;
 use ftx_proto::time::Time;
-use ractor::rpc::CallResult;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
 
 use self::session::{StepSession, StepSessionArguments, StepSessionMessage};
+use super::accept::Accepting;
 use super::catalog::CatalogMessage;
 use super::link::Link;
 use crate::clock::Clock;
@@ -128,8 +127,16 @@ impl Actor for StepListener {
         myself: ActorRef<StepListenerMessage>,
         arguments: StepListenerArguments,
     ) -> Result<StepListenerState, ActorProcessingErr> {
-        let accepting = tokio::spawn(accept_connections(Arc::clone(&arguments.listener), myself));
-        Ok(StepListenerState { arguments, sessions: HashMap::new(), accepting: accepting.abort_handle() })
+        let accepting = Accepting {
+            system: "STEP",
+            listener: Arc::clone(&arguments.listener),
+            connections_max: STEP_SESSIONS_MAX,
+            accepted: StepListenerMessage::Accepted,
+            make_room: Some(StepListenerMessage::MakeRoom),
+            turned_away: Arc::default(),
+        };
+        let accepting = tokio::spawn(accepting.run(myself)).abort_handle();
+        Ok(StepListenerState { arguments, sessions: HashMap::new(), accepting })
     }
 
     async fn handle(
@@ -222,51 +229,3 @@ impl StepListenerState {
         true
     }
 }
-
-/// Takes connections as they come, as many as the limit allows, and turns away the rest.
-async fn accept_connections(listener: Arc<TcpListener>, actor: ActorRef<StepListenerMessage>) {
-    let permits = Arc::new(Semaphore::new(STEP_SESSIONS_MAX));
-    let mut turned_away = 0u64;
-    loop {
-        match listener.accept().await {
-            Ok((tcp, addr)) => {
-                if let Some(permit) = place(&permits, &actor).await {
-                    if actor.cast(StepListenerMessage::Accepted(tcp, addr, permit)).is_err() {
-                        return;
-                    }
-                    continue;
-                }
-                turned_away += 1;
-                if turned_away.is_power_of_two() {
-                    tracing::warn!(%addr, turned_away, "there are {STEP_SESSIONS_MAX} STEP connections");
-                }
-            }
-            Err(error) => {
-                // Out of descriptors, mostly: that passes, and must not become a busy loop.
-                tracing::warn!(%error, "cannot accept STEP connections");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// A place for one more session; if need be, that of another.
-async fn place(
-    permits: &Arc<Semaphore>,
-    actor: &ActorRef<StepListenerMessage>,
-) -> Option<OwnedSemaphorePermit> {
-    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-        return Some(permit);
-    }
-    let asked = actor.call(StepListenerMessage::MakeRoom, Some(ROOM_TIMEOUT)).await;
-    if !matches!(asked, Ok(CallResult::Success(true))) {
-        return None;
-    }
-    timeout(ROOM_TIMEOUT, Arc::clone(permits).acquire_owned()).await.ok()?.ok()
-}
-
-/// How long a session may take to go where another one waits for its place.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How long to wait after a failed `accept`.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
