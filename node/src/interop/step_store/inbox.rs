@@ -22,7 +22,7 @@ use super::handles::{Handles, part_name};
 use super::journal::Journal;
 use super::names::{Place, key_at, places, user_folder};
 use super::upload::{Stage, Taken, Upload};
-use super::usage::{InboxLimits, Usage};
+use super::usage::{InboxLimits, InboxUsage};
 use super::{FileName, OWN_FOLDER, UPLOADS_FOLDER, data, denial, folder, io_failed, sum_of};
 use crate::catalog::content::stamp_of;
 use crate::interop::digests::Digests;
@@ -48,7 +48,7 @@ pub(super) struct Inbox {
     uploads: Mutex<HashMap<FileName, Arc<Upload>>>,
     names: [Mutex<()>; NAME_LOCKS],
     hasher: RandomState,
-    usage: Usage,
+    pub(super) usage: Arc<InboxUsage>,
     background: Background,
     /// Held as long as the inbox is used.
     _lock: File,
@@ -74,13 +74,17 @@ impl Inbox {
         })?;
         let handles = Arc::new(Handles::new(folder::open_folder(&own, &[UPLOADS_FOLDER], true)?));
         let uploads = resume(&handles)?;
+        let usage = InboxUsage::new(root.try_clone()?, limits);
+        for upload in uploads.values() {
+            usage.promise(&user_folder(&upload.name.user), upload.size.get());
+        }
         Ok(Inbox {
             root,
             handles,
             uploads: Mutex::new(uploads),
             names: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
-            usage: Usage::new(limits),
+            usage: Arc::new(usage),
             background: Background::start()?,
             _lock: lock,
         })
@@ -107,7 +111,10 @@ impl Inbox {
         self.has_place(&name.user)?;
         self.reserve(&user, size.get())?;
         let begun = if size.get() == 0 {
-            self.save_empty(&name).map(|md5| StoreAnswer::UploadBegun { md5: Some(md5) })
+            self.save_empty(&name).map(|md5| {
+                self.usage.keep(&user, 0);
+                StoreAnswer::UploadBegun { md5: Some(md5) }
+            })
         } else {
             Upload::begin(name.clone(), size, Arc::clone(&self.handles)).map(|upload| {
                 self.lock().insert(name.clone(), upload);
@@ -115,7 +122,7 @@ impl Inbox {
             })
         };
         begun.map_err(|error| {
-            self.usage.release(&user, size.get());
+            self.usage.give_up(&user, size.get());
             failed(&error)
         })
     }
@@ -258,8 +265,9 @@ impl Inbox {
         let bytes = json.len() as u64;
         self.reserve(&folder, bytes)?;
         let saved = data::save(&self.root, &folder, key, &json);
-        if !matches!(saved, Ok(StoreAnswer::DataSaved)) {
-            self.usage.release(&folder, bytes);
+        match saved {
+            Ok(StoreAnswer::DataSaved) => self.usage.keep(&folder, bytes),
+            _ => self.usage.give_up(&folder, bytes),
         }
         saved.map_err(failed)
     }
@@ -300,6 +308,7 @@ impl Inbox {
                 deciding.stage = Stage::Finished(md5);
                 drop(deciding);
                 self.forget(upload);
+                self.usage.keep(&user_folder(&upload.name.user), upload.size.get());
                 // The part has its new name by now; what is left is the journal.
                 self.handles.remove(&upload.stem);
                 tracing::info!(name = %upload.name, size = upload.size.get(), %md5, "uploaded");
@@ -391,7 +400,7 @@ impl Inbox {
         let abandoned = upload.abandon();
         if abandoned {
             self.forget(upload);
-            self.usage.release(&user_folder(&upload.name.user), upload.size.get());
+            self.usage.give_up(&user_folder(&upload.name.user), upload.size.get());
         }
         abandoned
     }
@@ -424,10 +433,8 @@ impl Inbox {
 
     /// Takes room within the quota and on the disk.
     fn reserve(&self, user: &str, bytes: u64) -> Result<(), Denial> {
-        self.usage.reserve(&self.root, user, bytes, &|| {
-            self.lock().values().map(|upload| (user_folder(&upload.name.user), upload.size.get())).collect()
-        })?;
-        self.has_space(bytes).inspect_err(|_| self.usage.release(user, bytes))
+        self.usage.reserve(user, bytes)?;
+        self.has_space(bytes).inspect_err(|_| self.usage.give_up(user, bytes))
     }
 
     fn upload_of(&self, name: &FileName) -> Option<Arc<Upload>> {

@@ -51,7 +51,7 @@ use ftx_proto::interop::step::store::{Denial, FileState, StoreAnswer, StoreReque
 use ftx_proto::interop::step::value::{Key, UserName};
 use ftx_proto::name::RelativePath;
 
-pub use self::usage::InboxLimits;
+pub use self::usage::{InboxLimits, InboxUsage, Reserved};
 
 use self::finished::size_of;
 use self::inbox::Inbox;
@@ -122,6 +122,11 @@ impl StepStore {
         let inbox = config.inbox.as_deref().map(|path| Inbox::open(path, config.limits)).transpose()?;
         let shares = Shares::new(&config.shares, config.state.as_deref().map(Path::new));
         Ok(StepStore { inbox, shares, readers: Readers::default(), digests })
+    }
+
+    /// How much the inbox holds, for others who put something into it.
+    pub fn usage(&self) -> Option<Arc<InboxUsage>> {
+        self.inbox.as_ref().map(|inbox| Arc::clone(&inbox.usage))
     }
 
     /// Does what is asked if that is quick, which blocks of uploads and downloads mostly are; else gives it back.
