@@ -4,7 +4,6 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use ftx_proto::interop::step::token::Authenticator;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
@@ -19,7 +18,7 @@ use crate::config::{ListenAt, NodeConfig, StepAuth, StepConfig};
 use crate::error::{Code, Error};
 use crate::interop::digests::Digests;
 use crate::interop::step_store::{InboxUsage, StepStore, StepStoreConfig};
-use crate::interop::step_users::{PasswordGate, StepUsers, token_key};
+use crate::interop::step_users::{PasswordGate, StepAccess, StepUsers, token_key};
 use crate::interop::striped_server::StripedServer;
 use crate::interop::tcp_put_server::TcpPutServer;
 use crate::limits::{STRIPED_DOWNLOADS_MAX, TCP_PUTS_MAX};
@@ -137,13 +136,13 @@ fn start_step(
     data: Handle,
     clock: Clock,
 ) -> Result<StepListenerArguments, Error> {
-    let (authenticator, gate) = match &step.auth {
+    let access = match &step.auth {
         StepAuth::Classic => {
             tracing::warn!(
                 "STEP with --step-auth classic is unsafe: whoever knows the name of a user can read, replace and \
                  delete the files of that user"
             );
-            (Authenticator::Classic, None)
+            StepAccess::Classic
         }
         StepAuth::File(path) => {
             let users = StepUsers::new(path);
@@ -153,7 +152,7 @@ fn start_step(
                 let state = config.state.display();
                 Error::other(format!("cannot use the key of STEP tokens in {state}: {error}"))
             })?;
-            (Authenticator::Secrets(key), Some(PasswordGate::new(users)))
+            StepAccess::Secrets(key, PasswordGate::new(users))
         }
     };
     let store = StepStoreConfig {
@@ -166,7 +165,7 @@ fn start_step(
     let listener = listen_for("STEP", step.at, ftx_proto::interop::step::DEFAULT_PORT, config)?;
     Ok(StepListenerArguments {
         listener: Arc::new(listener),
-        service: Arc::new(StepService { store: Arc::new(store), authenticator, gate }),
+        service: Arc::new(StepService { store: Arc::new(store), access }),
         catalog,
         data,
         clock,

@@ -63,13 +63,17 @@ fn step_flags(inbox: &Path) -> [&str; 3] {
 /// Makes a file of users with one in it.
 fn users_file(folder: &Path, name: &str, password: &str) -> PathBuf {
     let file = folder.join("users");
+    add_user(&file, name, password);
+    file
+}
+
+fn add_user(file: &Path, name: &str, password: &str) {
     let mut adding = Command::new(binary!());
-    adding.args(["step-user", "add", name, "--file"]).arg(&file).stdin(Stdio::piped()).stdout(Stdio::null());
+    adding.args(["step-user", "add", name, "--file"]).arg(file).stdin(Stdio::piped()).stdout(Stdio::null());
     let mut adding = adding.spawn().expect("step-user starts");
     let input = format!("{password}\n");
     adding.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("the password is read");
     assert!(adding.wait().expect("it ends").success());
-    file
 }
 
 #[test]
@@ -186,6 +190,39 @@ fn tokens_of_others_are_refused() {
     bob.ask("DELETE", "FILE", json!({ "key": "a" }), &[]).expect(404);
     assert_eq!(alice.download("a"), b"of alice");
     StepClient::connect(server.node.service("step")).login("alice", "secret").expect(401);
+}
+
+#[test]
+fn a_user_who_is_removed_or_has_another_password_is_out_at_once() {
+    let net = net!();
+    let users = users_file(&net.folder(), "alice", "secret");
+    add_user(&users, "bob", "other");
+    let server = Server::with(&["--step-auth", users.to_str().expect("a path that is text")]);
+    let client = |name, password| {
+        let mut client = StepClient::connect(server.node.service("step"));
+        client.login(name, password).expect(200);
+        client
+    };
+    let (mut alice, mut bob) = (client("alice", "secret"), client("bob", "other"));
+    alice.put("a", b"of alice");
+    alice.save("half", 2 * BLOCK).expect(200);
+
+    add_user(&users, "alice", "changed");
+    let refused = alice.info("a").expect(403).json;
+    assert_eq!((&refused["status_msg"], &refused["type"]), (&json!("Token is wrong."), &json!("AUTH")));
+    alice.upload("half", 0, &[0; 2 * BLOCK]).expect(403);
+    let token = alice.token.clone().expect("a token");
+    StepClient::with_token(server.node.service("step"), &token).info("a").expect(403);
+    alice.login("alice", "secret").expect(401);
+    alice.login("alice", "changed").expect(200);
+    assert_eq!(alice.download("a"), b"of alice");
+    bob.info("a").expect(404);
+
+    let removed = Command::new(binary!()).args(["step-user", "rm", "bob", "--file"]).arg(&users).output();
+    assert!(removed.expect("step-user runs").status.success());
+    bob.info("a").expect(403);
+    bob.login("bob", "other").expect(401);
+    alice.info("a").expect(200);
 }
 
 #[test]

@@ -7,13 +7,11 @@
 mod session;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ftx_proto::interop::step::token::Authenticator;
-use ftx_proto::interop::step::value::UserName;
 use ftx_proto::time::Time;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,7 +25,7 @@ use super::catalog::CatalogMessage;
 use super::link::Link;
 use crate::clock::Clock;
 use crate::interop::step_store::StepStore;
-use crate::interop::step_users::PasswordGate;
+use crate::interop::step_users::StepAccess;
 use crate::limits::{SESSION_QUIET_MIN, STEP_SESSIONS_MAX};
 
 /// The StepListener actor.
@@ -54,19 +52,8 @@ pub struct StepListenerArguments {
 pub struct StepService {
     /// Files and data.
     pub store: Arc<StepStore>,
-    /// Tokens.
-    pub authenticator: Authenticator,
-    /// Passwords, unless there are none.
-    pub gate: Option<PasswordGate>,
-}
-
-impl StepService {
-    async fn verify(&self, from: IpAddr, user: UserName, password: String) -> bool {
-        match &self.gate {
-            Some(gate) => gate.verify(from, user, password).await,
-            None => false,
-        }
-    }
+    /// Passwords and tokens.
+    pub access: StepAccess,
 }
 
 /// What the listener is told.

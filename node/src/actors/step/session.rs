@@ -149,7 +149,7 @@ struct Connection {
 impl Connection {
     /// Answers requests until the connection ends.
     async fn serve(&mut self, mut tcp: TcpStream) -> Ended {
-        let authenticator = self.service.authenticator.clone();
+        let authenticator = self.service.access.authenticator();
         let mut session = ServerSession::new(authenticator, rand::random(), wall_time());
         let mut buffer = vec![0; READ_LEN];
         loop {
@@ -161,6 +161,7 @@ impl Connection {
                 Err(_) => return Ended::Idle,
             };
             self.active.note(self.clock.now());
+            session.set_authenticator(self.service.access.authenticator());
             session.handle(wall_time(), Input::Received(received));
             if let Err(ended) = self.answer(&mut session, &mut tcp).await {
                 return ended;
@@ -182,7 +183,9 @@ impl Connection {
                     session.handle(wall_time(), Input::StoreDone(answer));
                 }
                 Output::VerifyPassword { user, password } => {
-                    let good = self.service.verify(self.addr.ip(), user, password).await;
+                    let verifying = self.service.access.verify(self.addr.ip(), user, password);
+                    let (good, authenticator) = verifying.await;
+                    session.set_authenticator(authenticator);
                     session.handle(wall_time(), Input::PasswordVerified(good));
                 }
                 Output::Close(reason) => return Err(Ended::Violation(reason)),
