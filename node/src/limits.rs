@@ -50,6 +50,12 @@ pub const STEP_IDLE_MAX: Duration = Duration::from_secs(600);
 /// How long a STEP connection may be silent within a request.
 pub const STEP_STALLED_MAX: Duration = Duration::from_secs(120);
 
+/// An upload of which no block came for so long is given up: its room is somebody else's.
+pub const STEP_UPLOAD_QUIET_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// How often such uploads are looked for, besides at the start.
+pub const STEP_UPLOAD_CHECK_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
 /// Most striped downloads from this node at once.
 pub const STRIPED_DOWNLOADS_MAX: usize = 64;
 

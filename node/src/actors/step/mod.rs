@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ftx_proto::time::Time;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
@@ -26,7 +26,7 @@ use super::link::Link;
 use crate::clock::Clock;
 use crate::interop::step_store::StepStore;
 use crate::interop::step_users::StepAccess;
-use crate::limits::{SESSION_QUIET_MIN, STEP_SESSIONS_MAX};
+use crate::limits::{SESSION_QUIET_MIN, STEP_SESSIONS_MAX, STEP_UPLOAD_CHECK_INTERVAL};
 
 /// The StepListener actor.
 #[derive(Debug)]
@@ -73,6 +73,8 @@ pub struct StepListenerState {
     arguments: StepListenerArguments,
     sessions: HashMap<ActorId, Open>,
     accepting: AbortHandle,
+    /// Looks for uploads that nobody goes on with.
+    tidying: AbortHandle,
 }
 
 #[derive(Debug)]
@@ -123,7 +125,8 @@ impl Actor for StepListener {
             turned_away: Arc::default(),
         };
         let accepting = tokio::spawn(accepting.run(myself)).abort_handle();
-        Ok(StepListenerState { arguments, sessions: HashMap::new(), accepting })
+        let tidying = tokio::spawn(keep_tidy(Arc::clone(&arguments.service.store))).abort_handle();
+        Ok(StepListenerState { arguments, sessions: HashMap::new(), accepting, tidying })
     }
 
     async fn handle(
@@ -172,6 +175,7 @@ impl Drop for StepListenerState {
     /// Also after a panic, where `post_stop` is not called.
     fn drop(&mut self) {
         self.accepting.abort();
+        self.tidying.abort();
     }
 }
 
@@ -214,5 +218,16 @@ impl StepListenerState {
         open.leaving = true;
         open.actor.stop(Some("made room for another session".to_owned()));
         true
+    }
+}
+
+/// Gives up abandoned uploads, now and then. Opening the store did so too.
+async fn keep_tidy(store: Arc<StepStore>) {
+    loop {
+        tokio::time::sleep(STEP_UPLOAD_CHECK_INTERVAL).await;
+        let store = Arc::clone(&store);
+        if tokio::task::spawn_blocking(move || store.remove_abandoned(SystemTime::now())).await.is_err() {
+            tracing::error!("looking for abandoned uploads failed");
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
@@ -26,6 +27,7 @@ use super::usage::{InboxLimits, InboxUsage};
 use super::{FileName, OWN_FOLDER, UPLOADS_FOLDER, data, denial, folder, io_failed, sum_of};
 use crate::catalog::content::stamp_of;
 use crate::interop::digests::Digests;
+use crate::limits::STEP_UPLOAD_QUIET_MAX;
 
 /// Uploads under way, of all users.
 const UPLOADS_MAX: usize = 1024;
@@ -78,7 +80,7 @@ impl Inbox {
         for upload in uploads.values() {
             usage.promise(&user_folder(&upload.name.user), upload.size.get());
         }
-        Ok(Inbox {
+        let inbox = Inbox {
             root,
             handles,
             uploads: Mutex::new(uploads),
@@ -87,7 +89,9 @@ impl Inbox {
             usage: Arc::new(usage),
             background: Background::start()?,
             _lock: lock,
-        })
+        };
+        inbox.remove_abandoned(SystemTime::now());
+        Ok(inbox)
     }
 
     /// Begins an upload, anew if need be.
@@ -222,6 +226,24 @@ impl Inbox {
         self.remove_finished(&found.place).map_err(failed)?;
         self.usage.release(&user_folder(&name.user), found.stamp.size);
         Ok(StoreAnswer::FileDeleted(FileState::Complete { size: size_of(&found.stamp), md5 }))
+    }
+
+    /// Gives up the uploads of which no block came for long. One that only lacks its name gets it instead.
+    pub(super) fn remove_abandoned(&self, now: SystemTime) {
+        let uploads: Vec<Arc<Upload>> = self.lock().values().cloned().collect();
+        for upload in uploads {
+            let _name = self.lock_name(&upload.name);
+            let quiet = self.handles.last_written(&upload.stem).ok();
+            let quiet = quiet.and_then(|written| now.duration_since(written).ok());
+            if quiet.is_none_or(|quiet| quiet < STEP_UPLOAD_QUIET_MAX) {
+                continue;
+            }
+            if let Ok((Stage::Finishing, true)) = upload.settled() {
+                self.finish(&upload);
+            } else if self.abandon(&upload) {
+                tracing::info!(name = %upload.name, size = upload.size.get(), "an abandoned upload is given up");
+            }
+        }
     }
 
     /// The keys of a user's finished files, as many as fit a reply.

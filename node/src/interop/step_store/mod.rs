@@ -44,6 +44,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
 
 use ftx_proto::digest::Digest;
 use ftx_proto::interop::step::limits::LISTING_BYTES_MAX;
@@ -127,6 +128,16 @@ impl StepStore {
     /// How much the inbox holds, for others who put something into it.
     pub fn usage(&self) -> Option<Arc<InboxUsage>> {
         self.inbox.as_ref().map(|inbox| Arc::clone(&inbox.usage))
+    }
+
+    /// Gives up the uploads of which no block came for [`STEP_UPLOAD_QUIET_MAX`]; opening the store does that too.
+    /// Blocks on the disk.
+    ///
+    /// [`STEP_UPLOAD_QUIET_MAX`]: crate::limits::STEP_UPLOAD_QUIET_MAX
+    pub fn remove_abandoned(&self, now: SystemTime) {
+        if let Some(inbox) = &self.inbox {
+            inbox.remove_abandoned(now);
+        }
     }
 
     /// Does what is asked if that is quick, which blocks of uploads and downloads mostly are; else gives it back.
