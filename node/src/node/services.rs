@@ -165,7 +165,7 @@ fn start_step(
     let listener = listen_for("STEP", step.at, ftx_proto::interop::step::DEFAULT_PORT, config)?;
     Ok(StepListenerArguments {
         listener: Arc::new(listener),
-        service: Arc::new(StepService { store: Arc::new(store), access }),
+        service: Arc::new(StepService::new(store, access)),
         catalog,
         data,
         clock,

@@ -1,10 +1,11 @@
 //! The node as a STEP server: what clients put is kept, given back, and found on the network.
 
 use std::fs;
-use std::io::Write;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use ftx_tests::data::MIB;
 use ftx_tests::share::put;
@@ -352,4 +353,48 @@ fn what_is_wrong_at_the_start_is_told() {
     let refused = start(&[&format!("--step={addr}"), "--step-auth", "classic"]).expect_error(6, "network");
     let message = refused.last("error")["message"].as_str().unwrap_or_default().to_owned();
     assert!(message.contains(&addr), "{message}");
+}
+
+#[test]
+fn a_client_may_send_all_of_a_file_before_it_reads_a_reply() {
+    let server = Server::classic();
+    let mut client = server.login("alice");
+    // So many that the replies fit no socket: those to errors are as long as others, and need no blocks.
+    let count = 40_000;
+    for index in 0..count {
+        client.send("UPLOAD", "FILE", json!({ "key": "k".repeat(200), "block_index": index }), &[]);
+    }
+    for _ in 0..count {
+        client.receive().expect(408);
+    }
+    assert_eq!(client.put("a", b"hello"), md5_hex(b"hello"));
+}
+
+#[test]
+fn a_byte_now_and_then_holds_no_place() {
+    let server = Server::classic();
+    let addr = server.node.service("step");
+    let mut slow: Vec<TcpStream> = (0..256).map(|_| TcpStream::connect(addr).expect("a place")).collect();
+    for tcp in &mut slow {
+        tcp.set_read_timeout(Some(Duration::from_millis(50))).expect("a time-out");
+        tcp.write_all(&60_000u32.to_be_bytes()).expect("it is taken");
+        tcp.write_all(&0u32.to_be_bytes()).expect("it is taken");
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        assert!(Instant::now() < deadline, "whoever has something to say gets a place");
+        for tcp in &mut slow {
+            // The one that had to go for another.
+            let _ = tcp.write_all(b" ");
+        }
+        let _ = slow[0].read(&mut [0]);
+        let mut tcp = TcpStream::connect(addr).expect("the node listens");
+        tcp.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+        let json = br#"{"operation": "INFO", "direction": "REQUEST", "type": "FILE"}"#;
+        let frame = [&(json.len() as u32).to_be_bytes()[..], &[0; 4], json].concat();
+        let mut reply = [0; 8];
+        if tcp.write_all(&frame).is_ok() && tcp.read_exact(&mut reply).is_ok() {
+            return;
+        }
+    }
 }

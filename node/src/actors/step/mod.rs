@@ -4,6 +4,7 @@
 //! a byte of theirs. When it is restarted its sessions end, which their clients answer with new connections, on which
 //! their tokens are good as before.
 
+mod replies;
 mod session;
 
 use std::collections::HashMap;
@@ -16,7 +17,7 @@ use ftx_proto::time::Time;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
 use self::session::{StepSession, StepSessionArguments, StepSessionMessage};
@@ -26,7 +27,7 @@ use super::link::Link;
 use crate::clock::Clock;
 use crate::interop::step_store::StepStore;
 use crate::interop::step_users::StepAccess;
-use crate::limits::{SESSION_QUIET_MIN, STEP_SESSIONS_MAX, STEP_UPLOAD_CHECK_INTERVAL};
+use crate::limits::{SESSION_QUIET_MIN, STEP_REPLIES_MAX, STEP_SESSIONS_MAX, STEP_UPLOAD_CHECK_INTERVAL};
 
 /// The StepListener actor.
 #[derive(Debug)]
@@ -54,6 +55,15 @@ pub struct StepService {
     pub store: Arc<StepStore>,
     /// Passwords and tokens.
     pub access: StepAccess,
+    /// Room for replies that clients do not take, a permit for each byte.
+    pub replies: Arc<Semaphore>,
+}
+
+impl StepService {
+    /// Nobody is served yet.
+    pub fn new(store: StepStore, access: StepAccess) -> Self {
+        StepService { store: Arc::new(store), access, replies: Arc::new(Semaphore::new(STEP_REPLIES_MAX)) }
+    }
 }
 
 /// What the listener is told.
@@ -85,7 +95,7 @@ struct Open {
     leaving: bool,
 }
 
-/// When a session last received something, in nanoseconds of the node's clock.
+/// When a session last did something: took a request, or a good piece of one, in nanoseconds of the node's clock.
 #[derive(Debug, Clone)]
 struct Activity(Arc<AtomicU64>);
 

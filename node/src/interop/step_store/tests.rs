@@ -431,7 +431,7 @@ fn an_upload_without_a_block_for_a_week_gives_its_room_back() {
     // The same at the start, of an upload of an earlier run.
     let own = fixture.inbox().join(".ftx-step/uploads");
     for name in fixture.uploads() {
-        let file = fs::File::options().write(true).open(own.join(name)).unwrap();
+        let file = File::options().write(true).open(own.join(name)).unwrap();
         file.set_modified(now - 8 * day).unwrap();
     }
     fixture.save("new", bytes.len() as u64);
