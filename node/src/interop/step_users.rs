@@ -243,7 +243,7 @@ pub enum StepAccess {
     /// Whoever says a name.
     Classic,
     /// Who has a password, or a token that was given for it.
-    Secrets(TokenKey, PasswordGate),
+    Secrets(TokenKey, Box<PasswordGate>),
 }
 
 impl StepAccess {

@@ -152,7 +152,7 @@ fn start_step(
                 let state = config.state.display();
                 Error::other(format!("cannot use the key of STEP tokens in {state}: {error}"))
             })?;
-            StepAccess::Secrets(key, PasswordGate::new(users))
+            StepAccess::Secrets(key, Box::new(PasswordGate::new(users)))
         }
     };
     let store = StepStoreConfig {

@@ -277,7 +277,7 @@ mod tests {
         let before = with(&[alice.clone(), bob.clone()]);
         let token = before.issue(&alice.0, &at(0));
         assert_eq!(
-            with(&[alice.clone()]).user_of(&token, &at(0)),
+            with(std::slice::from_ref(&alice)).user_of(&token, &at(0)),
             Ok(alice.0.clone()),
             "others do not matter"
         );
