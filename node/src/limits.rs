@@ -44,11 +44,31 @@ pub const JOURNAL_INTERVAL: Duration = Duration::from_secs(2);
 /// Most STEP connections at once.
 pub const STEP_SESSIONS_MAX: usize = 256;
 
-/// How long a STEP connection may be silent between two requests.
-pub const STEP_IDLE_MAX: Duration = Duration::from_secs(600);
+/// How long a STEP connection may be silent between two requests. Clients keep theirs open as long as their user thinks;
+/// one whose machine is gone shows by [`STEP_KEEPALIVE`], and where all places are taken the quiet ones make room.
+pub const STEP_IDLE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long a STEP connection is silent before the system asks whether anybody is there.
+pub const STEP_KEEPALIVE: Duration = Duration::from_secs(120);
+
+/// Bytes of replies that wait for one STEP client to read them: those of some two gigabytes of blocks.
+pub const STEP_SESSION_REPLIES_MAX: usize = 16 << 20;
+
+/// The same, for all STEP clients together.
+pub const STEP_REPLIES_MAX: usize = 64 << 20;
+
+/// Bytes of an unfinished request after which a STEP connection counts as active: a byte now and then does not keep a
+/// place.
+pub const STEP_ACTIVE_BYTES_MIN: usize = 4096;
 
 /// How long a STEP connection may be silent within a request.
 pub const STEP_STALLED_MAX: Duration = Duration::from_secs(120);
+
+/// An upload of which no block came for so long is given up: its room is somebody else's.
+pub const STEP_UPLOAD_QUIET_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// How often such uploads are looked for, besides at the start.
+pub const STEP_UPLOAD_CHECK_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// Most striped downloads from this node at once.
 pub const STRIPED_DOWNLOADS_MAX: usize = 64;
@@ -97,4 +117,5 @@ const _: () = assert!(
         <= DATAGRAM_ASKED_BYTES_MAX
 );
 const _: () = assert!(PING_INTERVAL.as_secs() * 3 < SESSION_IDLE_MAX.as_secs());
+const _: () = assert!(STEP_SESSION_REPLIES_MAX <= STEP_REPLIES_MAX && STEP_REPLIES_MAX <= u32::MAX as usize);
 const _: () = assert!(SESSION_MESSAGES_MAX < ftx_proto::limits::SESSION_REQUESTS_MAX);

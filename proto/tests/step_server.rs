@@ -2,12 +2,14 @@
 
 mod step_support;
 
+use std::sync::Arc;
+
 use ftx_proto::interop::step::limits::{
     BACKLOG_BYTES_MAX, BLOCK_SIZE, KEY_BYTES_MAX, LISTING_BYTES_MAX, REQUEST_JSON_MAX,
 };
 use ftx_proto::interop::step::server::{CloseReason, Input, Output, ServerSession};
 use ftx_proto::interop::step::store::{Denial, FileState, StoreAnswer, StoreRequest};
-use ftx_proto::interop::step::token::{Authenticator, TokenKey, classic_password};
+use ftx_proto::interop::step::token::{Authenticator, Secrets, TokenKey, classic_password};
 use ftx_proto::interop::step::value::Key;
 use serde_json::{Map, Value, json};
 use step_support::{Connection, MemoryStore, at, frame, frames, pattern, request};
@@ -114,7 +116,11 @@ fn login() {
 
 #[test]
 fn secrets_are_verified_by_the_shell() {
-    let secrets = Authenticator::Secrets(TokenKey::new([9; 32], 60));
+    let with = |secret: [u8; 32]| {
+        let secrets = Secrets::from_iter([("al.ice".parse().unwrap(), secret)]);
+        Authenticator::Secrets(TokenKey::new([9; 32], 60), Arc::new(secrets))
+    };
+    let secrets = with([1; 32]);
     let login = |password: &str| {
         let password = format!(r#""username": "al.ice", "password": "{password}""#);
         format!(r#"{{"operation": "LOGIN", "direction": "REQUEST", "type": "AUTH", {password}}}"#)
@@ -137,9 +143,13 @@ fn secrets_are_verified_by_the_shell() {
     assert_eq!(session.poll(), Some(Output::Store(list)));
     session.handle(at(160), Input::StoreDone(StoreAnswer::Files(Vec::new())));
     assert!(matches!(session.poll(), Some(Output::Send(_))));
-    session.handle(at(160), Input::Received(&frame(&ask, &[])));
-    let Some(Output::Send(reply)) = session.poll() else { panic!("no reply") };
-    assert_eq!(summary(&frames(&reply)[0].0), ("GET", "AUTH", 403, "Token is wrong."));
+    // Over in time, and over with another secret, on the very connection that it was made for.
+    for (now, secret) in [(160, [1; 32]), (159, [2; 32])] {
+        session.set_authenticator(with(secret));
+        session.handle(at(now), Input::Received(&frame(&ask, &[])));
+        let Some(Output::Send(reply)) = session.poll() else { panic!("no reply") };
+        assert_eq!(summary(&frames(&reply)[0].0), ("GET", "AUTH", 403, "Token is wrong."));
+    }
 
     let mut connection = Connection::new(secrets.clone());
     let store = &mut MemoryStore::default();

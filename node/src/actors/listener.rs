@@ -9,13 +9,14 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{AbortHandle, JoinError};
+
+use super::accept::Accepting;
 
 /// What is done with a connection, until its end.
 #[derive(Clone)]
@@ -81,7 +82,15 @@ impl Actor for Listener {
         myself: ActorRef<ListenerMessage>,
         arguments: ListenerArguments,
     ) -> Result<ListenerState, ActorProcessingErr> {
-        let accepting = tokio::spawn(accept_connections(arguments.clone(), myself)).abort_handle();
+        let accepting = Accepting {
+            system: arguments.system,
+            listener: Arc::clone(&arguments.listener),
+            connections_max: arguments.connections_max,
+            accepted: ListenerMessage::Accepted,
+            make_room: None,
+            turned_away: Arc::default(),
+        };
+        let accepting = tokio::spawn(accepting.run(myself)).abort_handle();
         Ok(ListenerState { arguments, accepting })
     }
 
@@ -180,40 +189,10 @@ impl Drop for ConnectionState {
     }
 }
 
-/// Takes connections as they come, as many as the limit allows, and closes the rest.
-async fn accept_connections(arguments: ListenerArguments, actor: ActorRef<ListenerMessage>) {
-    let ListenerArguments { system, listener, connections_max, .. } = arguments;
-    let permits = Arc::new(Semaphore::new(connections_max));
-    let mut turned_away = 0u64;
-    loop {
-        match listener.accept().await {
-            Ok((tcp, addr)) => {
-                if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
-                    if actor.cast(ListenerMessage::Accepted(tcp, addr, permit)).is_err() {
-                        return;
-                    }
-                    continue;
-                }
-                turned_away += 1;
-                if turned_away.is_power_of_two() {
-                    tracing::warn!(system, %addr, turned_away, "there are {connections_max} connections already");
-                }
-            }
-            Err(error) => {
-                // Out of descriptors, mostly: that passes, and must not become a busy loop.
-                tracing::warn!(system, %error, "cannot accept connections");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// How long to wait after a failed `accept`.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     /// Echoes one byte; fails inside the program on a `!`.

@@ -14,6 +14,7 @@
 //! nodes may live in one), every call has a time-out, and whoever fails is restarted or given up by its supervisor
 //! without harm to the others: the policy is in [`node`].
 
+mod accept;
 pub mod catalog;
 pub mod discovery;
 pub mod fetcher;

@@ -8,21 +8,20 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ftx_proto::digest::{Instance, NodeId};
 use ftx_proto::engine::serve::{ContentKey, Input, Output, PeerKey, ServeConfig, ServeEngine, SessionId};
 use ftx_proto::geometry::Span;
 use ftx_proto::time::Time;
 use ftx_proto::wire::session::{Hello, RequestId};
-use ractor::rpc::CallResult;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
 
+use super::accept::Accepting;
 use super::catalog::CatalogMessage;
 use super::link::Link;
 use super::session::{Session, SessionArguments, SessionMessage};
@@ -143,7 +142,7 @@ pub struct ServerState {
     ticking: Option<AbortHandle>,
     accepting: AbortHandle,
     statistics: ServerStatistics,
-    turned_away: Arc<std::sync::atomic::AtomicU64>,
+    turned_away: Arc<AtomicU64>,
     hasher: RandomState,
 }
 
@@ -170,9 +169,16 @@ impl Actor for Server {
         arguments: ServerArguments,
     ) -> Result<ServerState, ActorProcessingErr> {
         let config = ServeConfig { max_upload: arguments.max_upload, ..ServeConfig::default() };
-        let turned_away = Arc::default();
-        let accepting =
-            tokio::spawn(accept_connections(arguments.listener.clone(), myself, Arc::clone(&turned_away)));
+        let turned_away = Arc::<AtomicU64>::default();
+        let accepting = Accepting {
+            system: "sessions",
+            listener: Arc::clone(&arguments.listener),
+            connections_max: SESSIONS_MAX,
+            accepted: ServerMessage::Accepted,
+            make_room: Some(ServerMessage::MakeRoom),
+            turned_away: Arc::clone(&turned_away),
+        };
+        let accepting = tokio::spawn(accepting.run(myself));
         Ok(ServerState {
             engine: ServeEngine::new(config, rand::random()),
             sessions: HashMap::new(),
@@ -236,7 +242,7 @@ impl Actor for Server {
             ServerMessage::Statistics(reply) => {
                 state.statistics.sessions = state.engine.session_count();
                 state.statistics.datagrams = state.arguments.datagrams.statistics();
-                state.statistics.turned_away = state.turned_away.load(std::sync::atomic::Ordering::Relaxed);
+                state.statistics.turned_away = state.turned_away.load(Ordering::Relaxed);
                 // Whoever asked may have given up.
                 let _ = reply.send(state.statistics);
                 return Ok(());
@@ -372,54 +378,6 @@ impl ServerState {
     }
 }
 
-/// Takes connections as they come, as many as the limit allows, and turns away the rest.
-async fn accept_connections(
-    listener: Arc<TcpListener>,
-    server: ActorRef<ServerMessage>,
-    turned_away: Arc<std::sync::atomic::AtomicU64>,
-) {
-    let permits = Arc::new(Semaphore::new(SESSIONS_MAX));
-    loop {
-        match listener.accept().await {
-            Ok((tcp, addr)) => {
-                if let Some(permit) = place(&permits, &server).await {
-                    if server.cast(ServerMessage::Accepted(tcp, addr, permit)).is_err() {
-                        return;
-                    }
-                    continue;
-                }
-                let count = turned_away.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-                if count.is_power_of_two() {
-                    tracing::warn!(%addr, count, "connections turned away: there are {SESSIONS_MAX} sessions");
-                }
-            }
-            Err(error) => {
-                // Out of descriptors, mostly: that passes, and must not become a busy loop.
-                tracing::warn!(%error, "cannot accept connections");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// A place for one more session; if need be, that of another.
-async fn place(permits: &Arc<Semaphore>, server: &ActorRef<ServerMessage>) -> Option<OwnedSemaphorePermit> {
-    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-        return Some(permit);
-    }
-    let asked = server.call(ServerMessage::MakeRoom, Some(ROOM_TIMEOUT)).await;
-    if !matches!(asked, Ok(CallResult::Success(true))) {
-        return None;
-    }
-    timeout(ROOM_TIMEOUT, Arc::clone(permits).acquire_owned()).await.ok()?.ok()
-}
-
-/// How long a session may take to go where another one waits for its place.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How long to wait after a failed `accept`.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -427,6 +385,9 @@ mod tests {
     use crate::net::datagram::serving::DatagramsArguments;
     use crate::net::datagram::socket::Mode;
     use ftx_proto::geometry::Geometry;
+    use ractor::rpc::CallResult;
+    use std::time::Duration;
+    use tokio::sync::Semaphore;
 
     async fn server() -> ActorRef<ServerMessage> {
         let folder = tempfile::tempdir().unwrap();

@@ -48,10 +48,10 @@ pub(super) struct ShareOptions {
     /// Let clients of the older systems put files into this folder; what is complete there is shared
     #[arg(long, value_name = "DIR", env = "FTX_INBOX")]
     pub(super) inbox: Option<PathBuf>,
-    /// How much each user may put into the inbox, such as 500MB or 20GiB [default: 10GiB]
+    /// How much each user may put into the inbox, such as 500MB or 20GiB; TCP put as a whole is one user [default: 10GiB]
     #[arg(long, value_name = "SIZE", env = "FTX_INBOX_QUOTA", value_parser = super::text::parse_bytes)]
     pub(super) inbox_quota: Option<u64>,
-    /// How much all users together may put into the inbox [default: 100GiB]
+    /// How much all users and TCP put together may put into the inbox [default: 100GiB]
     #[arg(long, value_name = "SIZE", env = "FTX_INBOX_TOTAL", value_parser = super::text::parse_bytes)]
     pub(super) inbox_total: Option<u64>,
     /// Speak STEP at this address [default: that of --bind or 0.0.0.0, port 1379]

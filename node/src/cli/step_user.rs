@@ -30,7 +30,7 @@ pub(super) fn step_user(action: StepUserAction, output: &Output) -> Result<(), E
                 return Err(Error::new(Code::NotFound, message));
             }
             output.line(format_args!(
-                "{} may not log in any more; tokens from before are good for at most a day",
+                "{} may not log in any more, and tokens from before are not good any more",
                 printable(name.as_str())
             ));
             output.event("done", json!({ "user": name.as_str() }));

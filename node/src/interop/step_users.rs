@@ -2,8 +2,9 @@
 //!
 //! A line of the file is `NAME:HASH`, the hash being argon2 (as a PHC string) of the lower-case hex digits of the MD5 of
 //! the password, since that is what the classic clients send in its place; the others send the password itself. The file
-//! is read at every login, so what is added or removed counts at once; tokens that were given out stay good until they
-//! expire. It is for its owner only, and written whole or not at all.
+//! is read at every login, and looked at with every token, so what is added, changed or removed counts at once: a token
+//! is bound to the line that its user had. A file that cannot be read lets nobody in. It is for its owner only, and
+//! written whole or not at all.
 //!
 //! Verifying is slow on purpose: it runs on blocking threads, few at once, and whoever fails often has to wait.
 
@@ -11,14 +12,15 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use argon2::Argon2;
 use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
-use ftx_proto::interop::step::token::{TokenKey, classic_password};
+use ftx_proto::digest::Digest;
+use ftx_proto::interop::step::token::{Authenticator, Secrets, TokenKey, classic_password};
 use ftx_proto::interop::step::value::UserName;
 use tokio::sync::Semaphore;
 
@@ -119,8 +121,9 @@ impl StepUsers {
         Ok(true)
     }
 
-    /// Whether this is the password of the user, or the MD5 of it. Takes some 20 ms of computing, by intention.
-    pub fn verify(&self, name: &UserName, password: &str) -> Result<bool, UsersError> {
+    /// A digest of what is kept of the user's secret, if this is the password, or the MD5 of it. Takes some 20 ms of
+    /// computing, by intention.
+    pub fn verify(&self, name: &UserName, password: &str) -> Result<Option<[u8; 32]>, UsersError> {
         let users = self.read()?;
         let found = users.iter().find(|(other, _)| other == name);
         // For a name that does not exist it takes as long.
@@ -129,7 +132,12 @@ impl StepUsers {
         let as_sum = is_digits && matches(hash, &password.to_ascii_lowercase());
         // A password may itself look like a sum.
         let good = as_sum || matches(hash, &classic_password(password));
-        Ok(good && found.is_some())
+        Ok(found.filter(|_| good).map(|(_, hash)| digest_of(hash)))
+    }
+
+    /// All users, each with a digest of what is kept of the secret.
+    fn secrets(&self) -> Result<Secrets, UsersError> {
+        Ok(self.read()?.into_iter().map(|(name, hash)| (name, digest_of(&hash))).collect())
     }
 
     fn read(&self) -> Result<Vec<(UserName, String)>, UsersError> {
@@ -172,6 +180,10 @@ impl StepUsers {
     fn failed(&self, error: io::Error) -> UsersError {
         UsersError::Io { path: self.path.clone(), error }
     }
+}
+
+fn digest_of(hash: &str) -> [u8; 32] {
+    Digest::of(hash.as_bytes()).0
 }
 
 /// Hash of a password that nobody has.
@@ -225,13 +237,55 @@ pub fn token_key(state_dir: &Path) -> io::Result<TokenKey> {
     Ok(TokenKey::new(key, TOKEN_SECONDS))
 }
 
-/// Verifies passwords, a few at once, and slows down who fails.
+/// Who may use STEP.
+#[derive(Debug)]
+pub enum StepAccess {
+    /// Whoever says a name.
+    Classic,
+    /// Who has a password, or a token that was given for it.
+    Secrets(TokenKey, Box<PasswordGate>),
+}
+
+impl StepAccess {
+    /// What requests are checked with at this moment.
+    pub fn authenticator(&self) -> Authenticator {
+        match self {
+            StepAccess::Classic => Authenticator::Classic,
+            StepAccess::Secrets(key, gate) => Authenticator::Secrets(key.clone(), gate.secrets()),
+        }
+    }
+
+    /// Whether the password is good, and what the token for it is to be made with.
+    pub async fn verify(&self, from: IpAddr, user: UserName, password: String) -> (bool, Authenticator) {
+        let StepAccess::Secrets(key, gate) = self else { return (false, Authenticator::Classic) };
+        let verified = gate.verify(from, user.clone(), password).await;
+        let secrets = gate.secrets();
+        // It may have been changed since: then it was not this one.
+        let good = verified.is_some_and(|secret| secrets.of(&user) == Some(&secret));
+        (good, Authenticator::Secrets(key.clone(), secrets))
+    }
+}
+
+/// Verifies passwords, a few at once, and slows down who fails. Knows the secrets that stand now.
 #[derive(Debug)]
 pub struct PasswordGate {
     users: StepUsers,
+    known: Mutex<Known>,
     places: Semaphore,
     failures: Mutex<HashMap<IpAddr, Failures>>,
 }
+
+/// What was read of the file, when it looked like this.
+#[derive(Debug, Default)]
+struct Known {
+    stamp: Option<FileStamp>,
+    secrets: Arc<Secrets>,
+    /// That it cannot be read was said.
+    complained: bool,
+}
+
+/// Device, number, size, and seconds and nanoseconds of the last change, that of the file's data and that of any kind.
+type FileStamp = (u64, u64, u64, [i64; 4]);
 
 #[derive(Debug, Clone, Copy)]
 struct Failures {
@@ -242,30 +296,52 @@ struct Failures {
 impl PasswordGate {
     /// A gate for these users.
     pub fn new(users: StepUsers) -> Self {
-        PasswordGate { users, places: Semaphore::new(VERIFICATIONS_MAX), failures: Mutex::default() }
+        let (known, failures) = (Mutex::default(), Mutex::default());
+        PasswordGate { users, known, places: Semaphore::new(VERIFICATIONS_MAX), failures }
     }
 
-    /// Whether the password is good. Whoever failed often before waits first.
-    pub async fn verify(&self, from: IpAddr, user: UserName, password: String) -> bool {
+    /// The secrets that stand now. Reads the file if it was changed; none if it cannot be read.
+    pub fn secrets(&self) -> Arc<Secrets> {
+        // Before reading, so that a change while it is read is noticed the next time.
+        let stamp = file_stamp(&self.users.path);
+        // Nothing panics half-way through a change of it.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if stamp.is_some() && known.stamp == stamp {
+            return Arc::clone(&known.secrets);
+        }
+        match self.users.secrets() {
+            Ok(secrets) => *known = Known { stamp, secrets: Arc::new(secrets), complained: false },
+            Err(error) => {
+                if !known.complained {
+                    tracing::error!(%error, "no token is good");
+                }
+                *known = Known { complained: true, ..Known::default() };
+            }
+        }
+        Arc::clone(&known.secrets)
+    }
+
+    /// A digest of the user's secret if the password is good. Whoever failed often before waits first.
+    pub async fn verify(&self, from: IpAddr, user: UserName, password: String) -> Option<[u8; 32]> {
         let wait = self.wait_of(from);
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
-        let Ok(_place) = self.places.acquire().await else { return false };
+        let Ok(_place) = self.places.acquire().await else { return None };
         let (users, name) = (self.users.clone(), user.clone());
         let verified = tokio::task::spawn_blocking(move || users.verify(&name, &password)).await;
         let good = match verified {
             Ok(Ok(good)) => good,
             Ok(Err(error)) => {
                 tracing::error!(%error, "nobody can log in");
-                return false;
+                return None;
             }
-            Err(_) => return false,
+            Err(_) => return None,
         };
-        if !good {
+        if good.is_none() {
             tracing::warn!(%from, user = ?user.as_str(), "wrong password");
         }
-        self.note(from, good);
+        self.note(from, good.is_some());
         good
     }
 
@@ -302,6 +378,12 @@ impl PasswordGate {
     }
 }
 
+fn file_stamp(path: &Path) -> Option<FileStamp> {
+    let file = fs::metadata(path).ok()?;
+    let changed = [file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()];
+    Some((file.dev(), file.ino(), file.size(), changed))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,12 +414,12 @@ mod tests {
             ("b:ob", "secret", false),
             ("carol", "secret", false),
         ] {
-            assert_eq!(users.verify(&user(name), password).unwrap(), good, "{name} {password}");
+            assert_eq!(users.verify(&user(name), password).unwrap().is_some(), good, "{name} {password}");
         }
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!fs::read_to_string(&path).unwrap().contains("secret"));
         assert!(users.add(&user("al.ice"), "other").unwrap());
-        assert!(!users.verify(&user("al.ice"), "secret").unwrap());
+        assert!(users.verify(&user("al.ice"), "secret").unwrap().is_none());
         assert_eq!(users.names().unwrap(), [user("al_ice"), user("b:ob")]);
         assert!(users.remove(&user("al.ice")).unwrap());
         assert!(!users.remove(&user("al.ice")).unwrap());
@@ -366,6 +448,28 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), first);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_secrets_follow_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users");
+        let users = StepUsers::new(&path);
+        let gate = PasswordGate::new(users.clone());
+        assert_eq!(gate.secrets().of(&user("a")), None, "there is no file");
+        users.add(&user("a"), "secret").unwrap();
+        users.add(&user("b"), "secret").unwrap();
+        let (first, other) = (gate.secrets(), gate.secrets());
+        assert!(Arc::ptr_eq(&first, &other), "what did not change is not read again");
+        assert_eq!(users.verify(&user("a"), "secret").unwrap().as_ref(), first.of(&user("a")));
+        users.add(&user("a"), "secret").unwrap();
+        let second = gate.secrets();
+        assert_ne!(second.of(&user("a")), first.of(&user("a")), "the same password was given anew");
+        assert_eq!(second.of(&user("b")), first.of(&user("b")));
+        users.remove(&user("b")).unwrap();
+        assert_eq!(gate.secrets().of(&user("b")), None);
+        fs::write(&path, "nonsense").unwrap();
+        assert_eq!(gate.secrets().of(&user("a")), None, "a damaged file lets nobody in");
     }
 
     #[test]

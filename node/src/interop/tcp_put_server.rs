@@ -2,11 +2,12 @@
 //!
 //! It owns one connection and the unfinished file of it. What is said is [`ftx_proto::interop::tcp_put`]'s. It refuses,
 //! by closing, what cannot be stored: without an inbox everything, else a name that is taken or cannot be, and more than
-//! there is room for. The protocol has no word for why, so the log says it. A crash leaves a part without a name that the
-//! next put of this name throws away.
+//! there is room for on the disk and within the quotas, for which all who push by TCP put are one user. The protocol has
+//! no word for why, so the log says it. A crash leaves a part without a name that the next put of this name throws away.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ftx_proto::interop::tcp_put::server::{Input, Output, Reason, ServerConfig, ServerSession};
@@ -16,8 +17,8 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout, timeout_at};
 
 use crate::clock::Clock;
-use crate::error::Error;
-use crate::interop::step_store::OWN_FOLDER;
+use crate::error::{Code, Error};
+use crate::interop::step_store::{InboxUsage, OWN_FOLDER, Reserved};
 use crate::net::tcp::close_gently;
 use crate::store::{Target, WholeFile};
 
@@ -26,6 +27,8 @@ use crate::store::{Target, WholeFile};
 pub struct TcpPutServer {
     /// The folder; without one nothing is taken.
     pub inbox: Option<PathBuf>,
+    /// How much of it is taken; there is one if there is an inbox.
+    pub usage: Option<Arc<InboxUsage>>,
     /// What time it is.
     pub clock: Clock,
 }
@@ -37,6 +40,8 @@ struct Taking {
     addr: SocketAddr,
     session: ServerSession,
     file: Option<WholeFile>,
+    /// Room for all of it, from before it is made until it is gone or has its name.
+    room: Option<Reserved>,
     name: String,
     size: u64,
     /// Bytes that are written.
@@ -48,10 +53,12 @@ impl TcpPutServer {
     pub async fn serve(self, tcp: TcpStream, addr: SocketAddr) {
         let session = ServerSession::new(self.clock.now(), ServerConfig::default());
         let name = String::new();
-        let mut taking = Taking { server: self, tcp, addr, session, file: None, name, size: 0, written: 0 };
+        let mut taking =
+            Taking { server: self, tcp, addr, session, file: None, room: None, name, size: 0, written: 0 };
         let reason = taking.run().await;
         // Nothing may be left of it when the client sees that the connection is closed.
         drop(taking.file.take());
+        drop(taking.room.take());
         let Taking { tcp, name, size, .. } = taking;
         match reason {
             Reason::Stored => tracing::info!(%addr, %name, size, "taken by TCP put"),
@@ -123,7 +130,7 @@ impl Taking {
     }
 
     async fn open(&mut self, name: RelativePath, size: u64) -> Result<(), Error> {
-        let Some(inbox) = self.server.inbox.clone() else {
+        let (Some(inbox), Some(usage)) = (self.server.inbox.clone(), self.server.usage.clone()) else {
             return Err(Error::other("this node has no inbox; --inbox DIR gives it one"));
         };
         if name.as_str() == OWN_FOLDER {
@@ -132,12 +139,16 @@ impl Taking {
         let opening = tokio::task::spawn_blocking(move || {
             // With a slash at its end, so that a folder in it that has this name is not taken for the place.
             let target = Target::new(&inbox.join(""), &name)?;
+            let room = usage
+                .reserve_for_nobody(size)
+                .map_err(|denial| Error::new(Code::DiskFull, denial.to_string()))?;
             let file = WholeFile::create(target, false)?;
             file.check_room(size)?;
-            Ok::<_, Error>(file)
+            Ok::<_, Error>((file, room))
         });
         let opened = opening.await.map_err(|_| Error::other("the file could not be opened"))?;
-        self.file = Some(opened?);
+        let (file, room) = opened?;
+        (self.file, self.room) = (Some(file), Some(room));
         Ok(())
     }
 
@@ -150,10 +161,16 @@ impl Taking {
 
     async fn finish(&mut self) -> Result<(), Error> {
         let Some(mut file) = self.file.take() else { return Err(Error::other("there is no file")) };
-        let size = self.written;
-        let finishing = tokio::task::spawn_blocking(move || file.finish(size));
-        finishing.await.map_err(|_| Error::other("the file could not be finished"))??;
-        Ok(())
+        let (size, room) = (self.written, self.room.take());
+        // Together, since it goes on when the connection ends meanwhile.
+        let finishing = tokio::task::spawn_blocking(move || {
+            file.finish(size)?;
+            if let Some(room) = room {
+                room.keep();
+            }
+            Ok::<_, Error>(())
+        });
+        finishing.await.map_err(|_| Error::other("the file could not be finished"))?
     }
 }
 

@@ -1,9 +1,9 @@
 //! The older systems that a node serves: what stands behind them, and their sockets.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use ftx_proto::interop::step::token::Authenticator;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
@@ -17,8 +17,8 @@ use crate::clock::Clock;
 use crate::config::{ListenAt, NodeConfig, StepAuth, StepConfig};
 use crate::error::{Code, Error};
 use crate::interop::digests::Digests;
-use crate::interop::step_store::{StepStore, StepStoreConfig};
-use crate::interop::step_users::{PasswordGate, StepUsers, token_key};
+use crate::interop::step_store::{InboxUsage, StepStore, StepStoreConfig};
+use crate::interop::step_users::{PasswordGate, StepAccess, StepUsers, token_key};
 use crate::interop::striped_server::StripedServer;
 use crate::interop::tcp_put_server::TcpPutServer;
 use crate::limits::{STRIPED_DOWNLOADS_MAX, TCP_PUTS_MAX};
@@ -74,15 +74,15 @@ impl Started {
         let server = Arc::new(StripedServer::new(catalog.clone(), Arc::clone(digests), config.max_upload));
         let serve = Serve::new(move |tcp, addr| Arc::clone(&server).serve(tcp, addr));
         let striped = open(config.services.striped, 0, "striped", STRIPED_DOWNLOADS_MAX, serve)?;
-        let inbox = config.inbox.as_ref().map(|inbox| inbox.path.clone());
-        let server = TcpPutServer { inbox, clock };
-        let serve = Serve::new(move |tcp, addr| server.clone().serve(tcp, addr));
-        let port = ftx_proto::interop::tcp_put::PORT;
-        let tcp_put = open(config.services.tcp_put, port, "TCP put", TCP_PUTS_MAX, serve)?;
         let step = match &config.services.step {
             Some(step) => Some(start_step(step, config, catalog, digests, data.clone(), clock)?),
             None => None,
         };
+        let usage = step.as_ref().and_then(|step| step.service.store.usage());
+        let server = tcp_put_server(config, usage, clock)?;
+        let serve = Serve::new(move |tcp, addr| server.clone().serve(tcp, addr));
+        let port = ftx_proto::interop::tcp_put::PORT;
+        let tcp_put = open(config.services.tcp_put, port, "TCP put", TCP_PUTS_MAX, serve)?;
         Ok(Started { step, striped, tcp_put })
     }
 
@@ -103,9 +103,28 @@ impl Started {
 /// Makes the inbox's folder.
 pub(super) fn make_inbox(config: &NodeConfig) -> Result<(), Error> {
     let Some(inbox) = &config.inbox else { return Ok(()) };
-    std::fs::create_dir_all(&inbox.path).map_err(|error| {
-        Error::new(Code::Usage, format!("cannot use {} as inbox: {error}", inbox.path.display()))
-    })
+    std::fs::create_dir_all(&inbox.path).map_err(|error| no_inbox(config, &error))
+}
+
+/// What stands behind TCP put. The room of an inbox is counted by one, so `usage` is STEP's where both put into it.
+fn tcp_put_server(
+    config: &NodeConfig,
+    usage: Option<Arc<InboxUsage>>,
+    clock: Clock,
+) -> Result<TcpPutServer, Error> {
+    let Some(inbox) = &config.inbox else { return Ok(TcpPutServer { inbox: None, usage: None, clock }) };
+    let usage = match usage {
+        Some(usage) => usage,
+        None => {
+            Arc::new(InboxUsage::open(&inbox.path, inbox.limits).map_err(|error| no_inbox(config, &error))?)
+        }
+    };
+    Ok(TcpPutServer { inbox: Some(inbox.path.clone()), usage: Some(usage), clock })
+}
+
+fn no_inbox(config: &NodeConfig, error: &io::Error) -> Error {
+    let inbox = config.inbox.as_ref().map(|inbox| inbox.path.display().to_string()).unwrap_or_default();
+    Error::new(Code::Usage, format!("cannot use {inbox} as inbox: {error}"))
 }
 
 /// Opens what stands behind STEP, and the socket that its clients connect to.
@@ -117,13 +136,13 @@ fn start_step(
     data: Handle,
     clock: Clock,
 ) -> Result<StepListenerArguments, Error> {
-    let (authenticator, gate) = match &step.auth {
+    let access = match &step.auth {
         StepAuth::Classic => {
             tracing::warn!(
                 "STEP with --step-auth classic is unsafe: whoever knows the name of a user can read, replace and \
                  delete the files of that user"
             );
-            (Authenticator::Classic, None)
+            StepAccess::Classic
         }
         StepAuth::File(path) => {
             let users = StepUsers::new(path);
@@ -133,7 +152,7 @@ fn start_step(
                 let state = config.state.display();
                 Error::other(format!("cannot use the key of STEP tokens in {state}: {error}"))
             })?;
-            (Authenticator::Secrets(key), Some(PasswordGate::new(users)))
+            StepAccess::Secrets(key, Box::new(PasswordGate::new(users)))
         }
     };
     let store = StepStoreConfig {
@@ -142,14 +161,11 @@ fn start_step(
         shares: config.shares.clone(),
         state: Some(config.state.clone()),
     };
-    let store = StepStore::open(store, Arc::clone(digests)).map_err(|error| {
-        let inbox = config.inbox.as_ref().map(|inbox| inbox.path.display().to_string()).unwrap_or_default();
-        Error::new(Code::Usage, format!("cannot use {inbox} as inbox: {error}"))
-    })?;
+    let store = StepStore::open(store, Arc::clone(digests)).map_err(|error| no_inbox(config, &error))?;
     let listener = listen_for("STEP", step.at, ftx_proto::interop::step::DEFAULT_PORT, config)?;
     Ok(StepListenerArguments {
         listener: Arc::new(listener),
-        service: Arc::new(StepService { store: Arc::new(store), authenticator, gate }),
+        service: Arc::new(StepService::new(store, access)),
         catalog,
         data,
         clock,

@@ -1,10 +1,11 @@
 //! The node as a STEP server: what clients put is kept, given back, and found on the network.
 
 use std::fs;
-use std::io::Write;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use ftx_tests::data::MIB;
 use ftx_tests::share::put;
@@ -63,13 +64,17 @@ fn step_flags(inbox: &Path) -> [&str; 3] {
 /// Makes a file of users with one in it.
 fn users_file(folder: &Path, name: &str, password: &str) -> PathBuf {
     let file = folder.join("users");
+    add_user(&file, name, password);
+    file
+}
+
+fn add_user(file: &Path, name: &str, password: &str) {
     let mut adding = Command::new(binary!());
-    adding.args(["step-user", "add", name, "--file"]).arg(&file).stdin(Stdio::piped()).stdout(Stdio::null());
+    adding.args(["step-user", "add", name, "--file"]).arg(file).stdin(Stdio::piped()).stdout(Stdio::null());
     let mut adding = adding.spawn().expect("step-user starts");
     let input = format!("{password}\n");
     adding.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("the password is read");
     assert!(adding.wait().expect("it ends").success());
-    file
 }
 
 #[test]
@@ -186,6 +191,39 @@ fn tokens_of_others_are_refused() {
     bob.ask("DELETE", "FILE", json!({ "key": "a" }), &[]).expect(404);
     assert_eq!(alice.download("a"), b"of alice");
     StepClient::connect(server.node.service("step")).login("alice", "secret").expect(401);
+}
+
+#[test]
+fn a_user_who_is_removed_or_has_another_password_is_out_at_once() {
+    let net = net!();
+    let users = users_file(&net.folder(), "alice", "secret");
+    add_user(&users, "bob", "other");
+    let server = Server::with(&["--step-auth", users.to_str().expect("a path that is text")]);
+    let client = |name, password| {
+        let mut client = StepClient::connect(server.node.service("step"));
+        client.login(name, password).expect(200);
+        client
+    };
+    let (mut alice, mut bob) = (client("alice", "secret"), client("bob", "other"));
+    alice.put("a", b"of alice");
+    alice.save("half", 2 * BLOCK).expect(200);
+
+    add_user(&users, "alice", "changed");
+    let refused = alice.info("a").expect(403).json;
+    assert_eq!((&refused["status_msg"], &refused["type"]), (&json!("Token is wrong."), &json!("AUTH")));
+    alice.upload("half", 0, &[0; 2 * BLOCK]).expect(403);
+    let token = alice.token.clone().expect("a token");
+    StepClient::with_token(server.node.service("step"), &token).info("a").expect(403);
+    alice.login("alice", "secret").expect(401);
+    alice.login("alice", "changed").expect(200);
+    assert_eq!(alice.download("a"), b"of alice");
+    bob.info("a").expect(404);
+
+    let removed = Command::new(binary!()).args(["step-user", "rm", "bob", "--file"]).arg(&users).output();
+    assert!(removed.expect("step-user runs").status.success());
+    bob.info("a").expect(403);
+    bob.login("bob", "other").expect(401);
+    alice.info("a").expect(200);
 }
 
 #[test]
@@ -315,4 +353,48 @@ fn what_is_wrong_at_the_start_is_told() {
     let refused = start(&[&format!("--step={addr}"), "--step-auth", "classic"]).expect_error(6, "network");
     let message = refused.last("error")["message"].as_str().unwrap_or_default().to_owned();
     assert!(message.contains(&addr), "{message}");
+}
+
+#[test]
+fn a_client_may_send_all_of_a_file_before_it_reads_a_reply() {
+    let server = Server::classic();
+    let mut client = server.login("alice");
+    // So many that the replies fit no socket: those to errors are as long as others, and need no blocks.
+    let count = 40_000;
+    for index in 0..count {
+        client.send("UPLOAD", "FILE", json!({ "key": "k".repeat(200), "block_index": index }), &[]);
+    }
+    for _ in 0..count {
+        client.receive().expect(408);
+    }
+    assert_eq!(client.put("a", b"hello"), md5_hex(b"hello"));
+}
+
+#[test]
+fn a_byte_now_and_then_holds_no_place() {
+    let server = Server::classic();
+    let addr = server.node.service("step");
+    let mut slow: Vec<TcpStream> = (0..256).map(|_| TcpStream::connect(addr).expect("a place")).collect();
+    for tcp in &mut slow {
+        tcp.set_read_timeout(Some(Duration::from_millis(50))).expect("a time-out");
+        tcp.write_all(&60_000u32.to_be_bytes()).expect("it is taken");
+        tcp.write_all(&0u32.to_be_bytes()).expect("it is taken");
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        assert!(Instant::now() < deadline, "whoever has something to say gets a place");
+        for tcp in &mut slow {
+            // The one that had to go for another.
+            let _ = tcp.write_all(b" ");
+        }
+        let _ = slow[0].read(&mut [0]);
+        let mut tcp = TcpStream::connect(addr).expect("the node listens");
+        tcp.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+        let json = br#"{"operation": "INFO", "direction": "REQUEST", "type": "FILE"}"#;
+        let frame = [&(json.len() as u32).to_be_bytes()[..], &[0; 4], json].concat();
+        let mut reply = [0; 8];
+        if tcp.write_all(&frame).is_ok() && tcp.read_exact(&mut reply).is_ok() {
+            return;
+        }
+    }
 }

@@ -4,17 +4,22 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ftx_tests::data::MIB;
 use ftx_tests::share::put;
+use ftx_tests::step::StepClient;
 use ftx_tests::{Content, Machine, Share, listing, net};
 
 /// A node that takes files into its inbox.
 fn server(net: &Machine) -> (Share, SocketAddr, PathBuf) {
+    server_with(net, &[])
+}
+
+fn server_with(net: &Machine, flags: &[&str]) -> (Share, SocketAddr, PathBuf) {
     let inbox = net.folder();
     let flag = format!("--inbox={}", inbox.display());
-    let share = net.share_with(&net.folder(), &["--tcp-put=127.0.0.1:0", &flag]);
+    let share = net.share_with(&net.folder(), &[&["--tcp-put=127.0.0.1:0", &flag], flags].concat());
     let addr = share.service("tcp_put");
     (share, addr, inbox)
 }
@@ -165,6 +170,50 @@ fn two_do_not_write_to_one_name() {
     first.write_all(b"hello").unwrap();
     assert_eq!(recv(&mut first), b"OK");
     assert_eq!(std::fs::read(inbox.join("f")).unwrap(), b"hello");
+}
+
+#[test]
+fn quotas_hold_for_what_is_there_and_what_is_under_way() {
+    let net = net!();
+    let flags = ["--inbox-quota=100KB", "--inbox-total=130KB", "--step=127.0.0.1:0", "--step-auth=classic"];
+    let (share, server, inbox) = server_with(&net, &flags);
+    let refused = Err(Vec::new());
+    push(server, "a", &[1; 60_000]).unwrap();
+    assert_eq!(push(server, "b", &[2; 40_001]), refused, "all who push share one quota");
+    let mut pushing = connect(server);
+    pushing.write_all(b"c\n40000\n").unwrap();
+    assert_eq!(recv(&mut pushing), b"READY");
+    assert_eq!(push(server, "d", &[4]), refused, "promised is promised");
+    pushing.shutdown(Shutdown::Both).unwrap();
+    drop(pushing);
+    // Its room is free again as soon as the node has seen that it is gone.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while push(server, "e", &[5; 30_000]) != Ok(()) {
+        assert!(Instant::now() < deadline, "what broke off gives its room back");
+    }
+    let mut alice = StepClient::classic(share.service("step"), "alice");
+    alice.save("f", 40_001).expect(402);
+    alice.save("f", 40_000).expect(200);
+    assert_eq!(push(server, "g", &[7]), refused, "of all together");
+    assert_eq!(listing(&inbox), [".ftx-step", "a", "e"]);
+    let log = share.process().stderr();
+    assert!(log.contains("quota"), "{log}");
+}
+
+#[test]
+fn a_quota_outlives_the_node_without_step_too() {
+    let net = net!();
+    let inbox = net.folder();
+    put(&inbox, "before", &[0; 90_000]);
+    let flag = format!("--inbox={}", inbox.display());
+    let flags = ["--tcp-put=127.0.0.1:0", &flag, "--inbox-quota=100KB"];
+    let share = net.share_with(&net.folder(), &flags);
+    let server = share.service("tcp_put");
+    assert_eq!(push(server, "a", &[1; 10_001]), Err(Vec::new()));
+    push(server, "a", &[1; 10_000]).unwrap();
+    assert_eq!(push(server, "empty", &[]), Ok(()));
+    assert_eq!(push(server, "b", &[1]), Err(Vec::new()));
+    assert_eq!(listing(&inbox), ["a", "before", "empty"]);
 }
 
 #[test]

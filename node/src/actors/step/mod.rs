@@ -4,32 +4,30 @@
 //! a byte of theirs. When it is restarted its sessions end, which their clients answer with new connections, on which
 //! their tokens are good as before.
 
+mod replies;
 mod session;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use ftx_proto::interop::step::token::Authenticator;
-use ftx_proto::interop::step::value::UserName;
 use ftx_proto::time::Time;
-use ractor::rpc::CallResult;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
 
 use self::session::{StepSession, StepSessionArguments, StepSessionMessage};
+use super::accept::Accepting;
 use super::catalog::CatalogMessage;
 use super::link::Link;
 use crate::clock::Clock;
 use crate::interop::step_store::StepStore;
-use crate::interop::step_users::PasswordGate;
-use crate::limits::{SESSION_QUIET_MIN, STEP_SESSIONS_MAX};
+use crate::interop::step_users::StepAccess;
+use crate::limits::{SESSION_QUIET_MIN, STEP_REPLIES_MAX, STEP_SESSIONS_MAX, STEP_UPLOAD_CHECK_INTERVAL};
 
 /// The StepListener actor.
 #[derive(Debug)]
@@ -55,18 +53,16 @@ pub struct StepListenerArguments {
 pub struct StepService {
     /// Files and data.
     pub store: Arc<StepStore>,
-    /// Tokens.
-    pub authenticator: Authenticator,
-    /// Passwords, unless there are none.
-    pub gate: Option<PasswordGate>,
+    /// Passwords and tokens.
+    pub access: StepAccess,
+    /// Room for replies that clients do not take, a permit for each byte.
+    pub replies: Arc<Semaphore>,
 }
 
 impl StepService {
-    async fn verify(&self, from: IpAddr, user: UserName, password: String) -> bool {
-        match &self.gate {
-            Some(gate) => gate.verify(from, user, password).await,
-            None => false,
-        }
+    /// Nobody is served yet.
+    pub fn new(store: StepStore, access: StepAccess) -> Self {
+        StepService { store: Arc::new(store), access, replies: Arc::new(Semaphore::new(STEP_REPLIES_MAX)) }
     }
 }
 
@@ -87,6 +83,8 @@ pub struct StepListenerState {
     arguments: StepListenerArguments,
     sessions: HashMap<ActorId, Open>,
     accepting: AbortHandle,
+    /// Looks for uploads that nobody goes on with.
+    tidying: AbortHandle,
 }
 
 #[derive(Debug)]
@@ -97,7 +95,7 @@ struct Open {
     leaving: bool,
 }
 
-/// When a session last received something, in nanoseconds of the node's clock.
+/// When a session last did something: took a request, or a good piece of one, in nanoseconds of the node's clock.
 #[derive(Debug, Clone)]
 struct Activity(Arc<AtomicU64>);
 
@@ -128,8 +126,17 @@ impl Actor for StepListener {
         myself: ActorRef<StepListenerMessage>,
         arguments: StepListenerArguments,
     ) -> Result<StepListenerState, ActorProcessingErr> {
-        let accepting = tokio::spawn(accept_connections(Arc::clone(&arguments.listener), myself));
-        Ok(StepListenerState { arguments, sessions: HashMap::new(), accepting: accepting.abort_handle() })
+        let accepting = Accepting {
+            system: "STEP",
+            listener: Arc::clone(&arguments.listener),
+            connections_max: STEP_SESSIONS_MAX,
+            accepted: StepListenerMessage::Accepted,
+            make_room: Some(StepListenerMessage::MakeRoom),
+            turned_away: Arc::default(),
+        };
+        let accepting = tokio::spawn(accepting.run(myself)).abort_handle();
+        let tidying = tokio::spawn(keep_tidy(Arc::clone(&arguments.service.store))).abort_handle();
+        Ok(StepListenerState { arguments, sessions: HashMap::new(), accepting, tidying })
     }
 
     async fn handle(
@@ -178,6 +185,7 @@ impl Drop for StepListenerState {
     /// Also after a panic, where `post_stop` is not called.
     fn drop(&mut self) {
         self.accepting.abort();
+        self.tidying.abort();
     }
 }
 
@@ -223,50 +231,13 @@ impl StepListenerState {
     }
 }
 
-/// Takes connections as they come, as many as the limit allows, and turns away the rest.
-async fn accept_connections(listener: Arc<TcpListener>, actor: ActorRef<StepListenerMessage>) {
-    let permits = Arc::new(Semaphore::new(STEP_SESSIONS_MAX));
-    let mut turned_away = 0u64;
+/// Gives up abandoned uploads, now and then. Opening the store did so too.
+async fn keep_tidy(store: Arc<StepStore>) {
     loop {
-        match listener.accept().await {
-            Ok((tcp, addr)) => {
-                if let Some(permit) = place(&permits, &actor).await {
-                    if actor.cast(StepListenerMessage::Accepted(tcp, addr, permit)).is_err() {
-                        return;
-                    }
-                    continue;
-                }
-                turned_away += 1;
-                if turned_away.is_power_of_two() {
-                    tracing::warn!(%addr, turned_away, "there are {STEP_SESSIONS_MAX} STEP connections");
-                }
-            }
-            Err(error) => {
-                // Out of descriptors, mostly: that passes, and must not become a busy loop.
-                tracing::warn!(%error, "cannot accept STEP connections");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+        tokio::time::sleep(STEP_UPLOAD_CHECK_INTERVAL).await;
+        let store = Arc::clone(&store);
+        if tokio::task::spawn_blocking(move || store.remove_abandoned(SystemTime::now())).await.is_err() {
+            tracing::error!("looking for abandoned uploads failed");
         }
     }
 }
-
-/// A place for one more session; if need be, that of another.
-async fn place(
-    permits: &Arc<Semaphore>,
-    actor: &ActorRef<StepListenerMessage>,
-) -> Option<OwnedSemaphorePermit> {
-    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-        return Some(permit);
-    }
-    let asked = actor.call(StepListenerMessage::MakeRoom, Some(ROOM_TIMEOUT)).await;
-    if !matches!(asked, Ok(CallResult::Success(true))) {
-        return None;
-    }
-    timeout(ROOM_TIMEOUT, Arc::clone(permits).acquire_owned()).await.ok()?.ok()
-}
-
-/// How long a session may take to go where another one waits for its place.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How long to wait after a failed `accept`.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

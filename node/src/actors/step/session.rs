@@ -14,18 +14,20 @@ use ftx_proto::interop::step::store::{Denial, FileState, StoreAnswer, StoreReque
 use ftx_proto::interop::step::value::{LocalTime, WallTime};
 use jiff::Zoned;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
 
+use super::replies::Replies;
 use super::{Activity, StepService};
 use crate::actors::catalog::CatalogMessage;
 use crate::actors::link::Link;
 use crate::clock::Clock;
-use crate::limits::{FRAME_WRITE_MAX, STEP_IDLE_MAX, STEP_STALLED_MAX};
+use crate::limits::{
+    FRAME_WRITE_MAX, STEP_ACTIVE_BYTES_MIN, STEP_IDLE_MAX, STEP_KEEPALIVE, STEP_STALLED_MAX,
+};
 
 /// The StepSession actor.
 #[derive(Debug)]
@@ -94,7 +96,9 @@ impl Actor for StepSession {
     ) -> Result<StepSessionState, ActorProcessingErr> {
         let StepSessionArguments { tcp, addr, permit, active, service, catalog, data, clock } = arguments;
         let connection = data.spawn(async move {
-            let mut connection = Connection { addr, active, service, clock, actor: myself.clone() };
+            let replies = Replies::new(Arc::clone(&service.replies));
+            let actor = myself.clone();
+            let mut connection = Connection { addr, active, unnoted: 0, replies, service, clock, actor };
             let ended = match moved_here(tcp) {
                 Ok(tcp) => connection.serve(tcp).await,
                 Err(error) => error.into(),
@@ -134,6 +138,7 @@ impl Drop for StepSessionState {
 fn moved_here(tcp: TcpStream) -> io::Result<TcpStream> {
     let tcp = TcpStream::from_std(tcp.into_std()?)?;
     tcp.set_nodelay(true)?;
+    SockRef::from(&tcp).set_tcp_keepalive(&TcpKeepalive::new().with_time(STEP_KEEPALIVE))?;
     Ok(tcp)
 }
 
@@ -141,6 +146,9 @@ fn moved_here(tcp: TcpStream) -> io::Result<TcpStream> {
 struct Connection {
     addr: SocketAddr,
     active: Activity,
+    /// Bytes that were received since it was active.
+    unnoted: usize,
+    replies: Replies,
     service: Arc<StepService>,
     clock: Clock,
     actor: ActorRef<StepSessionMessage>,
@@ -148,44 +156,84 @@ struct Connection {
 
 impl Connection {
     /// Answers requests until the connection ends.
-    async fn serve(&mut self, mut tcp: TcpStream) -> Ended {
-        let authenticator = self.service.authenticator.clone();
+    async fn serve(&mut self, tcp: TcpStream) -> Ended {
+        let authenticator = self.service.access.authenticator();
         let mut session = ServerSession::new(authenticator, rand::random(), wall_time());
         let mut buffer = vec![0; READ_LEN];
         loop {
-            let patience = if session.is_idle() { STEP_IDLE_MAX } else { STEP_STALLED_MAX };
-            let received = match timeout(patience, tcp.read(&mut buffer)).await {
-                Ok(Ok(0)) => return Ended::ByClient,
-                Ok(Ok(count)) => buffer.get(..count).unwrap_or_default(),
-                Ok(Err(error)) => return error.into(),
-                Err(_) => return Ended::Idle,
+            let received = match self.receive(&tcp, session.is_idle(), &mut buffer).await {
+                // It may have closed only its half.
+                Ok(0) => return self.replies.finish(&tcp).await.err().unwrap_or(Ended::ByClient),
+                Ok(count) => buffer.get(..count).unwrap_or_default(),
+                Err(ended) => return ended,
             };
-            self.active.note(self.clock.now());
+            self.unnoted += received.len();
+            if self.unnoted >= STEP_ACTIVE_BYTES_MIN {
+                self.is_active();
+            }
+            session.set_authenticator(self.service.access.authenticator());
             session.handle(wall_time(), Input::Received(received));
-            if let Err(ended) = self.answer(&mut session, &mut tcp).await {
+            if let Err(ended) = self.answer(&mut session, &tcp).await {
                 return ended;
             }
         }
     }
 
+    /// Receives something, and sends what waits meanwhile; 0 at the end of the stream.
+    async fn receive(&mut self, tcp: &TcpStream, is_idle: bool, buffer: &mut [u8]) -> Result<usize, Ended> {
+        loop {
+            let is_waiting = self.replies.is_waiting();
+            let (patience, too_long) = match (is_waiting, is_idle) {
+                (true, _) => (FRAME_WRITE_MAX, Ended::NotRead),
+                (false, true) => (STEP_IDLE_MAX, Ended::Idle),
+                (false, false) => (STEP_STALLED_MAX, Ended::Idle),
+            };
+            tokio::select! {
+                readable = tcp.readable() => {
+                    readable?;
+                    match tcp.try_read(buffer) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        received => return Ok(received?),
+                    }
+                }
+                writable = tcp.writable(), if is_waiting => {
+                    writable?;
+                    self.replies.flush(tcp)?;
+                }
+                () = tokio::time::sleep(patience) => return Err(too_long),
+            }
+        }
+    }
+
+    fn is_active(&mut self) {
+        self.unnoted = 0;
+        self.active.note(self.clock.now());
+    }
+
     /// Does what the session wants, until it wants more bytes.
-    async fn answer(&mut self, session: &mut ServerSession, tcp: &mut TcpStream) -> Result<(), Ended> {
+    async fn answer(&mut self, session: &mut ServerSession, tcp: &TcpStream) -> Result<(), Ended> {
         while let Some(output) = session.poll() {
             match output {
-                Output::Send(reply) => match timeout(FRAME_WRITE_MAX, tcp.write_all(&reply)).await {
-                    Ok(written) => written?,
-                    Err(_) => return Err(Ended::NotRead),
-                },
+                Output::Send(reply) => {
+                    self.is_active();
+                    self.replies.send(tcp, reply).await?;
+                }
                 Output::Store(request) => {
                     let answer = self.execute(request).await?;
-                    self.active.note(self.clock.now());
+                    self.is_active();
                     session.handle(wall_time(), Input::StoreDone(answer));
                 }
                 Output::VerifyPassword { user, password } => {
-                    let good = self.service.verify(self.addr.ip(), user, password).await;
+                    let verifying = self.service.access.verify(self.addr.ip(), user, password);
+                    let (good, authenticator) = verifying.await;
+                    session.set_authenticator(authenticator);
                     session.handle(wall_time(), Input::PasswordVerified(good));
                 }
-                Output::Close(reason) => return Err(Ended::Violation(reason)),
+                Output::Close(reason) => {
+                    // What was in order before is answered.
+                    self.replies.finish(tcp).await?;
+                    return Err(Ended::Violation(reason));
+                }
             }
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::SystemTime;
 
 use cap_std::fs::Dir;
 
@@ -78,6 +79,11 @@ impl Handles {
             return Ok(None);
         }
         folder::open_own(&self.dir, &journal_name(stem), false).map(Some)
+    }
+
+    /// When something of an upload was last written down: its beginning, or a block.
+    pub(super) fn last_written(&self, stem: &str) -> io::Result<SystemTime> {
+        Ok(self.dir.symlink_metadata(journal_name(stem))?.modified()?.into_std())
     }
 
     /// The files of an upload, which are opened if they are not.

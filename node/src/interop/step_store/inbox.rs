@@ -7,6 +7,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
@@ -22,10 +23,11 @@ use super::handles::{Handles, part_name};
 use super::journal::Journal;
 use super::names::{Place, key_at, places, user_folder};
 use super::upload::{Stage, Taken, Upload};
-use super::usage::{InboxLimits, Usage};
+use super::usage::{InboxLimits, InboxUsage};
 use super::{FileName, OWN_FOLDER, UPLOADS_FOLDER, data, denial, folder, io_failed, sum_of};
 use crate::catalog::content::stamp_of;
 use crate::interop::digests::Digests;
+use crate::limits::STEP_UPLOAD_QUIET_MAX;
 
 /// Uploads under way, of all users.
 const UPLOADS_MAX: usize = 1024;
@@ -48,7 +50,7 @@ pub(super) struct Inbox {
     uploads: Mutex<HashMap<FileName, Arc<Upload>>>,
     names: [Mutex<()>; NAME_LOCKS],
     hasher: RandomState,
-    usage: Usage,
+    pub(super) usage: Arc<InboxUsage>,
     background: Background,
     /// Held as long as the inbox is used.
     _lock: File,
@@ -74,16 +76,22 @@ impl Inbox {
         })?;
         let handles = Arc::new(Handles::new(folder::open_folder(&own, &[UPLOADS_FOLDER], true)?));
         let uploads = resume(&handles)?;
-        Ok(Inbox {
+        let usage = InboxUsage::new(root.try_clone()?, limits);
+        for upload in uploads.values() {
+            usage.promise(&user_folder(&upload.name.user), upload.size.get());
+        }
+        let inbox = Inbox {
             root,
             handles,
             uploads: Mutex::new(uploads),
             names: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
-            usage: Usage::new(limits),
+            usage: Arc::new(usage),
             background: Background::start()?,
             _lock: lock,
-        })
+        };
+        inbox.remove_abandoned(SystemTime::now());
+        Ok(inbox)
     }
 
     /// Begins an upload, anew if need be.
@@ -107,7 +115,10 @@ impl Inbox {
         self.has_place(&name.user)?;
         self.reserve(&user, size.get())?;
         let begun = if size.get() == 0 {
-            self.save_empty(&name).map(|md5| StoreAnswer::UploadBegun { md5: Some(md5) })
+            self.save_empty(&name).map(|md5| {
+                self.usage.keep(&user, 0);
+                StoreAnswer::UploadBegun { md5: Some(md5) }
+            })
         } else {
             Upload::begin(name.clone(), size, Arc::clone(&self.handles)).map(|upload| {
                 self.lock().insert(name.clone(), upload);
@@ -115,7 +126,7 @@ impl Inbox {
             })
         };
         begun.map_err(|error| {
-            self.usage.release(&user, size.get());
+            self.usage.give_up(&user, size.get());
             failed(&error)
         })
     }
@@ -217,6 +228,24 @@ impl Inbox {
         Ok(StoreAnswer::FileDeleted(FileState::Complete { size: size_of(&found.stamp), md5 }))
     }
 
+    /// Gives up the uploads of which no block came for long. One that only lacks its name gets it instead.
+    pub(super) fn remove_abandoned(&self, now: SystemTime) {
+        let uploads: Vec<Arc<Upload>> = self.lock().values().cloned().collect();
+        for upload in uploads {
+            let _name = self.lock_name(&upload.name);
+            let quiet = self.handles.last_written(&upload.stem).ok();
+            let quiet = quiet.and_then(|written| now.duration_since(written).ok());
+            if quiet.is_none_or(|quiet| quiet < STEP_UPLOAD_QUIET_MAX) {
+                continue;
+            }
+            if let Ok((Stage::Finishing, true)) = upload.settled() {
+                self.finish(&upload);
+            } else if self.abandon(&upload) {
+                tracing::info!(name = %upload.name, size = upload.size.get(), "an abandoned upload is given up");
+            }
+        }
+    }
+
     /// The keys of a user's finished files, as many as fit a reply.
     pub(super) fn list(&self, user: &UserName) -> Result<Vec<Key>, Denial> {
         let folder = user_folder(user);
@@ -258,8 +287,9 @@ impl Inbox {
         let bytes = json.len() as u64;
         self.reserve(&folder, bytes)?;
         let saved = data::save(&self.root, &folder, key, &json);
-        if !matches!(saved, Ok(StoreAnswer::DataSaved)) {
-            self.usage.release(&folder, bytes);
+        match saved {
+            Ok(StoreAnswer::DataSaved) => self.usage.keep(&folder, bytes),
+            _ => self.usage.give_up(&folder, bytes),
         }
         saved.map_err(failed)
     }
@@ -300,6 +330,7 @@ impl Inbox {
                 deciding.stage = Stage::Finished(md5);
                 drop(deciding);
                 self.forget(upload);
+                self.usage.keep(&user_folder(&upload.name.user), upload.size.get());
                 // The part has its new name by now; what is left is the journal.
                 self.handles.remove(&upload.stem);
                 tracing::info!(name = %upload.name, size = upload.size.get(), %md5, "uploaded");
@@ -391,7 +422,7 @@ impl Inbox {
         let abandoned = upload.abandon();
         if abandoned {
             self.forget(upload);
-            self.usage.release(&user_folder(&upload.name.user), upload.size.get());
+            self.usage.give_up(&user_folder(&upload.name.user), upload.size.get());
         }
         abandoned
     }
@@ -424,10 +455,8 @@ impl Inbox {
 
     /// Takes room within the quota and on the disk.
     fn reserve(&self, user: &str, bytes: u64) -> Result<(), Denial> {
-        self.usage.reserve(&self.root, user, bytes, &|| {
-            self.lock().values().map(|upload| (user_folder(&upload.name.user), upload.size.get())).collect()
-        })?;
-        self.has_space(bytes).inspect_err(|_| self.usage.release(user, bytes))
+        self.usage.reserve(user, bytes)?;
+        self.has_space(bytes).inspect_err(|_| self.usage.give_up(user, bytes))
     }
 
     fn upload_of(&self, name: &FileName) -> Option<Arc<Upload>> {

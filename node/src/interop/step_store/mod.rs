@@ -44,6 +44,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
 
 use ftx_proto::digest::Digest;
 use ftx_proto::interop::step::limits::LISTING_BYTES_MAX;
@@ -51,7 +52,7 @@ use ftx_proto::interop::step::store::{Denial, FileState, StoreAnswer, StoreReque
 use ftx_proto::interop::step::value::{Key, UserName};
 use ftx_proto::name::RelativePath;
 
-pub use self::usage::InboxLimits;
+pub use self::usage::{InboxLimits, InboxUsage, Reserved};
 
 use self::finished::size_of;
 use self::inbox::Inbox;
@@ -122,6 +123,21 @@ impl StepStore {
         let inbox = config.inbox.as_deref().map(|path| Inbox::open(path, config.limits)).transpose()?;
         let shares = Shares::new(&config.shares, config.state.as_deref().map(Path::new));
         Ok(StepStore { inbox, shares, readers: Readers::default(), digests })
+    }
+
+    /// How much the inbox holds, for others who put something into it.
+    pub fn usage(&self) -> Option<Arc<InboxUsage>> {
+        self.inbox.as_ref().map(|inbox| Arc::clone(&inbox.usage))
+    }
+
+    /// Gives up the uploads of which no block came for [`STEP_UPLOAD_QUIET_MAX`]; opening the store does that too.
+    /// Blocks on the disk.
+    ///
+    /// [`STEP_UPLOAD_QUIET_MAX`]: crate::limits::STEP_UPLOAD_QUIET_MAX
+    pub fn remove_abandoned(&self, now: SystemTime) {
+        if let Some(inbox) = &self.inbox {
+            inbox.remove_abandoned(now);
+        }
     }
 
     /// Does what is asked if that is quick, which blocks of uploads and downloads mostly are; else gives it back.

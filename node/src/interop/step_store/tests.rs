@@ -10,6 +10,7 @@ use rand::{Rng, SeedableRng};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::sync::Barrier;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A folder with an inbox and a share, and a store for them.
@@ -408,6 +409,53 @@ fn a_quota_counts_what_is_there_and_what_was_promised() {
     fixture.delete("a");
     assert_eq!(fixture.save("d", 60_000), StoreAnswer::UploadBegun { md5: None });
     assert_eq!(fixture.save("e", i64::MAX as u64), StoreAnswer::Denied(Denial::OverQuota));
+}
+
+#[test]
+fn an_upload_without_a_block_for_a_week_gives_its_room_back() {
+    let limits = InboxLimits { user_bytes_max: 100_000, total_bytes_max: 130_000 };
+    let mut fixture = Fixture::with_limits(limits);
+    let (old, bytes) = (content(20, 60_000), content(21, 2 * BLOCK));
+    fixture.save("old", old.len() as u64);
+    fixture.upload("old", 0, block(&old, 0));
+    let day = Duration::from_secs(24 * 60 * 60);
+    let now = SystemTime::now();
+    fixture.store().remove_abandoned(now + 6 * day);
+    assert_eq!(fixture.upload("old", 1, block(&old, 1)), StoreAnswer::BlockStored { md5: None });
+    fixture.store().remove_abandoned(now + 8 * day);
+    assert_eq!(fixture.info("old"), FileState::Absent);
+    assert_eq!(fixture.upload("old", 2, block(&old, 2)), StoreAnswer::File(FileState::Absent));
+    assert_eq!(fixture.uploads(), Vec::<String>::new());
+    assert_eq!(fixture.save("old", 59_000), StoreAnswer::UploadBegun { md5: None }, "there is room");
+
+    // The same at the start, of an upload of an earlier run.
+    let own = fixture.inbox().join(".ftx-step/uploads");
+    for name in fixture.uploads() {
+        let file = File::options().write(true).open(own.join(name)).unwrap();
+        file.set_modified(now - 8 * day).unwrap();
+    }
+    fixture.save("new", bytes.len() as u64);
+    fixture.upload("new", 0, block(&bytes, 0));
+    fixture.reopen();
+    assert_eq!(fixture.info("old"), FileState::Absent);
+    assert_eq!(fixture.upload("new", 1, block(&bytes, 1)), completing(&bytes));
+    assert_eq!(fixture.save("more", 59_000), StoreAnswer::UploadBegun { md5: None }, "there is room");
+}
+
+#[test]
+fn an_abandoned_upload_that_only_lacks_its_name_gets_it() {
+    let mut fixture = Fixture::new();
+    let bytes = content(22, 2 * BLOCK);
+    fixture.save("a", bytes.len() as u64);
+    fixture.upload("a", 0, block(&bytes, 0));
+    fs::write(fixture.inbox().join("alice"), b"in the way").unwrap();
+    let answer = fixture.upload("a", 1, block(&bytes, 1));
+    assert_eq!(answer, StoreAnswer::Denied(Denial::Failed));
+    fs::remove_file(fixture.inbox().join("alice")).unwrap();
+    fixture.reopen();
+    fixture.store().remove_abandoned(SystemTime::now() + 8 * Duration::from_secs(24 * 60 * 60));
+    assert_eq!(fs::read(fixture.inbox().join("alice/a")).unwrap(), bytes);
+    assert_eq!(fixture.info("a"), complete(&bytes));
 }
 
 #[test]

@@ -107,6 +107,14 @@ struct Sum {
     blocks: u64,
 }
 
+/// A block could not be written.
+#[derive(Debug)]
+struct NotWritten {
+    error: io::Error,
+    /// What was there before may be half overwritten.
+    torn: bool,
+}
+
 /// What became of a block.
 #[derive(Debug)]
 pub(super) enum Taken {
@@ -361,14 +369,14 @@ impl Upload {
     }
 
     /// Writes a block that was not here.
-    fn write(self: &Arc<Self>, block: Block, bytes: &[u8]) -> io::Result<()> {
+    fn write(self: &Arc<Self>, block: Block, bytes: &[u8]) -> Result<(), NotWritten> {
         let files = self.handles.files(self)?;
         files.part.write_all_at(bytes, block.offset())?;
-        self.journal.written(&files.journal, block.index(), crc32fast::hash(bytes))
+        Ok(self.journal.written(&files.journal, block.index(), crc32fast::hash(bytes))?)
     }
 
     /// Writes a block that was here; only if it is another one, which a client may do until the file is complete.
-    fn write_again(self: &Arc<Self>, block: Block, bytes: &[u8]) -> io::Result<()> {
+    fn write_again(self: &Arc<Self>, block: Block, bytes: &[u8]) -> Result<(), NotWritten> {
         let files = self.handles.files(self)?;
         let mut present = vec![0; block.len()];
         files.part.read_exact_at(&mut present, block.offset())?;
@@ -376,29 +384,33 @@ impl Upload {
             return Ok(());
         }
         if self.journal.records() > 4 * (self.plan.total_block() + 1024) {
-            return Err(io::ErrorKind::QuotaExceeded.into());
+            return Err(io::Error::from(io::ErrorKind::QuotaExceeded).into());
         }
         self.overwritten.store(true, Ordering::Release);
         self.journal.overwriting(&files.journal)?;
-        files.part.write_all_at(bytes, block.offset())?;
-        self.journal.written(&files.journal, block.index(), crc32fast::hash(bytes))?;
+        let written = files.part.write_all_at(bytes, block.offset());
+        written.map_err(|error| NotWritten { error, torn: true })?;
+        let noted = self.journal.written(&files.journal, block.index(), crc32fast::hash(bytes));
+        // Noted or not, it is another block now.
         let mut sum = self.lock_sum();
         if block.index() < sum.blocks {
             *sum = Sum { md5: Md5::new(), blocks: 0 };
             self.hashed.store(0, Ordering::Relaxed);
         }
-        Ok(())
+        Ok(noted?)
     }
 
-    fn has_written(&self, block: Block, is_new: bool, written: io::Result<()>) -> Result<Taken, Denial> {
+    fn has_written(
+        &self,
+        block: Block,
+        is_new: bool,
+        written: Result<(), NotWritten>,
+    ) -> Result<Taken, Denial> {
         let mut state = self.lock();
         state.writing.retain(|index| *index != block.index());
         self.changed.notify_all();
-        if let Err(error) = &written {
-            // Refused before it was begun.
-            let untouched = error.kind() == io::ErrorKind::QuotaExceeded;
-            if !is_new && !untouched && state.stage == Stage::Receiving {
-                // It may be half the one and half the other.
+        if let Err(NotWritten { error, torn }) = &written {
+            if *torn && state.stage == Stage::Receiving {
                 state.stage = Stage::Broken;
             }
             let gone = state.stage == Stage::Gone;
@@ -458,6 +470,13 @@ impl Upload {
 
     pub(super) fn lock_files(&self) -> MutexGuard<'_, Option<Arc<Files>>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Before anything that was here has been touched.
+impl From<io::Error> for NotWritten {
+    fn from(error: io::Error) -> Self {
+        NotWritten { error, torn: false }
     }
 }
 

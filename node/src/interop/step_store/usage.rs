@@ -1,24 +1,29 @@
 //! How much of the inbox each user takes, and how much there may be.
 //!
-//! Finished files, objects, and the full size of every upload under way count. It is counted by looking through the
+//! Finished files, objects, and the full size of everything under way count. It is counted by looking through the
 //! folders when the node starts, kept by adding and subtracting, and counted again before somebody is refused, since
-//! files may also be removed by hand.
+//! files may also be removed by hand. What lies in the inbox itself, beside the folders of the users, is that of those
+//! who push files without a name of their own: all of them together are one user.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use ftx_proto::interop::step::store::Denial;
 
 use super::{DATA_FOLDER, OWN_FOLDER, folder};
+use crate::store::is_own_file;
 
 /// How much may be put into an inbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InboxLimits {
-    /// Bytes of each user.
+    /// Bytes of each user; all who have no name are one.
     pub user_bytes_max: u64,
     /// Bytes of all users together.
     pub total_bytes_max: u64,
@@ -39,8 +44,13 @@ const TOTAL_FILES_MAX: u64 = 1_000_000;
 /// Shortest time between two counts.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Who has no name. The folder of a user always has one.
+const NOBODY: &str = "";
+
+/// How much an inbox holds, for all that put something into it.
 #[derive(Debug)]
-pub(super) struct Usage {
+pub struct InboxUsage {
+    root: Dir,
     limits: InboxLimits,
     counted: Mutex<Counted>,
 }
@@ -49,6 +59,8 @@ pub(super) struct Usage {
 struct Counted {
     users: HashMap<String, Amount>,
     total: Amount,
+    /// What is under way, in the above with its full size; no count finds it.
+    promised: HashMap<String, Amount>,
     at: Option<Instant>,
 }
 
@@ -59,36 +71,75 @@ struct Amount {
 }
 
 impl Amount {
-    fn add(&mut self, bytes: u64) {
-        self.bytes = self.bytes.saturating_add(bytes);
-        self.files += 1;
+    fn add(&mut self, more: Amount) {
+        self.bytes = self.bytes.saturating_add(more.bytes);
+        self.files = self.files.saturating_add(more.files);
     }
 
-    fn subtract(&mut self, bytes: u64) {
-        self.bytes = self.bytes.saturating_sub(bytes);
-        self.files = self.files.saturating_sub(1);
+    fn subtract(&mut self, less: Amount) {
+        self.bytes = self.bytes.saturating_sub(less.bytes);
+        self.files = self.files.saturating_sub(less.files);
     }
 }
 
-impl Usage {
-    pub(super) fn new(limits: InboxLimits) -> Self {
-        Usage { limits, counted: Mutex::default() }
+fn one_of(bytes: u64) -> Amount {
+    Amount { bytes, files: 1 }
+}
+
+/// Room for a file that is under way. It is given back when this is dropped.
+#[derive(Debug)]
+pub struct Reserved {
+    usage: Arc<InboxUsage>,
+    bytes: u64,
+    kept: bool,
+}
+
+impl Reserved {
+    /// The file is there for good, and has this size.
+    pub fn keep(mut self) {
+        self.kept = true;
+        self.usage.keep(NOBODY, self.bytes);
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.usage.give_up(NOBODY, self.bytes);
+        }
+    }
+}
+
+impl InboxUsage {
+    /// For the inbox at this path.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open(path: &Path, limits: InboxLimits) -> io::Result<Self> {
+        Ok(Self::new(Dir::open_ambient_dir(path, ambient_authority())?, limits))
     }
 
-    /// Takes room for one more file in the folder of a user. `uploads` tells the uploads under way, for counting again.
-    pub(super) fn reserve(
-        &self,
-        root: &Dir,
-        user: &str,
-        bytes: u64,
-        uploads: &dyn Fn() -> Vec<(String, u64)>,
-    ) -> Result<(), Denial> {
+    pub(super) fn new(root: Dir, limits: InboxLimits) -> Self {
+        InboxUsage { root, limits, counted: Mutex::default() }
+    }
+
+    /// Takes room for one more file of somebody without a name. May look through the folders, so it blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Denial::OverQuota`] if there is none.
+    pub fn reserve_for_nobody(self: &Arc<Self>, bytes: u64) -> Result<Reserved, Denial> {
+        self.reserve(NOBODY, bytes)?;
+        Ok(Reserved { usage: Arc::clone(self), bytes, kept: false })
+    }
+
+    /// Takes room for one more file in the folder of a user: for something that is under way from now on.
+    pub(super) fn reserve(&self, user: &str, bytes: u64) -> Result<(), Denial> {
         let mut counted = self.lock();
         if !self.has_room(&counted, user, bytes) {
             if counted.at.is_some_and(|at| at.elapsed() < COUNT_INTERVAL) {
                 return Err(Denial::OverQuota);
             }
-            counted.count(root, uploads()).map_err(|error| {
+            counted.count(&self.root).map_err(|error| {
                 tracing::warn!(%error, "cannot count what is in the inbox");
                 Denial::Failed
             })?;
@@ -96,18 +147,30 @@ impl Usage {
                 return Err(Denial::OverQuota);
             }
         }
-        counted.users.entry(user.to_owned()).or_default().add(bytes);
-        counted.total.add(bytes);
+        counted.promise(user, bytes);
         Ok(())
     }
 
-    /// Gives room back.
-    pub(super) fn release(&self, user: &str, bytes: u64) {
+    /// Something is under way since an earlier run, whether there is room or not.
+    pub(super) fn promise(&self, user: &str, bytes: u64) {
+        self.lock().promise(user, bytes);
+    }
+
+    /// What was under way is finished: it is there, and a count finds it.
+    pub(super) fn keep(&self, user: &str, bytes: u64) {
+        self.lock().end_promise(user, bytes);
+    }
+
+    /// What was under way is given up.
+    pub(super) fn give_up(&self, user: &str, bytes: u64) {
         let mut counted = self.lock();
-        if let Some(amount) = counted.users.get_mut(user) {
-            amount.subtract(bytes);
-        }
-        counted.total.subtract(bytes);
+        counted.end_promise(user, bytes);
+        counted.subtract(user, bytes);
+    }
+
+    /// What was finished is gone.
+    pub(super) fn release(&self, user: &str, bytes: u64) {
+        self.lock().subtract(user, bytes);
     }
 
     fn has_room(&self, counted: &Counted, user: &str, bytes: u64) -> bool {
@@ -128,29 +191,57 @@ impl Usage {
 }
 
 impl Counted {
-    fn count(&mut self, root: &Dir, uploads: Vec<(String, u64)>) -> io::Result<()> {
-        let (mut users, mut total) = (HashMap::<String, Amount>::new(), Amount::default());
-        let mut add = |user: &str, bytes| {
-            users.entry(user.to_owned()).or_default().add(bytes);
-            total.add(bytes);
-        };
+    fn promise(&mut self, user: &str, bytes: u64) {
+        self.add(user, one_of(bytes));
+        self.promised.entry(user.to_owned()).or_default().add(one_of(bytes));
+    }
+
+    fn end_promise(&mut self, user: &str, bytes: u64) {
+        let Some(amount) = self.promised.get_mut(user) else { return };
+        amount.subtract(one_of(bytes));
+        if amount.files == 0 {
+            self.promised.remove(user);
+        }
+    }
+
+    fn add(&mut self, user: &str, amount: Amount) {
+        self.users.entry(user.to_owned()).or_default().add(amount);
+        self.total.add(amount);
+    }
+
+    fn subtract(&mut self, user: &str, bytes: u64) {
+        if let Some(amount) = self.users.get_mut(user) {
+            amount.subtract(one_of(bytes));
+            // Names may be made up without end.
+            if amount.files == 0 {
+                self.users.remove(user);
+            }
+        }
+        self.total.subtract(one_of(bytes));
+    }
+
+    fn count(&mut self, root: &Dir) -> io::Result<()> {
+        let mut counted = Counted { promised: self.promised.clone(), ..Counted::default() };
+        for (user, amount) in &self.promised {
+            counted.add(user, *amount);
+        }
         folder::walk(root, &[], &mut |parts, bytes| {
             let user = match parts {
-                [own, data, user, ..] if own == OWN_FOLDER && data == DATA_FOLDER => Some(user),
+                [own, data, user, ..] if own == OWN_FOLDER && data == DATA_FOLDER => Some(user.as_str()),
                 [own, ..] if own == OWN_FOLDER => None,
-                [user, _, ..] => Some(user),
-                // A file beside the folders of the users is nobody's.
-                _ => None,
+                // Promised with its full size.
+                [name] if is_own_file(OsStr::new(name)) => None,
+                [_] => Some(NOBODY),
+                [user, ..] => Some(user.as_str()),
+                [] => None,
             };
             if let Some(user) = user {
-                add(user, bytes);
+                counted.add(user, one_of(bytes));
             }
             ControlFlow::Continue(())
         })?;
-        for (user, bytes) in uploads {
-            add(&user, bytes);
-        }
-        *self = Counted { users, total, at: Some(Instant::now()) };
+        counted.at = Some(Instant::now());
+        *self = counted;
         Ok(())
     }
 }

@@ -110,6 +110,11 @@ impl ServerSession {
         }
     }
 
+    /// From now on users and tokens are checked with this, which may know of other secrets than before.
+    pub fn set_authenticator(&mut self, authenticator: Authenticator) {
+        self.authenticator = authenticator;
+    }
+
     /// Takes in what happened. Then drain [`ServerSession::poll`]. Answers to what was not asked are passed over.
     pub fn handle(&mut self, now: WallTime, input: Input<'_>) {
         self.now = now;
@@ -229,8 +234,8 @@ impl ServerSession {
                 let good = password.eq_ignore_ascii_case(&classic_password(&typed));
                 Ok(Step::Reply(self.login_reply(&user, good)))
             }
-            Authenticator::Secrets(_) if password.len() > PASSWORD_BYTES_MAX => Err(Refusal::Password),
-            Authenticator::Secrets(_) => Ok(Step::Login(user, password)),
+            Authenticator::Secrets(..) if password.len() > PASSWORD_BYTES_MAX => Err(Refusal::Password),
+            Authenticator::Secrets(..) => Ok(Step::Login(user, password)),
         }
     }
 

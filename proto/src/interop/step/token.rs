@@ -3,12 +3,14 @@
 //! A token is the padded base64 of `<user>.<stamp>.login.<mac>`. The classic one is stamped with the local time and has
 //! an MD5 with a constant that everybody knows as its MAC: it proves nothing, never expires, and is what the programs in
 //! use make by themselves. Ours is stamped with the second (UTC, since 1970) at which it expires, and its MAC is an
-//! HMAC-SHA256 under a key that only this node has. Neither needs to be remembered: any connection may show a token that
-//! another one was given.
+//! HMAC-SHA256 under a key that only this node has, over the secret of its user as well, so it is over when that is
+//! another or none. Neither needs to be remembered: any connection may show a token that another one was given.
 //!
 //! It refuses to judge passwords that have a secret behind them: that is slow on purpose and belongs to the shell.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -21,8 +23,37 @@ use super::value::{Md5Sum, UserName, WallTime, hex};
 pub enum Authenticator {
     /// As the originals do it: no secret at all. Whoever knows a user's name has the user's files.
     Classic,
-    /// Passwords are verified by the shell, tokens are sealed with a key.
-    Secrets(TokenKey),
+    /// Passwords are verified by the shell, tokens are sealed with a key, for the secrets that stand now.
+    Secrets(TokenKey, Arc<Secrets>),
+}
+
+/// Which users have a secret, and a digest of what is kept of it: another one as soon as the secret is another.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secrets(BTreeMap<UserName, [u8; 32]>);
+
+impl FromIterator<(UserName, [u8; 32])> for Secrets {
+    /// Of two with one name the first counts.
+    fn from_iter<I: IntoIterator<Item = (UserName, [u8; 32])>>(secrets: I) -> Self {
+        let mut all = BTreeMap::new();
+        for (user, secret) in secrets {
+            all.entry(user).or_insert(secret);
+        }
+        Secrets(all)
+    }
+}
+
+impl Secrets {
+    /// What is known of the secret of a user, if there is such a user.
+    pub fn of(&self, user: &UserName) -> Option<&[u8; 32]> {
+        self.0.get(user)
+    }
+}
+
+/// Shows no secret.
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secrets").field("users", &self.0.len()).finish_non_exhaustive()
+    }
 }
 
 /// What our own tokens are sealed with. Made anew, it ends all sessions.
@@ -49,12 +80,14 @@ impl TokenKey {
         TokenKey { key, valid_seconds }
     }
 
-    fn mac(&self, sealed: &str) -> String {
+    fn mac(&self, sealed: &str, secret: &[u8]) -> String {
         let mut mac = match Hmac::<Sha256>::new_from_slice(&self.key) {
             Ok(mac) => mac,
             Err(_) => unreachable!("HMAC takes keys of any length"),
         };
         mac.update(sealed.as_bytes());
+        // Of a fixed length, so that what is sealed and what is secret cannot be taken for each other.
+        mac.update(secret);
         hex(&mac.finalize().into_bytes())
     }
 }
@@ -67,14 +100,14 @@ impl fmt::Debug for TokenKey {
 }
 
 impl Authenticator {
-    /// The token for a user who has just logged in.
+    /// The token for a user who has just logged in. One who has no secret by now gets a token that is refused.
     pub fn issue(&self, user: &UserName, now: &WallTime) -> String {
         let stamp = match self {
             Authenticator::Classic => now.local.to_string(),
-            Authenticator::Secrets(key) => now.unix_seconds.saturating_add(key.valid_seconds).to_string(),
+            Authenticator::Secrets(key, _) => now.unix_seconds.saturating_add(key.valid_seconds).to_string(),
         };
         let sealed = format!("{user}.{stamp}.login");
-        base64_encode(format!("{sealed}.{}", self.mac(&sealed)).as_bytes())
+        base64_encode(format!("{sealed}.{}", self.mac(&sealed, user).unwrap_or_default()).as_bytes())
     }
 
     /// The user whom a token names.
@@ -83,24 +116,27 @@ impl Authenticator {
         let parts: Vec<&str> = text.split('.').take(5).collect();
         let &[user, stamp, _login, mac] = parts.as_slice() else { return Err(TokenError::Format) };
         let sealed = text.get(..text.len() - mac.len() - 1).unwrap_or_default();
-        if !bool::from(self.mac(sealed).as_bytes().ct_eq(mac.as_bytes())) {
+        let user: UserName = user.parse().map_err(|_| TokenError::Wrong)?;
+        let good = self.mac(sealed, &user).ok_or(TokenError::Wrong)?;
+        if !bool::from(good.as_bytes().ct_eq(mac.as_bytes())) {
             return Err(TokenError::Wrong);
         }
-        if let Authenticator::Secrets(_) = self {
+        if let Authenticator::Secrets(..) = self {
             let expires: u64 = stamp.parse().map_err(|_| TokenError::Wrong)?;
             if expires <= now.unix_seconds {
                 return Err(TokenError::Wrong);
             }
         }
-        user.parse().map_err(|_| TokenError::Wrong)
+        Ok(user)
     }
 
-    fn mac(&self, sealed: &str) -> String {
+    /// The MAC of a token; none if the user has no secret.
+    fn mac(&self, sealed: &str, user: &UserName) -> Option<String> {
         match self {
             Authenticator::Classic => {
-                Md5Sum::of(format!("{sealed}{CLASSIC_CONSTANT}").as_bytes()).to_string()
+                Some(Md5Sum::of(format!("{sealed}{CLASSIC_CONSTANT}").as_bytes()).to_string())
             }
-            Authenticator::Secrets(key) => key.mac(sealed),
+            Authenticator::Secrets(key, secrets) => secrets.of(user).map(|secret| key.mac(sealed, secret)),
         }
     }
 }
@@ -211,11 +247,11 @@ mod tests {
 
     #[test]
     fn a_sealed_token_expires_and_is_good_for_one_key_only() {
-        let sealed = Authenticator::Secrets(TokenKey::new([7; 32], 3600));
+        let sealed = with_key([7; 32]);
         let token = sealed.issue(&user("al.ice"), &at(1000));
         assert_eq!(sealed.user_of(&token, &at(4599)), Ok(user("al_ice")));
         assert_eq!(sealed.user_of(&token, &at(4600)), Err(TokenError::Wrong));
-        let other = Authenticator::Secrets(TokenKey::new([8; 32], 3600));
+        let other = with_key([8; 32]);
         assert_eq!(other.user_of(&token, &at(1000)), Err(TokenError::Wrong));
         assert_eq!(Authenticator::Classic.user_of(&token, &at(1000)), Err(TokenError::Wrong));
         assert_eq!(sealed.user_of(CAPTURED, &at(0)), Err(TokenError::Wrong));
@@ -226,13 +262,40 @@ mod tests {
         assert!(!format!("{sealed:?}").contains("7, 7"));
     }
 
+    fn with_key(key: [u8; 32]) -> Authenticator {
+        let secrets = Secrets::from_iter([(user("al.ice"), [1; 32]), (user("bob"), [2; 32])]);
+        Authenticator::Secrets(TokenKey::new(key, 3600), Arc::new(secrets))
+    }
+
+    #[test]
+    fn a_token_is_over_when_the_secret_of_its_user_is_another_or_none() {
+        let key = || TokenKey::new([7; 32], 3600);
+        let with = |secrets: &[(UserName, [u8; 32])]| {
+            Authenticator::Secrets(key(), Arc::new(secrets.iter().cloned().collect()))
+        };
+        let (alice, bob) = ((user("alice"), [1; 32]), (user("bob"), [2; 32]));
+        let before = with(&[alice.clone(), bob.clone()]);
+        let token = before.issue(&alice.0, &at(0));
+        assert_eq!(
+            with(std::slice::from_ref(&alice)).user_of(&token, &at(0)),
+            Ok(alice.0.clone()),
+            "others do not matter"
+        );
+        for now in [vec![], vec![bob.clone()], vec![(alice.0.clone(), [3; 32]), bob]] {
+            assert_eq!(with(&now).user_of(&token, &at(0)), Err(TokenError::Wrong), "{now:?}");
+        }
+        let nobody = with(&[]).issue(&alice.0, &at(0));
+        assert_eq!(before.user_of(&nobody, &at(0)), Err(TokenError::Wrong));
+        assert!(!format!("{before:?}").contains("1, 1"));
+    }
+
     #[test]
     fn the_hmac_is_the_standard_one() {
         // RFC 4231, test case 2, has a shorter key than ours: padded with zeros it is the same key.
         let mut key = [0; 32];
         key[..4].copy_from_slice(b"Jefe");
         assert_eq!(
-            TokenKey::new(key, 0).mac("what do ya want for nothing?"),
+            TokenKey::new(key, 0).mac("what do ya want ", b"for nothing?"),
             "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
         );
     }
