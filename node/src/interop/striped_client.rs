@@ -59,14 +59,14 @@ pub async fn fetch(
     let begun = Instant::now();
     let creating = tokio::task::spawn_blocking(move || WholeFile::create(target, force));
     let file = creating.await.map_err(|_| Error::other("the target could not be opened"))??;
-    let arrived = Arrived::new(usize::from(request.threads.count()));
-    let failed = |error| Error::other(format!("cannot start a thread: {error}"));
-    let sum = arrived.hash(file.data().clone()).map_err(failed)?;
+    let arrived =
+        Arrived::new(usize::from(request.threads.count()), file.data().clone()).map_err(no_thread)?;
     let download = Download::new(request, file.data().clone(), Arc::clone(&arrived), Arc::clone(&meter));
     let (size, wanted) = download.run().await?;
     meter.enter(Phase::Verifying);
-    let stopped = || Error::other("the sum of the file could not be taken");
-    let found = sum.await.map_err(|_| stopped())?.map_err(|error| Error::other(error.to_string()))?;
+    let sum = arrived.sum().ok_or_else(|| Error::other("the sum of the file was taken before"))?;
+    let found = sum.finish(size).await;
+    let found = found.map_err(|error| Error::other(format!("cannot sum up what came: {error}")))?;
     let (wanted, found) = (wanted.to_string(), found.to_string());
     let finishing = tokio::task::spawn_blocking(move || (finish(file, size, &wanted, found.clone()), found));
     let (finished, sum) = finishing.await.map_err(|_| Error::other("the file could not be finished"))?;
@@ -112,12 +112,6 @@ struct Download {
     shown: u64,
 }
 
-impl Drop for Download {
-    fn drop(&mut self) {
-        self.arrived.stop();
-    }
-}
-
 impl Download {
     fn new(request: StripedRequest, file: WholeData, arrived: Arc<Arrived>, meter: Arc<Meter>) -> Self {
         let clock = Clock::start();
@@ -152,13 +146,11 @@ impl Download {
                 match output {
                     Output::Complete { size, hash } => {
                         self.tasks.shutdown().await;
-                        // The sum is still wanted.
-                        self.arrived.complete(size);
                         self.show(size, size);
                         return Ok((size, hash));
                     }
                     Output::Failed(failure) => return Err(self.failed(&failure)),
-                    output => self.carry_out(output).await,
+                    output => self.carry_out(output).await?,
                 }
             }
             while self.tasks.try_join_next().is_some() {}
@@ -218,7 +210,7 @@ impl Download {
         Ok(())
     }
 
-    async fn carry_out(&mut self, output: Output) {
+    async fn carry_out(&mut self, output: Output) -> Result<(), Error> {
         match output {
             Output::Ask => {
                 let (request, tell, era) = (self.request.clone(), self.tell.clone(), self.era);
@@ -228,7 +220,7 @@ impl Download {
                 });
             }
             Output::Connect { stripe, port } => {
-                let Some(mut server) = self.server else { return };
+                let Some(mut server) = self.server else { return Ok(()) };
                 server.set_port(port);
                 let (local, tell, era) = (self.request.local, self.tell.clone(), self.era);
                 self.tasks.spawn(async move {
@@ -243,8 +235,8 @@ impl Download {
                 }
             }
             Output::Read { stripe, at, skip, len_max } => {
-                let Some(tcp) = self.open.remove(&stripe) else { return };
-                self.arrived.begin(stripe, at, skip);
+                let Some(tcp) = self.open.remove(&stripe) else { return Ok(()) };
+                self.arrived.begin(stripe, at, skip).map_err(no_thread)?;
                 if stripe > 0 {
                     self.size = len_max.saturating_mul(u64::from(self.request.threads.count()));
                 }
@@ -268,12 +260,14 @@ impl Download {
             Output::Close { stripe } => drop(self.open.remove(&stripe)),
             Output::Abandon => {
                 self.era += 1;
-                self.tasks.abort_all();
+                // One that is just writing would write over what comes next.
+                self.tasks.shutdown().await;
                 self.open.clear();
             }
             // Dealt with where they end the download.
             Output::Complete { .. } | Output::Failed(_) => {}
         }
+        Ok(())
     }
 
     fn unreachable(&self, error: &io::Error) -> Error {
@@ -297,6 +291,10 @@ impl Download {
         };
         Error::new(code, format!("{path} from {host}, port {port}: {failure}"))
     }
+}
+
+fn no_thread(error: io::Error) -> Error {
+    Error::other(format!("cannot start a thread: {error}"))
 }
 
 /// Makes the control request; the reply, and who gave it.

@@ -149,7 +149,8 @@ impl StepClient {
         let outcome = self.ask(connection, Request::GetFile { key: key.clone() }, Repeat::Safe).await?;
         if outcome.is_ok() {
             // The earlier upload's, most likely. What the file's sum is has to be found out to know that.
-            let sum = source.sum()?.finish().await.map_err(|error| source.unreadable(&error))?;
+            let sum =
+                source.sum()?.finish(source.size.get()).await.map_err(|error| source.unreadable(&error))?;
             return match Standing::of(&outcome, source.size, sum) {
                 Standing::Same => Ok(Some(Beginning::Complete(key.clone(), sum))),
                 _ => Ok(None),
@@ -251,7 +252,7 @@ impl Sending {
     async fn finish_sum(&self, source: &Source) -> Result<Md5Sum, Error> {
         let sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(sum) = sum else { return Err(Error::other("the sum was taken twice")) };
-        sum.finish().await.map_err(|error| source.unreadable(&error))
+        sum.finish(source.size.get()).await.map_err(|error| source.unreadable(&error))
     }
 
     fn plan(&self) -> MutexGuard<'_, UploadPlan> {
@@ -306,8 +307,7 @@ impl Source {
 
     fn sum(&self) -> Result<FollowingSum, Error> {
         let file = Arc::clone(&self.file);
-        let sum =
-            FollowingSum::start(self.size.get(), move |offset, buffer| file.read_exact_at(buffer, offset));
+        let sum = FollowingSum::start(move |offset, buffer| file.read_exact_at(buffer, offset));
         sum.map_err(|error| Error::other(format!("cannot start a thread: {error}")))
     }
 
