@@ -14,6 +14,7 @@ use ftx_proto::interop::striped::download::{
     DownloadConfig, DownloadEngine, Failure, Input, Output, StripeEnd,
 };
 use ftx_proto::interop::striped::reply::{Reply, ReplyError, ReplyParser, encode_request};
+use ftx_proto::name::printable;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -192,6 +193,7 @@ impl Download {
                 Input::Connected { stripe }
             }
             Event::Connected(stripe, Err(error)) => {
+                self.silent = error.kind() == io::ErrorKind::TimedOut;
                 tracing::debug!(stripe, %error, "no connection for a stripe");
                 Input::ConnectFailed { stripe }
             }
@@ -223,8 +225,9 @@ impl Download {
                 let Some(mut server) = self.server else { return Ok(()) };
                 server.set_port(port);
                 let (local, tell, era) = (self.request.local, self.tell.clone(), self.era);
+                let patience = self.request.patience.unwrap_or(CONNECT_MAX);
                 self.tasks.spawn(async move {
-                    let connected = connect(server, local, CONNECT_MAX).await;
+                    let connected = connect(server, local, patience).await;
                     let _ = tell.send((era, Event::Connected(stripe, connected))).await;
                 });
             }
@@ -280,7 +283,10 @@ impl Download {
         let StripedRequest { host, port, path, .. } = &self.request;
         let code = match failure {
             Failure::Control(ReplyError::Refused { status: 404 }) => {
-                return Error::new(Code::NotFound, format!("{host}, port {port}, has no {path}"));
+                return Error::new(
+                    Code::NotFound,
+                    format!("{host}, port {port}, has no {}", printable(path)),
+                );
             }
             Failure::Control(ReplyError::Refused { .. }) => Code::Refused,
             Failure::NoReply => Code::Timeout,
@@ -289,7 +295,12 @@ impl Download {
             Failure::Inconsistent | Failure::Changed => Code::Integrity,
             Failure::TooLarge => Code::Other,
         };
-        Error::new(code, format!("{path} from {host}, port {port}: {failure}"))
+        let advice = match code {
+            Code::Timeout => "; give a slow server more time with --timeout",
+            Code::Integrity => "; nothing was kept; run the same command again",
+            _ => "",
+        };
+        Error::new(code, format!("{} from {host}, port {port}: {failure}{advice}", printable(path)))
     }
 }
 
@@ -298,8 +309,22 @@ fn no_thread(error: io::Error) -> Error {
 }
 
 /// Makes the control request; the reply, and who gave it.
+///
+/// A path in a URL always begins with a slash, but original servers open what they are told: `/name` is at the root of
+/// their machine, `name` in their folder. So what they do not have under the one is asked for under the other.
 async fn ask(request: &StripedRequest) -> Result<(Reply, SocketAddr), AskError> {
-    let StripedRequest { host, port, path, threads, local, patience } = request;
+    match (ask_for(&request.path, request).await, request.path.strip_prefix('/')) {
+        (Err(refused @ AskError::Reply(ReplyError::Refused { status: 404 })), Some(path))
+            if !path.is_empty() =>
+        {
+            ask_for(path, request).await.map_err(|_| refused)
+        }
+        (asked, _) => asked,
+    }
+}
+
+async fn ask_for(path: &str, request: &StripedRequest) -> Result<(Reply, SocketAddr), AskError> {
+    let StripedRequest { host, port, path: _, threads, local, patience } = request;
     let patience = patience.unwrap_or(CONNECT_MAX);
     let connected = connect_to_host(host, *port, *local, patience).await;
     let mut tcp = connected.map_err(AskError::Connect)?;
