@@ -85,6 +85,7 @@ fn replies_are_read_leniently() {
     let granted = |plan| Ok(Some(Ok(Reply::UploadPlan { key: key("k"), plan, md5: None })));
     let cases = [
         (r#"{"status": 200, "block_size": 12800}"#, plan(30_000, 12_800)),
+        (r#"{"status": 200, "size": 30000, "total_block": 2}"#, plan(30_000, 20_480)),
         (r#"{"status": "200", "block_size": "20480", "size": 30000.0, "key": "k"}"#, plan(30_000, 20_480)),
         (
             r#"{"status": 200.0, "block_size": 20480.00, "total_block": -7, "md5": null, "x": [{}]}"#,

@@ -17,7 +17,7 @@ use super::args::{CommonOptions, DataAction, DataOptions, GetOptions, PutOptions
 use super::json::Output;
 use super::target::target;
 use super::text;
-use super::transfer::{GOES_ON, Transfer, finished, per_second};
+use super::transfer::{GOES_ON, NOTHING, Transfer, finished, per_second};
 use crate::error::{Code, Error};
 use crate::interop::Url;
 use crate::interop::meter::Meter;
@@ -104,7 +104,8 @@ pub(super) async fn get(
         Ok(downloaded)
     });
     let handle = task.abort_handle();
-    let transfer = Transfer { task, stop: || handle.abort(), left: GOES_ON };
+    let left = if to_stdout { NOTHING } else { GOES_ON };
+    let transfer = Transfer { task, stop: || handle.abort(), left };
     let downloaded = transfer.show(&url.to_string(), &meter, &common, output).await?;
     tell_downloaded(&downloaded, output);
     Ok(())

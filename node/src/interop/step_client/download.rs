@@ -332,6 +332,11 @@ fn name_of(plan: BlockPlan, md5: Md5Sum) -> Root {
 /// Whoever loses a connection wants to know what is left.
 fn kept(error: Error, meter: &Meter, part: &PartFile) -> Error {
     let bytes = meter.read().bytes;
+    if bytes == 0
+        && let Err(left) = part.discard()
+    {
+        tracing::warn!("an empty part stays: {left}");
+    }
     if part.path() == Path::new("-") || bytes == 0 || error.code != Code::Network {
         return error;
     }

@@ -1,5 +1,5 @@
 //! What an upload leaves behind so that the next one of the same file to the same place can go on: which blocks the
-//! server is not known to have.
+//! server is not known to have, and under which key it has the others, where the server made that up.
 //!
 //! One small file an upload, in the node's state folder, replaced as a whole. It is a hint and nothing more: the server is
 //! asked whether it remembers the upload, and the MD5 of the whole is compared at the end. One that does not fit the file
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use ftx_proto::digest::Digest;
 use ftx_proto::interop::step::block::BlockPlan;
-use ftx_proto::interop::step::value::FileSize;
+use ftx_proto::interop::step::value::{FileSize, Key};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::content::Stamp;
@@ -38,8 +38,21 @@ struct FileState {
 struct Record {
     version: u32,
     file: FileState,
+    /// What the server calls it.
+    key: String,
     block_size: u32,
     missing: Vec<Range<u64>>,
+}
+
+/// What an earlier upload left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Left {
+    /// The key that the server granted, or made up where it was given none.
+    pub(super) key: Key,
+    /// The plan that it announced.
+    pub(super) plan: BlockPlan,
+    /// The blocks that it is not known to have.
+    pub(super) missing: Vec<Range<u64>>,
 }
 
 impl Journal {
@@ -53,8 +66,8 @@ impl Journal {
         Journal { path, size: stamp.size, state }
     }
 
-    /// What an earlier upload left: the plan that the server announced, and the blocks that are missing.
-    pub(super) fn read(&self) -> Option<(BlockPlan, Vec<Range<u64>>)> {
+    /// What an earlier upload left.
+    pub(super) fn read(&self) -> Option<Left> {
         let mut bytes = Vec::new();
         fs::File::open(&self.path).ok()?.take(JOURNAL_BYTES_MAX).read_to_end(&mut bytes).ok()?;
         let record: Record = serde_json::from_slice(&bytes).ok()?;
@@ -62,12 +75,14 @@ impl Journal {
             return None;
         }
         let plan = BlockPlan::announced(FileSize::new(self.size)?, record.block_size.into())?;
-        Some((plan, record.missing))
+        Some(Left { key: record.key.parse().ok()?, plan, missing: record.missing })
     }
 
     /// Replaces what it says. An error costs what it says, and nothing else.
-    pub(super) fn write(&self, plan: BlockPlan, missing: Vec<Range<u64>>) -> io::Result<()> {
-        let record = Record { version: VERSION, file: self.state, block_size: plan.block_size(), missing };
+    pub(super) fn write(&self, left: Left) -> io::Result<()> {
+        let Left { key, plan, missing } = left;
+        let (file, block_size) = (self.state, plan.block_size());
+        let record = Record { version: VERSION, file, key: key.to_string(), block_size, missing };
         let folder = self.path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -88,7 +103,7 @@ impl Journal {
 }
 
 /// The form of the record.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Longest journal that is read. Real ones have a few ranges.
 const JOURNAL_BYTES_MAX: u64 = 1 << 20;
@@ -108,15 +123,16 @@ mod tests {
         let journal = Journal::new(&state, &source, "step://a@h/k", &stamp);
         assert_eq!(journal.read(), None);
         let plan = BlockPlan::announced(FileSize::new(50_000).unwrap(), 12_800).unwrap();
-        journal.write(plan, vec![1..2, 3..4]).unwrap();
-        journal.write(plan, vec![0..1, 3..4]).unwrap();
-        assert_eq!(journal.read(), Some((plan, vec![0..1, 3..4])));
+        let left = |missing| Left { key: "made up".parse().unwrap(), plan, missing };
+        journal.write(left(vec![1..2, 3..4])).unwrap();
+        journal.write(left(vec![0..1, 3..4])).unwrap();
+        assert_eq!(journal.read(), Some(left(vec![0..1, 3..4])));
         // The same file to another place, another state of it, and damage.
         assert_eq!(Journal::new(&state, &source, "step://a@h/l", &stamp).read(), None);
         let changed = Stamp { mtime: (stamp.mtime.0 + 1, 0), ..stamp };
         assert_eq!(Journal::new(&state, &source, "step://a@h/k", &changed).read(), None);
         assert_eq!(fs::read_dir(&state).unwrap().count(), 1);
-        fs::write(&journal.path, "{\"version\": 1").unwrap();
+        fs::write(&journal.path, "{\"version\": 2").unwrap();
         assert_eq!(journal.read(), None);
         journal.remove();
         journal.remove();

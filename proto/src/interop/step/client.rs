@@ -14,7 +14,8 @@
 use super::block::BlockPlan;
 use super::frame::{Binary, Frame, FrameBounds, FrameDecoder, FrameError, encode};
 use super::limits::{
-    BLOCK_SIZE_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX, REPLY_DISCARD_MAX, REPLY_JSON_MAX, TOKEN_BYTES_MAX,
+    BLOCK_SIZE, BLOCK_SIZE_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX, REPLY_DISCARD_MAX, REPLY_JSON_MAX,
+    TOKEN_BYTES_MAX,
 };
 use super::message::{Body, Kind, Object, ObjectWriter, Operation};
 use super::value::{FileSize, Key, Md5Sum};
@@ -381,7 +382,11 @@ fn same_block(fields: &Object, index: u64) -> Result<(), ClientError> {
 fn plan(fields: &Object, asked: Option<FileSize>) -> Result<BlockPlan, ClientError> {
     let announced = fields.lenient_number("size").and_then(FileSize::new);
     let size = announced.or(asked).ok_or(ClientError::Field("size"))?;
-    let block_size = fields.lenient_number("block_size").ok_or(ClientError::Field("block_size"))?;
+    let block_size = match fields.contains("block_size") {
+        true => fields.lenient_number("block_size").ok_or(ClientError::Field("block_size"))?,
+        // As every common server has it, and six clients believe whatever a server says.
+        false => u64::from(BLOCK_SIZE),
+    };
     BlockPlan::announced(size, block_size).ok_or(ClientError::Field("block_size"))
 }
 
