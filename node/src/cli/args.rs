@@ -187,6 +187,9 @@ pub(super) struct GetOptions {
     /// Only from this node: its name, or the beginning of its id
     #[arg(long, value_name = "NODE", env = "FTX_FROM")]
     pub(super) from: Option<String>,
+    /// Do not ask servers of udp-get for a NAME that no node has
+    #[arg(long, env = "FTX_NATIVE_ONLY")]
+    pub(super) native_only: bool,
     /// Replace a file that is there already
     #[arg(long, env = "FTX_FORCE")]
     pub(super) force: bool,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ftx_proto::interop::striped::Threads;
 use ftx_proto::interop::udp_get::client::ServerReport;
@@ -42,7 +43,8 @@ pub(super) async fn get(
     match url {
         Url::UdpGet { name } => {
             let target = target(&options, name.file_name())?;
-            udp_get(name, target, &what, &options, &common, data, output).await
+            let request = udp_request(name, &common)?;
+            udp_get(request, target, &what, &options, &common, data, output).await
         }
         Url::Striped { host, port, path } => {
             let target = target(&options, path.rsplit('/').next().unwrap_or_default())?;
@@ -58,8 +60,44 @@ pub(super) async fn get(
     }
 }
 
-async fn udp_get(
+/// `get NAME` where no node has it, as `missing` says: what servers of udp-get have under that name.
+pub(super) async fn instead(
     name: RelativePath,
+    missing: Error,
+    options: &GetOptions,
+    common: &CommonOptions,
+    data: Handle,
+    output: &Output,
+) -> Result<(), Error> {
+    let what = Url::UdpGet { name: name.clone() }.to_string();
+    let target = target(options, name.file_name())?;
+    let mut request = udp_request(name, common)?;
+    // Whoever waited for nodes already does not want to wait as long again.
+    request.answer_max = Some(request.patience.map_or(INSTEAD_MAX, |patience| patience.min(INSTEAD_MAX)));
+    output.event("fallback", json!({ "to": what, "code": missing.code.as_str() }));
+    if !common.quiet && !output.is_json() {
+        eprintln!("{}: no node has it; asking servers of udp-get (not with --native-only)", request.name);
+    }
+    match udp_get(request, target, &what, options, common, data, output).await {
+        // Nobody, or a name that cannot be asked for.
+        Err(error) if matches!(error.code, Code::NoNode | Code::Usage) => {
+            Err(Error { message: format!("{missing}. No server of udp-get answered either"), ..missing })
+        }
+        done => done,
+    }
+}
+
+fn udp_request(name: RelativePath, common: &CommonOptions) -> Result<UdpGetRequest, Error> {
+    let port = common.port.unwrap_or(DEFAULT_PORT);
+    let (bind, peers, patience) = (common.bind, common.peers(port)?, common.timeout);
+    Ok(UdpGetRequest { name, port, bind, peers, patience, answer_max: None })
+}
+
+/// How long servers of udp-get may take to answer where nodes were looked for before.
+const INSTEAD_MAX: Duration = Duration::from_secs(2);
+
+async fn udp_get(
+    request: UdpGetRequest,
     target: Target,
     what: &str,
     options: &GetOptions,
@@ -67,9 +105,6 @@ async fn udp_get(
     data: Handle,
     output: &Output,
 ) -> Result<(), Error> {
-    let port = common.port.unwrap_or(DEFAULT_PORT);
-    let (bind, peers, patience) = (common.bind, common.peers(port)?, common.timeout);
-    let request = UdpGetRequest { name, port, bind, peers, patience };
     let (meter, stop) = (Arc::new(Meter::default()), Arc::new(AtomicBool::new(false)));
     let (counted, stopping, force) = (Arc::clone(&meter), Arc::clone(&stop), options.force);
     let task =
