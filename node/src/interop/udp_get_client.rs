@@ -106,6 +106,8 @@ impl Fetching<'_> {
             }
             let received = self.receive(&mut buffer)?;
             let input = match received {
+                // Whoever was not asked has nothing to say.
+                Some((_, from)) if !self.is_asked(from) => Input::Tick,
                 Some((len, from)) => Input::Received { from, bytes: &buffer[..len] },
                 None => Input::Tick,
             };
@@ -153,6 +155,12 @@ impl Fetching<'_> {
             Output::Failed(failure) => return Err(self.failed(failure)),
         }
         Ok(None)
+    }
+
+    /// Whether an answer may come from there: from anybody, unless single servers are asked.
+    fn is_asked(&self, from: SocketAddr) -> bool {
+        let peers = &self.request.peers;
+        peers.is_empty() || peers.iter().any(|peer| peer.ip().to_canonical() == from.ip().to_canonical())
     }
 
     /// Sends the request to whom it concerns.

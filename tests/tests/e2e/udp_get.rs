@@ -348,6 +348,26 @@ fn a_plain_name_that_no_node_has_is_asked_for_there_too() {
 }
 
 #[test]
+fn where_one_server_is_asked_another_one_is_not_heard() {
+    let net = net!();
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let stranger = UdpSocket::bind("127.0.0.2:0").unwrap();
+    let peer = server.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        let mut buffer = [0; 100];
+        while let Ok((_, to)) = server.recv_from(&mut buffer) {
+            let hash = sha256_hex(b"another file");
+            stranger.send_to(format!("except 1 chunks {hash}").as_bytes(), to).unwrap();
+            server.send_to(format!("except 0 chunks {}", sha256_hex(b"")).as_bytes(), to).unwrap();
+        }
+    });
+    let target = net.folder();
+    let get = || net.node(["get", "udp-get://f", "--peer", &peer]).within(&target);
+    get().run().expect_status(0);
+    assert_eq!(std::fs::read(target.join("f")).unwrap(), b"");
+}
+
+#[test]
 fn of_several_that_announced_it_all_are_named_when_the_file_is_wrong() {
     let net = net!();
     let content = Content::new(10, 60_000);
