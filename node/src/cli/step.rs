@@ -175,12 +175,15 @@ pub(super) async fn ls(
         let message = format!("{url}: only all files can be listed, with step://user@host[:port]");
         return Err(Error::new(Code::Usage, message));
     }
-    let names = finished(data.spawn(async move { client.list().await })).await?;
+    let (names, has_more) = finished(data.spawn(async move { client.list().await })).await?;
     for name in &names {
         output.event("entry", json!({ "name": name }));
         output.line(printable(name));
     }
-    output.event("done", json!({ "entries": names.len() }));
+    output.event("done", json!({ "entries": names.len(), "more": has_more }));
+    if has_more && !output.is_json() {
+        eprintln!("ftx-node: the server has more files than it lists");
+    }
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use ftx_proto::digest::Digest;
 use ftx_proto::interop::step::block::BlockPlan;
@@ -66,6 +67,19 @@ impl Journal {
         Journal { path, size: stamp.size, state }
     }
 
+    /// Removes what was left of uploads that nobody has gone on with for long, this one or others.
+    pub(super) fn remove_old(&self, now: SystemTime) {
+        let Some(Ok(entries)) = self.path.parent().map(fs::read_dir) else { return };
+        for entry in entries.flatten() {
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            let age = modified.ok().and_then(|modified| now.duration_since(modified).ok());
+            if age.is_some_and(|age| age > AGE_MAX) {
+                // It only takes room, so another time is good enough.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
     /// What an earlier upload left.
     pub(super) fn read(&self) -> Option<Left> {
         let mut bytes = Vec::new();
@@ -105,6 +119,9 @@ impl Journal {
 /// The form of the record.
 const VERSION: u32 = 2;
 
+/// How long an upload is remembered.
+const AGE_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+
 /// Longest journal that is read. Real ones have a few ranges.
 const JOURNAL_BYTES_MAX: u64 = 1 << 20;
 
@@ -132,6 +149,10 @@ mod tests {
         let changed = Stamp { mtime: (stamp.mtime.0 + 1, 0), ..stamp };
         assert_eq!(Journal::new(&state, &source, "step://a@h/k", &changed).read(), None);
         assert_eq!(fs::read_dir(&state).unwrap().count(), 1);
+        journal.remove_old(SystemTime::now());
+        assert!(journal.read().is_some());
+        journal.remove_old(SystemTime::now() + AGE_MAX + Duration::from_secs(1));
+        assert_eq!(journal.read(), None);
         fs::write(&journal.path, "{\"version\": 2").unwrap();
         assert_eq!(journal.read(), None);
         journal.remove();

@@ -59,11 +59,11 @@ impl StepClient {
         }
     }
 
-    /// The names of all files, as the server gives them. Few servers can do that.
-    pub async fn list(&self) -> Result<Vec<String>, Error> {
+    /// The names of all files, as the server gives them, and whether it left some out. Few servers can do that.
+    pub async fn list(&self) -> Result<(Vec<String>, bool), Error> {
         let listed = self.single(Request::ListFiles, Repeat::Safe).await?;
         match listed {
-            Ok(Reply::Files(names)) => Ok(names),
+            Ok(Reply::Files { names, has_more }) => Ok((names, has_more)),
             Ok(other) => Err(self.account.misanswered(&other)),
             // What the originals say, which know no lists.
             Err(refused) if refused.status == 410 => {

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ftx_proto::interop::step::block::Block;
 use ftx_proto::interop::step::client::{Outcome, Reply, Request};
@@ -86,7 +86,9 @@ impl StepClient {
         let path = std::fs::canonicalize(&source.path).unwrap_or_else(|_| source.path.clone());
         let place = self.account.place(upload.key.as_ref());
         let journal = Journal::new(&upload.journals, &path, &place, &source.stamp);
+        journal.remove_old(SystemTime::now());
         let mut connection = None;
+        let mut earlier = None;
         let begun = match self.resume(&mut connection, &source, &journal).await? {
             Some(Beginning::Complete(key, md5)) => {
                 journal.remove();
@@ -94,24 +96,26 @@ impl StepClient {
                 meter.begin(size, size);
                 return Ok(Uploaded { key, size, md5, is_verified: true, resumed: size, elapsed });
             }
-            Some(Beginning::Begun(begun)) => begun,
+            Some(Beginning::Begun(begun)) => {
+                earlier = Some(begun.key.clone());
+                begun
+            }
             None => self.save(&mut connection, upload.key.clone(), source.size).await?,
         };
-        let resumed = begun.resumed;
         let sent = self.send(&source, begun, connection, &upload, &journal, &meter).await;
-        let (sending, theirs) = match sent {
+        let (sending, theirs) = match (sent, earlier) {
             // The server may have lost blocks that it had confirmed; then only all of them help.
-            Err(error)
-                if resumed > 0 && !matches!(error.code, Code::Network | Code::Timeout | Code::Partial) =>
+            (Err(error), Some(key))
+                if !matches!(error.code, Code::Network | Code::Timeout | Code::Partial) =>
             {
                 tracing::warn!(
                     "going on with an earlier upload failed ({error}); it is sent from the beginning"
                 );
                 let mut connection = None;
-                let begun = self.save(&mut connection, upload.key.clone(), source.size).await?;
+                let begun = self.save(&mut connection, Some(key), source.size).await?;
                 self.send(&source, begun, connection, &upload, &journal, &meter).await?
             }
-            sent => sent?,
+            (sent, _) => sent?,
         };
         meter.enter(Phase::Verifying);
         let ours = sending.finish_sum(&source).await?;

@@ -113,8 +113,13 @@ pub enum Reply {
         /// Its sum, if the server says so.
         md5: Option<Md5Sum>,
     },
-    /// The files that are there, as the server names them.
-    Files(Vec<String>),
+    /// The files that are there.
+    Files {
+        /// As the server names them.
+        names: Vec<String>,
+        /// Whether it left some out.
+        has_more: bool,
+    },
     /// The block that was asked for. Its length is not checked: [`BlockPlan::place`] does that.
     Block {
         /// Its bytes.
@@ -354,7 +359,8 @@ fn read(expected: Expected, frame: Frame) -> Result<Outcome, ClientError> {
         }
         Expected::GetFile => Reply::FilePlan { plan: plan(&fields, None)?, md5 },
         Expected::ListFiles => {
-            Reply::Files(fields.texts("file_list").ok_or(ClientError::Field("file_list"))?)
+            let names = fields.texts("file_list").ok_or(ClientError::Field("file_list"))?;
+            Reply::Files { names, has_more: fields.json("more") == Some("true") }
         }
         Expected::Download { index } => {
             same_block(&fields, index)?;
