@@ -340,6 +340,10 @@ impl Shared {
             ("DELETE", "FILE") => {
                 let key = key.unwrap_or_default();
                 match self.state().files.remove(&key) {
+                    Some(stored) if !stored.is_complete => {
+                        let text = "is not completely uploaded. The tmp files are deleted.";
+                        refused(404, format!("The \"key\" {key} {text}"))
+                    }
                     Some(_) => good(format!("The \"key\" {key} is deleted."), json!({ "key": key })),
                     None => refused(404, format!("The \"key\" {key} is not existing.")),
                 }

@@ -213,6 +213,18 @@ fn files_are_listed_and_deleted() {
 }
 
 #[test]
+fn what_there_is_of_a_file_can_be_deleted_too() {
+    let net = net!();
+    let peer = StepPeer::start(Quirks { dies_after: Some(10), ..Quirks::default() });
+    let url = peer.url("a", "k");
+    put(&net, &file_of(&net, &Content::new(1, 20 * BLOCK)), &url).run().expect_error(11, "partial");
+    peer.revive();
+    let rm = || net.node(["rm", &url, "--json"]).run();
+    rm().expect_status(0);
+    rm().expect_error(3, "not_found");
+}
+
+#[test]
 fn data_comes_back_as_it_was_saved() {
     let net = net!();
     let peer = StepPeer::start(Quirks::default());
