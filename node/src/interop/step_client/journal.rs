@@ -18,10 +18,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::content::Stamp;
 
-/// The journal of one upload.
-#[derive(Debug, Clone)]
+/// The journal of one upload. Of several at once of the same file to the same place, the first has it; the others go
+/// without.
+#[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
+    /// Locked for as long as this is the first.
+    lock: Option<fs::File>,
     size: u64,
     state: FileState,
 }
@@ -57,14 +60,22 @@ pub(super) struct Left {
 }
 
 impl Journal {
-    /// For a file of this stamp to this place, in this folder. Nothing is read or written yet.
+    /// For a file of this stamp to this place, in this folder. Nothing is read or written yet but a lock.
     pub(super) fn new(folder: &Path, source: &Path, destination: &str, stamp: &Stamp) -> Self {
         let source = source.as_os_str().as_encoded_bytes();
         let upload = [destination.as_bytes(), b"\0", source].concat();
         let path = folder.join(format!("{}.json", Digest::of(&upload)));
         let state =
             FileState { size: stamp.size, mtime: stamp.mtime, inode: stamp.inode, device: stamp.device };
-        Journal { path, size: stamp.size, state }
+        let lock = lock(&path.with_extension("lock"));
+        match &lock {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tracing::debug!("the same upload is under way; this one is not written down");
+            }
+            Err(error) => tracing::warn!("cannot write down how far the upload is: {error}"),
+            Ok(_) => {}
+        }
+        Journal { path, lock: lock.ok(), size: stamp.size, state }
     }
 
     /// Removes what was left of uploads that nobody has gone on with for long, this one or others.
@@ -82,6 +93,7 @@ impl Journal {
 
     /// What an earlier upload left.
     pub(super) fn read(&self) -> Option<Left> {
+        self.lock.as_ref()?;
         let mut bytes = Vec::new();
         fs::File::open(&self.path).ok()?.take(JOURNAL_BYTES_MAX).read_to_end(&mut bytes).ok()?;
         let record: Record = serde_json::from_slice(&bytes).ok()?;
@@ -94,11 +106,13 @@ impl Journal {
 
     /// Replaces what it says. An error costs what it says, and nothing else.
     pub(super) fn write(&self, left: Left) -> io::Result<()> {
+        if self.lock.is_none() {
+            return Ok(());
+        }
         let Left { key, plan, missing } = left;
         let (file, block_size) = (self.state, plan.block_size());
         let record = Record { version: VERSION, file, key: key.to_string(), block_size, missing };
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         serde_json::to_writer(&mut file, &record)?;
         file.persist(&self.path)?;
@@ -107,13 +121,26 @@ impl Journal {
 
     /// The upload is over.
     pub(super) fn remove(&self) {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!("{}: cannot remove it: {error}", self.path.display());
+        if self.lock.is_none() {
+            return;
+        }
+        for path in [self.path.clone(), self.path.with_extension("lock")] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!("{}: cannot remove it: {error}", path.display());
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
+}
+
+/// The lock file at this path, if nobody else has locked it. Its end unlocks it.
+fn lock(path: &Path) -> io::Result<fs::File> {
+    fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+    let file = fs::File::options().create(true).truncate(false).write(true).open(path)?;
+    file.try_lock()?;
+    Ok(file)
 }
 
 /// The form of the record.
@@ -144,11 +171,21 @@ mod tests {
         journal.write(left(vec![1..2, 3..4])).unwrap();
         journal.write(left(vec![0..1, 3..4])).unwrap();
         assert_eq!(journal.read(), Some(left(vec![0..1, 3..4])));
+        // The same at the same time.
+        let second = Journal::new(&state, &source, "step://a@h/k", &stamp);
+        second.write(left(Vec::new())).unwrap();
+        second.remove();
+        assert_eq!((second.read(), journal.read()), (None, Some(left(vec![0..1, 3..4]))));
         // The same file to another place, another state of it, and damage.
-        assert_eq!(Journal::new(&state, &source, "step://a@h/l", &stamp).read(), None);
+        let other = Journal::new(&state, &source, "step://a@h/l", &stamp);
+        assert_eq!(other.read(), None);
+        other.remove();
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 2);
+        drop(journal);
         let changed = Stamp { mtime: (stamp.mtime.0 + 1, 0), ..stamp };
         assert_eq!(Journal::new(&state, &source, "step://a@h/k", &changed).read(), None);
-        assert_eq!(fs::read_dir(&state).unwrap().count(), 1);
+        let journal = Journal::new(&state, &source, "step://a@h/k", &stamp);
+        assert_eq!(journal.read(), Some(left(vec![0..1, 3..4])));
         journal.remove_old(SystemTime::now());
         assert!(journal.read().is_some());
         journal.remove_old(SystemTime::now() + AGE_MAX + Duration::from_secs(1));
