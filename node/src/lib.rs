@@ -9,7 +9,7 @@
 //! * [`fetch`]: lanes and where their chunks land, from a name to a root, what is told of a fetch;
 //! * [`interop`]: the older systems: what stands behind their servers, and their clients, by [`Url`](interop::Url).
 //!
-//! Two runtimes: one for actors and discovery, one ([`node::Node::start`]'s `data`) for connections, whose tasks hash,
+//! Two [`runtimes`]: one for actors and discovery, one ([`node::Node::start`]'s `data`) for connections, whose tasks hash,
 //! read and write what they carry themselves. A slow disk holds up the second, never the first.
 
 pub mod actors;
@@ -24,6 +24,7 @@ pub mod interop;
 pub mod limits;
 pub mod net;
 pub mod node;
+pub mod runtimes;
 pub mod store;
 
 pub use node::Node;

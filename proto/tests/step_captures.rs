@@ -210,7 +210,7 @@ fn our_client_understands_the_original_server() {
                         (404, "The \"key\" a.bin is not existing.")
                     );
                 }
-                Ok(Reply::FileDeleted | Reply::Files(_)) => panic!("{name}: not in the captures"),
+                Ok(Reply::FileDeleted | Reply::Files { .. }) => panic!("{name}: not in the captures"),
             }
             assert!(client.is_idle());
             understood += 1;

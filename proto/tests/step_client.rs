@@ -58,10 +58,14 @@ fn one_request_at_a_time() {
     let asked = client.begin(Request::ListFiles).expect("it is idle");
     assert_eq!(frames(&asked)[0].0.len(), 4, "no key");
     assert_eq!(client.begin(Request::ListFiles), None);
-    let reply = frame(r#"{"status": 200, "file_list": ["a", 7, "é"]}"#.replace('é', "\\u00e9").as_str(), &[]);
+    let reply = frame(
+        r#"{"status": 200, "file_list": ["a", 7, "é"], "more": true}"#.replace('é', "\\u00e9").as_str(),
+        &[],
+    );
     assert_eq!(client.received(&reply[..20]), Ok(None));
     assert_eq!(client.begin(Request::ListFiles), None);
-    assert_eq!(client.received(&reply[20..]), Ok(Some(Ok(Reply::Files(vec!["a".into(), "é".into()])))));
+    let names = vec!["a".into(), "é".into()];
+    assert_eq!(client.received(&reply[20..]), Ok(Some(Ok(Reply::Files { names, has_more: true }))));
     assert!(client.begin(Request::ListFiles).is_some());
     let bye = client.farewell();
     assert_eq!((&frames(&bye)[0].0["operation"], bye.len() > 16), (&"BYE".into(), true));
@@ -85,6 +89,7 @@ fn replies_are_read_leniently() {
     let granted = |plan| Ok(Some(Ok(Reply::UploadPlan { key: key("k"), plan, md5: None })));
     let cases = [
         (r#"{"status": 200, "block_size": 12800}"#, plan(30_000, 12_800)),
+        (r#"{"status": 200, "size": 30000, "total_block": 2}"#, plan(30_000, 20_480)),
         (r#"{"status": "200", "block_size": "20480", "size": 30000.0, "key": "k"}"#, plan(30_000, 20_480)),
         (
             r#"{"status": 200.0, "block_size": 20480.00, "total_block": -7, "md5": null, "x": [{}]}"#,
@@ -460,5 +465,5 @@ fn a_token_of_ours_is_good_for_our_server() {
     let token = Authenticator::Classic.issue(&"al.ice".parse().unwrap(), &at(0));
     let mut peer = Peer::new(Some(token));
     let listed = peer.asks(&mut MemoryStore::default(), Request::ListFiles);
-    assert_eq!(listed, Ok(Reply::Files(Vec::new())));
+    assert_eq!(listed, Ok(Reply::Files { names: Vec::new(), has_more: false }));
 }

@@ -199,9 +199,10 @@ fn last(session: &mut ClientSession) -> Option<client::Output> {
 fn every_end_of_a_put_is_told_apart() {
     use client::{Input, Output};
     let failed = |failure| Some(Output::Failed(failure));
-    let cases: [(&[Input<'_>], Option<Output>); 8] = [
+    let cases: [(&[Input<'_>], Option<Output>); 9] = [
         (&[Input::Received(b"READY"), Input::Sent, Input::Received(b"OK")], Some(Output::Stored)),
-        (&[Input::Received(b"READYOK"), Input::Ended, Input::Sent], Some(Output::Stored)),
+        (&[Input::Received(b"READYOK"), Input::Ended, Input::Sent], failed(Failure::Unexpected)),
+        (&[Input::Received(b"READY"), Input::Received(b"OK"), Input::Sent], failed(Failure::Unexpected)),
         (&[Input::Received(b"READY\n"), Input::Sent, Input::Received(b"\nOK\n")], Some(Output::Stored)),
         (&[Input::Ended], failed(Failure::Refused)),
         (&[Input::Received(b"REA"), Input::Ended], failed(Failure::Refused)),
@@ -217,6 +218,11 @@ fn every_end_of_a_put_is_told_apart() {
         inputs.iter().for_each(|&input| session.handle(now, input));
         assert_eq!(last(&mut session), end, "{inputs:?}");
     }
+    // Of an empty file there is nothing more to be sent.
+    let (mut session, now) = asked(0);
+    let inputs = [Input::Received(b"READYOK"), Input::Ended, Input::Sent];
+    inputs.iter().for_each(|&input| session.handle(now, input));
+    assert_eq!(last(&mut session), Some(Output::Stored));
     let (mut session, _) = asked(3);
     let due = session.deadline().expect("patience has an end");
     session.handle(due, Input::Tick);

@@ -7,7 +7,7 @@ use ftx_node::fetch::report::SourceState;
 use ftx_sim::outcome::Outcome;
 use ftx_sim::run::{Event, run};
 use ftx_sim::scenario::{Content, Role, Scenario};
-use ftx_sim::threads::Runtimes;
+use ftx_sim::threads;
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -15,7 +15,7 @@ const MIB: u64 = 1 << 20;
 /// Runs a scenario to its end; a failure shows what replays it.
 #[track_caller]
 fn outcome(scenario: &Scenario) -> Outcome {
-    let runtimes = Runtimes::start().unwrap();
+    let runtimes = threads::start().unwrap();
     let outcome = runtimes.block_on(run(scenario, runtimes.data(), &mut |_| {}));
     runtimes.stop();
     let outcome = outcome.unwrap_or_else(|error| panic!("{error}; {scenario:?}"));
@@ -98,7 +98,7 @@ fn a_users_file_is_shared_as_it_is() {
 
 #[test]
 fn nothing_is_left_when_a_run_is_over_or_given_up() {
-    let runtimes = Runtimes::start().unwrap();
+    let runtimes = threads::start().unwrap();
     let mut folder = None;
     let (scenario, data) = (small(3, 2), runtimes.data());
     let done = runtimes.block_on(async {
@@ -133,7 +133,7 @@ fn nothing_is_left_when_a_run_is_over_or_given_up() {
 
 #[test]
 fn what_cannot_succeed_is_not_begun() {
-    let runtimes = Runtimes::start().unwrap();
+    let runtimes = threads::start().unwrap();
     let mut observe = |event: Event<'_>| panic!("{event:?}");
     let scenario = Scenario { kill: 1, liars: 1, ..small(3, 2) };
     let refused = runtimes.block_on(run(&scenario, runtimes.data(), &mut observe));

@@ -41,6 +41,8 @@ pub struct Quirks {
     pub token_uses: Option<u64>,
     /// Refuses UPLOADs beyond so many bytes in all.
     pub quota: Option<u64>,
+    /// The status with which GET refuses a file that is not complete.
+    pub incomplete: u64,
 }
 
 impl Default for Quirks {
@@ -58,6 +60,7 @@ impl Default for Quirks {
             password: None,
             token_uses: None,
             quota: None,
+            incomplete: 404,
         }
     }
 }
@@ -337,6 +340,10 @@ impl Shared {
             ("DELETE", "FILE") => {
                 let key = key.unwrap_or_default();
                 match self.state().files.remove(&key) {
+                    Some(stored) if !stored.is_complete => {
+                        let text = "is not completely uploaded. The tmp files are deleted.";
+                        refused(404, format!("The \"key\" {key} {text}"))
+                    }
                     Some(_) => good(format!("The \"key\" {key} is deleted."), json!({ "key": key })),
                     None => refused(404, format!("The \"key\" {key} is not existing.")),
                 }
@@ -439,7 +446,7 @@ impl Shared {
         match state.files.get(&key) {
             None => refused(404, format!("The key {key} is not existing.")),
             Some(stored) if !stored.is_complete => {
-                refused(404, format!("The key {key} is not completely uploaded."))
+                refused(self.quirks.incomplete, format!("The key {key} is not completely uploaded."))
             }
             Some(stored) => {
                 let mut fields = self.plan(&key, stored.size);

@@ -85,13 +85,14 @@ pub(super) struct CommonOptions {
     /// Port of discovery (UDP), and of sessions (TCP) where it is free [default: 10526]
     #[arg(long, global = true, env = "FTX_PORT")]
     pub(super) port: Option<u16>,
-    /// A node to ask directly, where broadcasts do not reach; may be given several times
+    /// A node (or server of udp-get) to ask directly, where broadcasts do not reach; may be given several times
     #[arg(long, global = true, value_name = "HOST[:PORT]", env = "FTX_PEER", value_delimiter = ',')]
     pub(super) peer: Vec<String>,
-    /// Where this node keeps its identity and the hashes of what it shares
+    /// Where this node keeps its identity, the hashes of what it shares, and how far unfinished uploads are
     #[arg(long, global = true, value_name = "DIR", env = "FTX_STATE")]
     pub(super) state: Option<PathBuf>,
-    /// How long to wait for nodes: at the beginning [default: 3], and when none is left [default: 60]
+    /// How long to wait for nodes: at the beginning [default: 3], and when none is left [default: 60]. For each step of a
+    /// server of an older system [default: 5 to 120, by step]
     #[arg(long, global = true, value_name = "SECONDS", env = "FTX_TIMEOUT", value_parser = super::text::parse_seconds)]
     pub(super) timeout: Option<Duration>,
     /// Print one JSON object a line on stdout
@@ -192,6 +193,9 @@ pub(super) struct GetOptions {
     /// What carries chunks: `stream` (TCP), `datagram` (UDP, for networks that lose packets), or `auto`, whichever gives more
     #[arg(long, value_name = "LANE", env = "FTX_LANE", default_value = "auto")]
     pub(super) lane: LaneMode,
+    /// Do not ask servers of udp-get for a NAME that no node has
+    #[arg(long, env = "FTX_NATIVE_ONLY")]
+    pub(super) native_only: bool,
     /// Replace a file that is there already
     #[arg(long, env = "FTX_FORCE")]
     pub(super) force: bool,

@@ -5,20 +5,19 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ftx_proto::interop::striped::Threads;
 use ftx_proto::interop::udp_get::client::ServerReport;
 use ftx_proto::name::{RelativePath, printable};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 
 use super::args::{CommonOptions, GetOptions};
-use super::get::Interrupt;
 use super::json::Output;
-use super::progress::{Display, EVENT_INTERVAL};
 use super::target::target;
 use super::text;
+use super::transfer::{NOTHING, Transfer, per_second};
 use crate::config::DEFAULT_PORT;
 use crate::error::{Code, Error};
 use crate::interop::Url;
@@ -44,7 +43,8 @@ pub(super) async fn get(
     match url {
         Url::UdpGet { name } => {
             let target = target(&options, name.file_name())?;
-            udp_get(name, target, &what, &options, &common, data, output).await
+            let request = udp_request(name, &common)?;
+            udp_get(request, target, &what, &options, &common, data, output).await
         }
         Url::Striped { host, port, path } => {
             let target = target(&options, path.rsplit('/').next().unwrap_or_default())?;
@@ -60,8 +60,44 @@ pub(super) async fn get(
     }
 }
 
-async fn udp_get(
+/// `get NAME` where no node has it, as `missing` says: what servers of udp-get have under that name.
+pub(super) async fn instead(
     name: RelativePath,
+    missing: Error,
+    options: &GetOptions,
+    common: &CommonOptions,
+    data: Handle,
+    output: &Output,
+) -> Result<(), Error> {
+    let what = Url::UdpGet { name: name.clone() }.to_string();
+    let target = target(options, name.file_name())?;
+    let mut request = udp_request(name, common)?;
+    // Whoever waited for nodes already does not want to wait as long again.
+    request.answer_max = Some(request.patience.map_or(INSTEAD_MAX, |patience| patience.min(INSTEAD_MAX)));
+    output.event("fallback", json!({ "to": what, "code": missing.code.as_str() }));
+    if !common.quiet && !output.is_json() {
+        eprintln!("{}: no node has it; asking servers of udp-get (not with --native-only)", request.name);
+    }
+    match udp_get(request, target, &what, options, common, data, output).await {
+        // Nobody, or a name that cannot be asked for.
+        Err(error) if matches!(error.code, Code::NoNode | Code::Usage) => {
+            Err(Error { message: format!("{missing}. No server of udp-get answered either"), ..missing })
+        }
+        done => done,
+    }
+}
+
+fn udp_request(name: RelativePath, common: &CommonOptions) -> Result<UdpGetRequest, Error> {
+    let port = common.port.unwrap_or(DEFAULT_PORT);
+    let (bind, peers, patience) = (common.bind, common.peers(port)?, common.timeout);
+    Ok(UdpGetRequest { name, port, bind, peers, patience, answer_max: None })
+}
+
+/// How long servers of udp-get may take to answer where nodes were looked for before.
+const INSTEAD_MAX: Duration = Duration::from_secs(2);
+
+async fn udp_get(
+    request: UdpGetRequest,
     target: Target,
     what: &str,
     options: &GetOptions,
@@ -69,15 +105,13 @@ async fn udp_get(
     data: Handle,
     output: &Output,
 ) -> Result<(), Error> {
-    let port = common.port.unwrap_or(DEFAULT_PORT);
-    let (bind, peers, patience) = (common.bind, common.peers(port)?, common.timeout);
-    let request = UdpGetRequest { name, port, bind, peers, patience };
     let (meter, stop) = (Arc::new(Meter::default()), Arc::new(AtomicBool::new(false)));
     let (counted, stopping, force) = (Arc::clone(&meter), Arc::clone(&stop), options.force);
     let task =
         data.spawn_blocking(move || udp_get_client::fetch(&request, target, force, &counted, &stopping));
     let stop = || stop.store(true, Ordering::Relaxed);
-    let (fetched, servers) = show(task, stop, what, &meter, common, output).await?;
+    let transfer = Transfer { task, stop, left: NOTHING };
+    let (fetched, servers) = transfer.show(what, &meter, common, output).await?;
     copy_to_stdout(&fetched, options).await?;
     let sources: Vec<Value> = servers.iter().map(source).collect();
     tell(&fetched, "sha256", json!({ "sources": sources }), output);
@@ -118,7 +152,8 @@ async fn striped(
     let (counted, force, threads) = (Arc::clone(&meter), options.force, request.threads.count());
     let task = data.spawn(striped_client::fetch(request, target, force, counted));
     let handle = task.abort_handle();
-    let fetched = show(task, || handle.abort(), what, &meter, common, output).await?;
+    let transfer = Transfer { task, stop: || handle.abort(), left: NOTHING };
+    let fetched = transfer.show(what, &meter, common, output).await?;
     copy_to_stdout(&fetched, options).await?;
     tell(&fetched, "md5", json!({ "threads": threads }), output);
     Ok(())
@@ -141,8 +176,10 @@ pub(super) async fn put(
     let task = data.spawn(async move { tcp_put_client::put(request, &counted).await });
     let handle = task.abort_handle();
     let name = file.display().to_string();
-    let pushed = show(task, || handle.abort(), &name, &meter, &common, output).await?;
-    let rate = pushed.size as f64 / pushed.elapsed.as_secs_f64().max(1e-6);
+    let left = "the server may keep a part of it";
+    let transfer = Transfer { task, stop: || handle.abort(), left };
+    let pushed = transfer.show(&name, &meter, &common, output).await?;
+    let rate = per_second(pushed.size, pushed.elapsed);
     let fields = json!({
         "path": name,
         "url": url,
@@ -182,7 +219,7 @@ fn tell(fetched: &Fetched, sum: &str, more: Value, output: &Output) {
         "size": fetched.size,
         "verified": true,
         "seconds": fetched.elapsed.as_secs_f64(),
-        "bytes_per_second": fetched.bytes_per_second(),
+        "bytes_per_second": per_second(fetched.size, fetched.elapsed),
     });
     fields[sum] = json!(fetched.sum);
     if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
@@ -194,41 +231,8 @@ fn tell(fetched: &Fetched, sum: &str, more: Value, output: &Output) {
         printable(&fetched.path.display().to_string()),
         text::bytes(fetched.size),
         fetched.elapsed.as_secs_f64(),
-        text::bytes(fetched.bytes_per_second() as u64),
+        text::bytes(per_second(fetched.size, fetched.elapsed) as u64),
         if sum == "md5" { "MD5" } else { "SHA-256" },
         fetched.sum
     ));
-}
-
-/// Shows a transfer until it is done, or the user does not want it any more.
-async fn show<T: Send + 'static>(
-    mut task: JoinHandle<Result<T, Error>>,
-    stop: impl Fn(),
-    what: &str,
-    meter: &Meter,
-    common: &CommonOptions,
-    output: &Output,
-) -> Result<T, Error> {
-    let mut display = Display::new(printable(what).to_string(), common, *output);
-    let interrupt = Interrupt::new()?;
-    let mut ticks = tokio::time::interval(EVENT_INTERVAL);
-    loop {
-        tokio::select! {
-            done = &mut task => {
-                display.transferring(&meter.read());
-                return joined(done);
-            }
-            _ = ticks.tick() => display.transferring(&meter.read()),
-            () = interrupt.wait() => {
-                stop();
-                // What is unfinished is removed before the process ends.
-                let _ = (&mut task).await;
-                return Err(Error::new(Code::Interrupted, "interrupted; nothing was kept"));
-            }
-        }
-    }
-}
-
-fn joined<T>(done: Result<Result<T, Error>, tokio::task::JoinError>) -> Result<T, Error> {
-    done.unwrap_or_else(|error| Err(Error::other(format!("the transfer's task failed: {error}"))))
 }

@@ -46,14 +46,24 @@ pub(super) async fn get(
         .map_err(|error| Error::new(Code::Usage, format!("'{}': {error}", printable(&options.what))))?;
     // With several readings none is the name; the target is then known only when the content is.
     check_target(&options, &wanted)?;
-    let node = Node::start(common.node_config(Sessions::Anywhere)?, data).await?;
+    let node = Node::start(common.node_config(Sessions::Anywhere)?, data.clone()).await?;
     let interrupted = Interrupt::new()?;
     let result = tokio::select! {
         result = find_and_fetch(&node, &options, &common, &wanted, output, &interrupted) => result,
         () = interrupted.before_the_fetch() => Err(Error::new(Code::Interrupted, "interrupted; nothing was fetched")),
     };
     node.stop().await;
-    result
+    match (result, wanted.only_name()) {
+        (Err(error), Some(name))
+            if matches!(error.code, Code::NoNode | Code::NotFound)
+                && !interrupted.has_the_fetch_begun()
+                && !options.native_only
+                && options.from.is_none() =>
+        {
+            super::classic::instead(name.clone(), error, &options, &common, data, output).await
+        }
+        (result, _) => result,
+    }
 }
 
 async fn find_and_fetch(
@@ -313,10 +323,14 @@ impl Interrupt {
         self.begun.send_replace(true);
     }
 
+    fn has_the_fetch_begun(&self) -> bool {
+        *self.begun.borrow()
+    }
+
     /// Returns if the user wants to stop while nothing is being fetched yet.
     async fn before_the_fetch(&self) {
         self.wait().await;
-        if *self.begun.borrow() {
+        if self.has_the_fetch_begun() {
             std::future::pending::<()>().await;
         }
     }

@@ -50,7 +50,9 @@ impl Output {
     /// The last word of a command that failed.
     pub fn error(&self, error: &Error) {
         if !self.json {
-            eprintln!("ftx-node: {error}");
+            // Whatever is in it, only its lines are lines: names and words of others do not write to the terminal.
+            let lines: Vec<_> = error.message.split('\n').map(|line| printable(line).to_string()).collect();
+            eprintln!("ftx-node: {}", lines.join("\n"));
             return;
         }
         let mut fields = json!({ "code": error.code.as_str(), "message": error.message });

@@ -17,14 +17,15 @@ mod step;
 mod step_user;
 mod target;
 pub mod text;
+mod transfer;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use tokio::runtime::{Builder, Runtime};
 
 use crate::error::{Code, Error};
 use crate::limits::{SESSION_CONTENTS_MAX, SESSIONS_MAX};
+use crate::runtimes::Runtimes;
 use args::{Command, Options};
 
 /// Runs the command that the process was started with.
@@ -58,9 +59,9 @@ fn run(options: Options, output: &json::Output) -> Result<(), Error> {
         command => {
             raise_descriptor_limit();
             let runtimes = Runtimes::start()?;
-            let data = runtimes.data.handle().clone();
+            let data = runtimes.data();
             let common = options.common;
-            let done = runtimes.control.block_on(async {
+            let done = runtimes.block_on(async {
                 match command {
                     Some(Command::Get(get)) => get::get(get, common, data, output).await,
                     Some(Command::Put(put)) => put::put(put, common, data, output).await,
@@ -96,30 +97,3 @@ fn raise_descriptor_limit() {
 
 /// For all sessions with all their contents, twice.
 const DESCRIPTORS_WANTED: u64 = (SESSIONS_MAX * (SESSION_CONTENTS_MAX + 1) * 2) as u64;
-
-/// The two runtimes of a node; see the crate's documentation.
-struct Runtimes {
-    control: Runtime,
-    data: Runtime,
-}
-
-impl Runtimes {
-    fn start() -> Result<Self, Error> {
-        let start = |name: &str, threads: usize| {
-            Builder::new_multi_thread()
-                .worker_threads(threads)
-                .thread_name(name)
-                .enable_all()
-                .build()
-                .map_err(|error| Error::other(format!("cannot start threads: {error}")))
-        };
-        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        Ok(Runtimes { control: start("control", 2)?, data: start("data", cores.clamp(2, 16))? })
-    }
-
-    /// Ends the process's work now: what matters is on disk, and nobody waits for a peer or a broken disk.
-    fn stop(self) {
-        self.data.shutdown_background();
-        self.control.shutdown_background();
-    }
-}

@@ -13,7 +13,7 @@ use super::json::{self, Output};
 use super::log;
 use super::text;
 use crate::fetch::report::{Progress, SourceState};
-use crate::interop::meter::Reading;
+use crate::interop::meter::{Phase, Reading};
 
 /// Shows one fetch.
 pub(super) struct Display {
@@ -107,14 +107,18 @@ impl Display {
         let Reading { phase, size, bytes, resumed } = *reading;
         self.rate.observe(bytes.saturating_sub(resumed));
         let per_second = self.rate.per_second();
-        let state = format!(
-            "{} of {}  {}/s  {}  {}",
-            text::bytes(bytes),
-            text::bytes(size),
-            text::bytes(per_second as u64),
-            self.rate.remaining(size - bytes),
-            phase.as_str()
-        );
+        let state = match phase {
+            // Nothing is known of the file yet.
+            Phase::Connecting => phase.as_str().to_owned(),
+            _ => format!(
+                "{} of {}  {}/s  {}  {}",
+                text::bytes(bytes),
+                text::bytes(size),
+                text::bytes(per_second as u64),
+                self.rate.remaining(size - bytes),
+                phase.as_str()
+            ),
+        };
         if let Some(bar) = &self.bar {
             bar.set_style(style("{prefix} [{bar:30}] {percent:>3}%  {msg}"));
             bar.set_prefix(self.what.clone());

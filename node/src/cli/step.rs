@@ -12,14 +12,12 @@ use ftx_proto::interop::step::value::Key;
 use ftx_proto::name::printable;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 
 use super::args::{CommonOptions, DataAction, DataOptions, GetOptions, PutOptions, StepOptions};
-use super::get::Interrupt;
 use super::json::Output;
-use super::progress::{Display, EVENT_INTERVAL};
 use super::target::target;
 use super::text;
+use super::transfer::{GOES_ON, NOTHING, Transfer, finished, per_second};
 use crate::error::{Code, Error};
 use crate::interop::Url;
 use crate::interop::meter::Meter;
@@ -42,8 +40,10 @@ pub(super) async fn put(
     let meter = Arc::new(Meter::default());
     let counted = Arc::clone(&meter);
     let task = data.spawn(async move { client.upload(upload, counted).await });
-    let name = printable(&options.file.display().to_string()).to_string();
-    let uploaded = show(task, name, &meter, &common, output).await?;
+    let handle = task.abort_handle();
+    let name = options.file.display().to_string();
+    let transfer = Transfer { task, stop: || handle.abort(), left: GOES_ON };
+    let uploaded = transfer.show(&name, &meter, &common, output).await?;
     tell_uploaded(&options.file, &options.url, &uploaded, output);
     Ok(())
 }
@@ -103,7 +103,10 @@ pub(super) async fn get(
         }
         Ok(downloaded)
     });
-    let downloaded = show(task, url.to_string(), &meter, &common, output).await?;
+    let handle = task.abort_handle();
+    let left = if to_stdout { NOTHING } else { GOES_ON };
+    let transfer = Transfer { task, stop: || handle.abort(), left };
+    let downloaded = transfer.show(&url.to_string(), &meter, &common, output).await?;
     tell_downloaded(&downloaded, output);
     Ok(())
 }
@@ -172,12 +175,15 @@ pub(super) async fn ls(
         let message = format!("{url}: only all files can be listed, with step://user@host[:port]");
         return Err(Error::new(Code::Usage, message));
     }
-    let names = finished(data.spawn(async move { client.list().await })).await?;
+    let (names, has_more) = finished(data.spawn(async move { client.list().await })).await?;
     for name in &names {
         output.event("entry", json!({ "name": name }));
         output.line(printable(name));
     }
-    output.event("done", json!({ "entries": names.len() }));
+    output.event("done", json!({ "entries": names.len(), "more": has_more }));
+    if has_more && !output.is_json() {
+        eprintln!("ftx-node: the server has more files than it lists");
+    }
     Ok(())
 }
 
@@ -287,52 +293,6 @@ fn json_from_stdin() -> Result<String, Error> {
     let read = std::io::stdin().take(u64::from(REQUEST_JSON_MAX) + 1).read_to_string(&mut text);
     read.map_err(|error| Error::new(Code::Usage, format!("cannot read the object from stdin: {error}")))?;
     Ok(text)
-}
-
-/// Shows a transfer until it is done, or the user does not want it any more.
-async fn show<T: Send + 'static>(
-    mut task: JoinHandle<Result<T, Error>>,
-    what: String,
-    meter: &Meter,
-    common: &CommonOptions,
-    output: &Output,
-) -> Result<T, Error> {
-    let mut display = Display::new(what, common, *output);
-    let interrupt = Interrupt::new()?;
-    let mut ticks = tokio::time::interval(EVENT_INTERVAL);
-    loop {
-        tokio::select! {
-            done = &mut task => {
-                display.transferring(&meter.read());
-                return joined(done);
-            }
-            _ = ticks.tick() => display.transferring(&meter.read()),
-            () = interrupt.wait() => {
-                task.abort();
-                // What it holds is let go before the process ends.
-                let _ = task.await;
-                let message = "interrupted; the same command goes on from what is kept of it";
-                return Err(Error::new(Code::Interrupted, message));
-            }
-        }
-    }
-}
-
-/// What came of a task that needs no progress to be shown.
-async fn finished<T>(task: JoinHandle<Result<T, Error>>) -> Result<T, Error> {
-    let interrupt = Interrupt::new()?;
-    tokio::select! {
-        done = task => joined(done),
-        () = interrupt.wait() => Err(Error::new(Code::Interrupted, "interrupted")),
-    }
-}
-
-fn joined<T>(done: Result<Result<T, Error>, tokio::task::JoinError>) -> Result<T, Error> {
-    done.unwrap_or_else(|error| Err(Error::other(format!("the transfer's task failed: {error}"))))
-}
-
-fn per_second(bytes: u64, elapsed: Duration) -> f64 {
-    bytes as f64 / elapsed.as_secs_f64().max(1e-9)
 }
 
 /// How long a server may take to reply unless `--timeout` says otherwise.

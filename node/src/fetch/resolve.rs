@@ -55,6 +55,14 @@ impl Wanted {
         Ok(Wanted { text: text.to_owned(), readings })
     }
 
+    /// The name that it is, if it cannot be anything else.
+    pub fn only_name(&self) -> Option<&RelativePath> {
+        match self.readings.as_slice() {
+            [Reading { want: Want::Name(name), prefix: None }] => Some(name),
+            _ => None,
+        }
+    }
+
     /// The ways to read it; at least one.
     pub fn readings(&self) -> &[Reading] {
         &self.readings

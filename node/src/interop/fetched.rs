@@ -21,13 +21,6 @@ pub struct Fetched {
     pub elapsed: Duration,
 }
 
-impl Fetched {
-    /// Bytes for each second it took.
-    pub fn bytes_per_second(&self) -> f64 {
-        self.size as f64 / self.elapsed.as_secs_f64().max(1e-6)
-    }
-}
-
 /// Gives a file whose sum was compared its name. Waits for the disk.
 pub(super) fn finish(
     mut file: WholeFile,

@@ -5,6 +5,7 @@ mod arrived;
 pub mod digests;
 pub mod fetched;
 pub mod meter;
+mod outgoing;
 pub mod step_client;
 pub mod step_store;
 pub mod step_users;

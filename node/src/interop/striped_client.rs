@@ -14,6 +14,7 @@ use ftx_proto::interop::striped::download::{
     DownloadConfig, DownloadEngine, Failure, Input, Output, StripeEnd,
 };
 use ftx_proto::interop::striped::reply::{Reply, ReplyError, ReplyParser, encode_request};
+use ftx_proto::name::printable;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -59,14 +60,14 @@ pub async fn fetch(
     let begun = Instant::now();
     let creating = tokio::task::spawn_blocking(move || WholeFile::create(target, force));
     let file = creating.await.map_err(|_| Error::other("the target could not be opened"))??;
-    let arrived = Arrived::new(usize::from(request.threads.count()));
-    let failed = |error| Error::other(format!("cannot start a thread: {error}"));
-    let sum = arrived.hash(file.data().clone()).map_err(failed)?;
+    let arrived =
+        Arrived::new(usize::from(request.threads.count()), file.data().clone()).map_err(no_thread)?;
     let download = Download::new(request, file.data().clone(), Arc::clone(&arrived), Arc::clone(&meter));
     let (size, wanted) = download.run().await?;
     meter.enter(Phase::Verifying);
-    let stopped = || Error::other("the sum of the file could not be taken");
-    let found = sum.await.map_err(|_| stopped())?.map_err(|error| Error::other(error.to_string()))?;
+    let sum = arrived.sum().ok_or_else(|| Error::other("the sum of the file was taken before"))?;
+    let found = sum.finish(size).await;
+    let found = found.map_err(|error| Error::other(format!("cannot sum up what came: {error}")))?;
     let (wanted, found) = (wanted.to_string(), found.to_string());
     let finishing = tokio::task::spawn_blocking(move || (finish(file, size, &wanted, found.clone()), found));
     let (finished, sum) = finishing.await.map_err(|_| Error::other("the file could not be finished"))?;
@@ -112,12 +113,6 @@ struct Download {
     shown: u64,
 }
 
-impl Drop for Download {
-    fn drop(&mut self) {
-        self.arrived.stop();
-    }
-}
-
 impl Download {
     fn new(request: StripedRequest, file: WholeData, arrived: Arc<Arrived>, meter: Arc<Meter>) -> Self {
         let clock = Clock::start();
@@ -152,13 +147,11 @@ impl Download {
                 match output {
                     Output::Complete { size, hash } => {
                         self.tasks.shutdown().await;
-                        // The sum is still wanted.
-                        self.arrived.complete(size);
                         self.show(size, size);
                         return Ok((size, hash));
                     }
                     Output::Failed(failure) => return Err(self.failed(&failure)),
-                    output => self.carry_out(output).await,
+                    output => self.carry_out(output).await?,
                 }
             }
             while self.tasks.try_join_next().is_some() {}
@@ -200,6 +193,7 @@ impl Download {
                 Input::Connected { stripe }
             }
             Event::Connected(stripe, Err(error)) => {
+                self.silent = error.kind() == io::ErrorKind::TimedOut;
                 tracing::debug!(stripe, %error, "no connection for a stripe");
                 Input::ConnectFailed { stripe }
             }
@@ -218,7 +212,7 @@ impl Download {
         Ok(())
     }
 
-    async fn carry_out(&mut self, output: Output) {
+    async fn carry_out(&mut self, output: Output) -> Result<(), Error> {
         match output {
             Output::Ask => {
                 let (request, tell, era) = (self.request.clone(), self.tell.clone(), self.era);
@@ -228,11 +222,12 @@ impl Download {
                 });
             }
             Output::Connect { stripe, port } => {
-                let Some(mut server) = self.server else { return };
+                let Some(mut server) = self.server else { return Ok(()) };
                 server.set_port(port);
                 let (local, tell, era) = (self.request.local, self.tell.clone(), self.era);
+                let patience = self.request.patience.unwrap_or(CONNECT_MAX);
                 self.tasks.spawn(async move {
-                    let connected = connect(server, local, CONNECT_MAX).await;
+                    let connected = connect(server, local, patience).await;
                     let _ = tell.send((era, Event::Connected(stripe, connected))).await;
                 });
             }
@@ -243,8 +238,8 @@ impl Download {
                 }
             }
             Output::Read { stripe, at, skip, len_max } => {
-                let Some(tcp) = self.open.remove(&stripe) else { return };
-                self.arrived.begin(stripe, at, skip);
+                let Some(tcp) = self.open.remove(&stripe) else { return Ok(()) };
+                self.arrived.begin(stripe, at, skip).map_err(no_thread)?;
                 if stripe > 0 {
                     self.size = len_max.saturating_mul(u64::from(self.request.threads.count()));
                 }
@@ -268,12 +263,14 @@ impl Download {
             Output::Close { stripe } => drop(self.open.remove(&stripe)),
             Output::Abandon => {
                 self.era += 1;
-                self.tasks.abort_all();
+                // One that is just writing would write over what comes next.
+                self.tasks.shutdown().await;
                 self.open.clear();
             }
             // Dealt with where they end the download.
             Output::Complete { .. } | Output::Failed(_) => {}
         }
+        Ok(())
     }
 
     fn unreachable(&self, error: &io::Error) -> Error {
@@ -286,7 +283,10 @@ impl Download {
         let StripedRequest { host, port, path, .. } = &self.request;
         let code = match failure {
             Failure::Control(ReplyError::Refused { status: 404 }) => {
-                return Error::new(Code::NotFound, format!("{host}, port {port}, has no {path}"));
+                return Error::new(
+                    Code::NotFound,
+                    format!("{host}, port {port}, has no {}", printable(path)),
+                );
             }
             Failure::Control(ReplyError::Refused { .. }) => Code::Refused,
             Failure::NoReply => Code::Timeout,
@@ -295,13 +295,36 @@ impl Download {
             Failure::Inconsistent | Failure::Changed => Code::Integrity,
             Failure::TooLarge => Code::Other,
         };
-        Error::new(code, format!("{path} from {host}, port {port}: {failure}"))
+        let advice = match code {
+            Code::Timeout => "; give a slow server more time with --timeout",
+            Code::Integrity => "; nothing was kept; run the same command again",
+            _ => "",
+        };
+        Error::new(code, format!("{} from {host}, port {port}: {failure}{advice}", printable(path)))
     }
 }
 
+fn no_thread(error: io::Error) -> Error {
+    Error::other(format!("cannot start a thread: {error}"))
+}
+
 /// Makes the control request; the reply, and who gave it.
+///
+/// A path in a URL always begins with a slash, but original servers open what they are told: `/name` is at the root of
+/// their machine, `name` in their folder. So what they do not have under the one is asked for under the other.
 async fn ask(request: &StripedRequest) -> Result<(Reply, SocketAddr), AskError> {
-    let StripedRequest { host, port, path, threads, local, patience } = request;
+    match (ask_for(&request.path, request).await, request.path.strip_prefix('/')) {
+        (Err(refused @ AskError::Reply(ReplyError::Refused { status: 404 })), Some(path))
+            if !path.is_empty() =>
+        {
+            ask_for(path, request).await.map_err(|_| refused)
+        }
+        (asked, _) => asked,
+    }
+}
+
+async fn ask_for(path: &str, request: &StripedRequest) -> Result<(Reply, SocketAddr), AskError> {
+    let StripedRequest { host, port, path: _, threads, local, patience } = request;
     let patience = patience.unwrap_or(CONNECT_MAX);
     let connected = connect_to_host(host, *port, *local, patience).await;
     let mut tcp = connected.map_err(AskError::Connect)?;

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use ftx_proto::interop::step::value::Md5Sum;
 use md5::{Digest as _, Md5};
@@ -16,7 +16,6 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 pub struct FollowingSum {
     shared: Arc<Shared>,
-    size: u64,
     result: oneshot::Receiver<io::Result<Md5Sum>>,
 }
 
@@ -24,41 +23,49 @@ pub struct FollowingSum {
 struct Shared {
     /// Everything before this offset can be read.
     reached: AtomicU64,
-    ended: Mutex<bool>,
+    wanted: Mutex<Wanted>,
     changed: Condvar,
 }
 
+#[derive(Debug, Default, Clone, Copy)]
+enum Wanted {
+    /// What can be read so far.
+    #[default]
+    Reached,
+    /// All, so many bytes.
+    All(u64),
+    /// Nothing any more.
+    Nothing,
+}
+
 impl FollowingSum {
-    /// Of `size` bytes, which `read` fills into a buffer from an offset on.
-    pub fn start(
-        size: u64,
-        read: impl Fn(u64, &mut [u8]) -> io::Result<()> + Send + 'static,
-    ) -> io::Result<Self> {
+    /// Of what `read` fills into a buffer from an offset on. It is asked in order, for what follows what was summed up.
+    pub fn start(read: impl Fn(u64, &mut [u8]) -> io::Result<()> + Send + 'static) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let (sender, result) = oneshot::channel();
         let follower = Arc::clone(&shared);
         std::thread::Builder::new().name("md5".to_owned()).spawn(move || {
-            if let Some(sum) = follower.follow(size, read).transpose() {
+            if let Some(sum) = follower.follow(read).transpose() {
                 // Nobody waits for it any more if this fails.
                 let _ = sender.send(sum);
             }
         })?;
-        Ok(FollowingSum { shared, size, result })
+        Ok(FollowingSum { shared, result })
     }
 
     /// Everything before this offset can be read, now and later.
     pub fn reach(&self, offset: u64) {
         let before = self.shared.reached.fetch_max(offset, Ordering::Release);
         // Waking for less than a step would find it asleep again at once.
-        if offset > before && (offset / STEP != before / STEP || offset >= self.size) {
-            drop(self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner));
+        if offset > before && offset / STEP != before / STEP {
+            drop(self.shared.wanted());
             self.shared.changed.notify_one();
         }
     }
 
-    /// Everything can be read: the sum, as soon as it is there.
-    pub async fn finish(mut self) -> io::Result<Md5Sum> {
-        self.reach(self.size);
+    /// Everything can be read, and is so long: the sum, as soon as it is there.
+    pub async fn finish(mut self, size: u64) -> io::Result<Md5Sum> {
+        self.shared.want(Wanted::All(size));
         (&mut self.result)
             .await
             .unwrap_or_else(|_| Err(io::Error::other("the thread that sums up has ended")))
@@ -67,25 +74,19 @@ impl FollowingSum {
 
 impl Drop for FollowingSum {
     fn drop(&mut self) {
-        *self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.shared.changed.notify_one();
+        self.shared.want(Wanted::Nothing);
     }
 }
 
 impl Shared {
     /// None if it was dropped before the end.
-    fn follow(
-        &self,
-        size: u64,
-        read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
-    ) -> io::Result<Option<Md5Sum>> {
+    fn follow(&self, read: impl Fn(u64, &mut [u8]) -> io::Result<()>) -> io::Result<Option<Md5Sum>> {
         let mut hasher = Md5::new();
         let mut buffer = vec![0; READ_LEN];
         let mut at = 0;
-        while at < size {
-            let end = size.min(at + STEP);
-            if !self.wait_for(end) {
-                return Ok(None);
+        while let Some(end) = self.wait_beyond(at) {
+            if end == at {
+                return Ok(Some(Md5Sum(hasher.finalize().into())));
             }
             while at < end {
                 let len = (end - at).min(READ_LEN as u64) as usize;
@@ -94,21 +95,34 @@ impl Shared {
                 at += len as u64;
             }
         }
-        Ok(Some(Md5Sum(hasher.finalize().into())))
+        Ok(None)
     }
 
-    /// Waits until everything before `offset` can be read; `false` if nobody wants the sum any more.
-    fn wait_for(&self, offset: u64) -> bool {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Waits until there is something to sum up: up to where, which is `at` if that is the end. None if nobody wants the
+    /// sum any more.
+    fn wait_beyond(&self, at: u64) -> Option<u64> {
+        let mut wanted = self.wanted();
         loop {
-            if *ended {
-                return false;
+            match *wanted {
+                Wanted::Nothing => return None,
+                Wanted::All(size) => return Some(size.min(at + STEP)),
+                Wanted::Reached if self.reached.load(Ordering::Acquire) >= at + STEP => {
+                    return Some(at + STEP);
+                }
+                Wanted::Reached => {}
             }
-            if self.reached.load(Ordering::Acquire) >= offset {
-                return true;
-            }
-            ended = self.changed.wait(ended).unwrap_or_else(PoisonError::into_inner);
+            wanted = self.changed.wait(wanted).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn want(&self, what: Wanted) {
+        *self.wanted() = what;
+        self.changed.notify_one();
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+        // Nothing panics half-way through a change of it.
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -128,13 +142,13 @@ mod tests {
 
     async fn sum_of(len: usize, stops: &[u64]) -> Md5Sum {
         let bytes = content(len);
-        let sum = FollowingSum::start(len as u64, move |offset, buffer| {
+        let sum = FollowingSum::start(move |offset, buffer| {
             buffer.copy_from_slice(&bytes[offset as usize..][..buffer.len()]);
             Ok(())
         })
         .unwrap();
         stops.iter().for_each(|&stop| sum.reach(stop));
-        sum.finish().await.unwrap()
+        sum.finish(len as u64).await.unwrap()
     }
 
     #[tokio::test]
@@ -152,7 +166,7 @@ mod tests {
     #[tokio::test]
     async fn it_reads_nothing_that_is_not_there() {
         let (told, read) = std::sync::mpsc::channel();
-        let sum = FollowingSum::start(3 * STEP, move |offset, buffer| {
+        let sum = FollowingSum::start(move |offset, buffer| {
             // Nobody listens any more at the end.
             let _ = told.send(offset + buffer.len() as u64);
             Ok(())
@@ -171,7 +185,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_that_cannot_be_read_is_told() {
         let broken = |_: u64, _: &mut [u8]| Err(io::Error::other("gone"));
-        let sum = FollowingSum::start(5, broken).unwrap();
-        assert_eq!(sum.finish().await.unwrap_err().to_string(), "gone");
+        let sum = FollowingSum::start(broken).unwrap();
+        assert_eq!(sum.finish(5).await.unwrap_err().to_string(), "gone");
     }
 }

@@ -7,18 +7,20 @@ use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ftx_proto::interop::tcp_put::client::{ClientConfig, ClientSession, Failure, Input, Output};
+use ftx_proto::name::printable;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::meter::Meter;
+use super::outgoing;
 use crate::catalog::ReadError;
-use crate::catalog::content::{Stamp, check, stamp_of};
+use crate::catalog::content::{Stamp, check};
 use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::net::tcp::connect_to_host;
@@ -53,9 +55,9 @@ pub struct Pushed {
 /// [`Code::Usage`] for a file that cannot be sent, [`Code::Refused`], [`Code::Timeout`], [`Code::Network`].
 pub async fn put(request: TcpPutRequest, meter: &Meter) -> Result<Pushed, Error> {
     let begun = Instant::now();
-    let (file, stamp) = open(&request.path)?;
+    let (file, stamp) = outgoing::open(&request.path)?;
     let name = request.path.file_name().and_then(|name| name.to_str());
-    let unnamed = || Error::new(Code::Usage, format!("{} has no name to send", request.path.display()));
+    let unnamed = || Error::new(Code::Usage, format!("{} has no name to send", shown(&request.path)));
     let name = name.ok_or_else(unnamed)?;
     let TcpPutRequest { host, port, local, .. } = &request;
     let patience = request.patience.unwrap_or(CONNECT_MAX);
@@ -74,9 +76,8 @@ pub async fn put(request: TcpPutRequest, meter: &Meter) -> Result<Pushed, Error>
     Ok(Pushed { size: stamp.size, elapsed: begun.elapsed() })
 }
 
-fn open(path: &Path) -> Result<(File, Stamp), Error> {
-    let opened = File::open(path).and_then(|file| stamp_of(&file).map(|stamp| (file, stamp)));
-    opened.map_err(|error| Error::new(Code::Usage, format!("{}: {error}", path.display())))
+fn shown(path: &std::path::Path) -> String {
+    printable(&path.display().to_string()).to_string()
 }
 
 struct Putting<'a> {
@@ -178,7 +179,7 @@ impl Putting<'_> {
             _ => ReadError::Unreadable(error),
         });
         read.and_then(|()| check(&self.file, &self.stamp)).map_err(|error| {
-            Error::other(format!("{}: {error} while it was sent", self.request.path.display()))
+            Error::other(format!("{}: {error} while it was sent", shown(&self.request.path)))
         })
     }
 
@@ -194,7 +195,14 @@ impl Putting<'_> {
             Failure::Silent => Code::Timeout,
             Failure::NotConfirmed | Failure::Unexpected => Code::Network,
         };
-        Error::new(code, format!("{host}, port {port}: {failure}"))
+        let advice = match failure {
+            Failure::Refused => {
+                "; it gives no reason, but it may have a file of that name, no room, or take no more than one file"
+            }
+            Failure::Silent => "; is it a TCP put server? Give a slow one more time with --timeout",
+            Failure::NotConfirmed | Failure::Unexpected => "",
+        };
+        Error::new(code, format!("{host}, port {port}: {failure}{advice}"))
     }
 }
 

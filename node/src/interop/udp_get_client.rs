@@ -36,6 +36,8 @@ pub struct UdpGetRequest {
     pub peers: Vec<SocketAddr>,
     /// How long to wait for an answer, and for something new; `None` for what is usual.
     pub patience: Option<Duration>,
+    /// How long to wait for an answer, if not as long as for something new.
+    pub answer_max: Option<Duration>,
 }
 
 /// Fetches the file to `target`; what each server has done goes with it. Blocks until it is done or `stop` is set.
@@ -56,7 +58,7 @@ pub fn fetch(
     let clock = Clock::start();
     let usual = ClientConfig::default();
     let config = ClientConfig {
-        answer_max: request.patience.unwrap_or(usual.answer_max),
+        answer_max: request.answer_max.or(request.patience).unwrap_or(usual.answer_max),
         silence_max: request.patience.unwrap_or(usual.silence_max),
         ..usual
     };
@@ -68,7 +70,8 @@ pub fn fetch(
     meter.enter(Phase::Verifying);
     let servers: Vec<_> = fetching.engine.servers().collect();
     let found = sha256_of(&file, size)?;
-    let (path, file) = finish(file, size, &wanted.to_string(), found.to_string())?;
+    let finished = finish(file, size, &wanted.to_string(), found.to_string());
+    let (path, file) = finished.map_err(|error| accuse(error, &servers))?;
     let fetched = Fetched { path, file, size, sum: found.to_string(), elapsed: begun.elapsed() };
     Ok((fetched, servers))
 }
@@ -103,6 +106,8 @@ impl Fetching<'_> {
             }
             let received = self.receive(&mut buffer)?;
             let input = match received {
+                // Whoever was not asked has nothing to say.
+                Some((_, from)) if !self.is_asked(from) => Input::Tick,
                 Some((len, from)) => Input::Received { from, bytes: &buffer[..len] },
                 None => Input::Tick,
             };
@@ -150,6 +155,12 @@ impl Fetching<'_> {
             Output::Failed(failure) => return Err(self.failed(failure)),
         }
         Ok(None)
+    }
+
+    /// Whether an answer may come from there: from anybody, unless single servers are asked.
+    fn is_asked(&self, from: SocketAddr) -> bool {
+        let peers = &self.request.peers;
+        peers.is_empty() || peers.iter().any(|peer| peer.ip().to_canonical() == from.ip().to_canonical())
     }
 
     /// Sends the request to whom it concerns.
@@ -221,11 +232,27 @@ impl Fetching<'_> {
                 );
                 Error::new(Code::Ambiguous, message)
             }
-            Failure::Silence { .. } => Error::new(Code::Timeout, format!("{name}: {failure}")),
+            Failure::Silence { .. } => {
+                let message = format!("{name}: {failure}; give slow servers more time with --timeout");
+                Error::new(Code::Timeout, message)
+            }
             Failure::Changed => Error::new(Code::Integrity, format!("{name}: {failure}")),
             Failure::TooLarge { .. } => Error::other(format!("{name}: {failure}")),
         }
     }
+}
+
+/// Of several servers whose bytes are not what they announced it is not known who lied.
+fn accuse(mut error: Error, servers: &[(SocketAddr, ServerReport)]) -> Error {
+    let gave: Vec<_> = servers.iter().filter(|(_, report)| report.chunks > 0).collect();
+    if error.code == Code::Integrity && gave.len() > 1 {
+        let gave: Vec<_> = gave.iter().map(|(addr, _)| addr.to_string()).collect();
+        error.message.push_str(&format!(
+            "; one of {} has sent wrong bytes: ask one alone with --peer",
+            gave.join(", ")
+        ));
+    }
+    error
 }
 
 fn network(error: &io::Error) -> Error {

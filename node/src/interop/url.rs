@@ -14,6 +14,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use ftx_proto::interop::step::value::{Key, KeyError, UserName};
+use ftx_proto::interop::striped::reply::PATH_BYTES_MAX;
 use ftx_proto::name::{NameError, RelativePath, printable};
 
 /// Something in one of the older systems.
@@ -117,6 +118,9 @@ impl Url {
         let (host, port) = server_of(server, None)?;
         if path == "/" {
             return Err("there is no path".to_owned());
+        }
+        if path.len() > PATH_BYTES_MAX || path.contains(char::is_control) {
+            return Err(format!("the path has a control character, or more than {PATH_BYTES_MAX} bytes"));
         }
         Ok(Url::Striped { host, port, path: path.to_owned() })
     }
@@ -282,6 +286,7 @@ mod tests {
             ("udp-get:///etc/passwd", "absolute"),
             ("striped://host/file", "no port"),
             ("striped://host:80/", "no path"),
+            ("striped://host:80/a\u{1b}[2J", "control character"),
         ];
         for (text, expected) in cases {
             let error = text.parse::<Url>().unwrap_err().to_string();

@@ -14,12 +14,11 @@ pub enum StoreError {
     Locked(PathBuf),
     /// There is less space than the file needs.
     #[error(
-        "the disk of {} is full: {} more needed, {} free, {} missing; make room and run the same command again, \
-         or use -o to write to another disk",
-        path.display(), in_bytes(*needed), in_bytes(*available), in_bytes(needed.saturating_sub(*available))
+        "the disk of {} is full{}; make room and run the same command again, or use -o to write to another disk",
+        path.display(), in_need(*needed, *available)
     )]
     DiskFull {
-        /// Bytes that are still to be written.
+        /// Bytes that are still to be written; 0 where that is not known.
         needed: u64,
         /// Bytes that are free.
         available: u64,
@@ -101,6 +100,15 @@ impl StoreError {
     }
 }
 
+/// How much there should be, for people, if that is known.
+fn in_need(needed: u64, available: u64) -> String {
+    if needed == 0 {
+        return String::new();
+    }
+    let missing = needed.saturating_sub(available);
+    format!(": {} more needed, {} free, {} missing", in_bytes(needed), in_bytes(available), in_bytes(missing))
+}
+
 /// A number of bytes for people, in the binary unit that fits.
 fn in_bytes(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
@@ -124,6 +132,7 @@ mod tests {
     fn a_full_disk_says_how_much_is_missing() {
         let error =
             StoreError::from_io("write", Path::new("/x/y"), io::Error::from(io::ErrorKind::StorageFull));
+        assert!(error.to_string().contains("is full; make room"), "{error}");
         let text = error.with_space(5 << 30, 1 << 30).to_string();
         assert!(text.contains("5.0 GiB more needed, 1.0 GiB free, 4.0 GiB missing"), "{text}");
         assert!(text.contains("/x/y") && text.contains("-o"), "{text}");

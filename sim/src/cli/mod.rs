@@ -18,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 use crate::outcome::Outcome;
 use crate::run::{Event, run};
 use crate::scenario::{Content, Scenario};
-use crate::threads::Runtimes;
+use crate::threads;
 use args::{Command, Options};
 
 /// Runs the command that the process was started with.
@@ -74,7 +74,7 @@ fn simulate(options: &Options, display: &mut dyn Display) -> Result<bool, Error>
     {
         return Err(Error::new(Code::Usage, format!("--file {}: there is no such file", path.display())));
     }
-    let runtimes = Runtimes::start()?;
+    let runtimes = threads::start()?;
     display.begin(&scenario);
     let data = runtimes.data();
     let outcome = runtimes.block_on(async {

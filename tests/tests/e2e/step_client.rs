@@ -213,6 +213,18 @@ fn files_are_listed_and_deleted() {
 }
 
 #[test]
+fn what_there_is_of_a_file_can_be_deleted_too() {
+    let net = net!();
+    let peer = StepPeer::start(Quirks { dies_after: Some(10), ..Quirks::default() });
+    let url = peer.url("a", "k");
+    put(&net, &file_of(&net, &Content::new(1, 20 * BLOCK)), &url).run().expect_error(11, "partial");
+    peer.revive();
+    let rm = || net.node(["rm", &url, "--json"]).run();
+    rm().expect_status(0);
+    rm().expect_error(3, "not_found");
+}
+
+#[test]
 fn data_comes_back_as_it_was_saved() {
     let net = net!();
     let peer = StepPeer::start(Quirks::default());
@@ -248,12 +260,43 @@ fn an_upload_without_a_key_gets_one_from_the_server() {
 }
 
 #[test]
+fn an_upload_without_a_key_goes_on_under_the_one_it_got() {
+    let net = net!();
+    let (content, state) = (Content::new(1, 400 * BLOCK), net.folder());
+    let file = file_of(&net, &content);
+    let peer = StepPeer::start(Quirks { silent_after: Some(300), ..Quirks::default() });
+    let put = || put(&net, &file, &peer.url("a", "")).with_state(&state);
+    // Killed when it has said so much, it has written down some of that, and at least the key.
+    let mut killed = put().start();
+    killed.wait_for("much is done", |event| event["bytes"].as_u64() > Some(290 * BLOCK as u64));
+    killed.kill9();
+    peer.revive();
+    let sent = put().run();
+    assert_eq!((sent.done()["key"].as_str(), peer.keys()), (Some("made-up-0"), vec!["made-up-0".to_owned()]));
+    assert_eq!(peer.requests("SAVE"), 1);
+    assert_eq!(peer.file("made-up-0").as_ref(), Some(&content.bytes));
+    // That one is over; the next gets a key of its own.
+    assert_eq!(put().run().done()["key"], "made-up-1");
+}
+
+#[test]
+fn nothing_stays_of_a_download_that_never_began() {
+    let net = net!();
+    // LOGIN and GET are answered.
+    let quirks = Quirks { silent_after: Some(2), ..Quirks::default() };
+    let peer = StepPeer::start(quirks).has("k", &[7; 3 * BLOCK]);
+    let folder = net.folder();
+    net.get(&peer.url("a", "k"), &folder).args(["--timeout", "0.5"]).run().expect_error(12, "timeout");
+    assert_eq!(listing(&folder), [""; 0]);
+}
+
+#[test]
 fn an_interrupted_upload_goes_on_where_it_was() {
     let net = net!();
     let (content, state) = (Content::new(1, 100 * BLOCK), net.folder());
     let file = file_of(&net, &content);
-    for loses_blocks in [false, true] {
-        let peer = StepPeer::start(Quirks { dies_after: Some(60), ..Quirks::default() });
+    for (loses_blocks, incomplete) in [(false, 404), (false, 410), (true, 404)] {
+        let peer = StepPeer::start(Quirks { dies_after: Some(60), incomplete, ..Quirks::default() });
         let url = peer.url("a", "k");
         put(&net, &file, &url).with_state(&state).run().expect_error(11, "partial");
         let before = peer.requests("UPLOAD");

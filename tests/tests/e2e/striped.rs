@@ -239,6 +239,10 @@ enum Fault {
     Break(u8),
     /// The first connection for this stripe ends early, as if that were its end.
     Short(u8),
+    /// The port of the stripes has no room for a connection.
+    Full,
+    /// Opens what it is told: `/some/file.bin` is nothing, `some/file.bin` lies in its folder.
+    Folder,
 }
 
 /// A server as the original one is: HTTP/1.0, no length, a port of its own for the stripes of each request.
@@ -264,7 +268,13 @@ fn answer(mut control: TcpStream, content: &Arc<[u8]>, fault: Fault, faults: &Ar
         request.push(byte[0]);
     }
     let request = String::from_utf8(request).unwrap();
-    assert!(request.starts_with("POST /some/file.bin HTTP/1.1\r\n"), "{request}");
+    let path = if request.starts_with("POST /") { "/some/file.bin" } else { "some/file.bin" };
+    assert!(request.starts_with(&format!("POST {path} HTTP/1.1\r\n")), "{request}");
+    if fault == Fault::Folder && path.starts_with('/') {
+        control.write_all(b"HTTP/1.0 404 Not Found\r\nServer: x\r\n\r\n").unwrap();
+        return;
+    }
+    assert_eq!(path.starts_with('/'), fault != Fault::Folder, "asked again only for what is not there");
     let body = request.split_once("\r\n\r\n").unwrap().1;
     let threads = serde_json::from_str::<Value>(body).unwrap()["threads"].as_u64().unwrap() as usize;
     let part_size = content.len() / threads + 1;
@@ -272,6 +282,12 @@ fn answer(mut control: TcpStream, content: &Arc<[u8]>, fault: Fault, faults: &Ar
     let port = listener.local_addr().unwrap().port();
     let hash = if fault == Fault::Hash { md5_hex(b"other") } else { md5_hex(content) };
     let reply = format!("HTTP/1.0 200 OK\r\nServer: x\r\n\r\n{{\"hash\": \"{hash}\", \"port\": {port}}}");
+    if fault == Fault::Full {
+        // For as long as the test runs.
+        std::mem::forget(full(listener));
+        control.write_all(reply.as_bytes()).unwrap();
+        return;
+    }
     control.write_all(reply.as_bytes()).unwrap();
     for stripe in listener.incoming() {
         let (content, faults, mut stripe) = (Arc::clone(content), Arc::clone(faults), stripe.unwrap());
@@ -296,6 +312,27 @@ fn answer(mut control: TcpStream, content: &Arc<[u8]>, fault: Fault, faults: &Ar
     }
     // Kept until the stripes are gone, as the original keeps it for a while.
     drop(control);
+}
+
+/// A listener at which every further connection waits: those that are open already have all the room.
+fn full(listener: TcpListener) -> TcpListener {
+    let addr = listener.local_addr().unwrap();
+    socket2::SockRef::from(&listener).listen(0).unwrap();
+    while let Ok(tcp) = TcpStream::connect_timeout(&addr, Duration::from_millis(100)) {
+        std::mem::forget(tcp);
+    }
+    listener
+}
+
+#[test]
+fn what_a_server_has_in_its_own_folder_is_found() {
+    let net = net!();
+    let url = format!("striped://{}/some/file.bin", original(b"content", Fault::Folder));
+    let target = net.folder();
+    net.node(["get", &url]).within(&target).run().expect_status(0);
+    assert_eq!(std::fs::read(target.join("file.bin")).unwrap(), b"content");
+    let refused = net.node(["get", "striped://127.0.0.1:1/a\u{1b}[2J", "--json"]).run();
+    refused.expect_error(2, "usage");
 }
 
 #[test]
@@ -343,6 +380,9 @@ fn a_server_that_says_nothing_is_not_waited_for_for_ever() {
     let url = format!("striped://{addr}/f");
     net.node(["get", &url, "--json", "--timeout", "0.3"]).within(&target).run().expect_error(12, "timeout");
     drop(silent);
+    let full = format!("striped://{}/some/file.bin", original(b"content", Fault::Full));
+    let given_up = net.node(["get", &full, "--json", "--timeout", "0.3"]).within(&target).run();
+    given_up.expect_error(12, "timeout");
     net.node(["get", &url, "--json"]).within(&target).run().expect_error(6, "network");
     assert!(listing(&target).is_empty());
 }

@@ -300,6 +300,9 @@ fn servers_that_go_wrong_are_told_apart() {
         (b"READY", false, 12, "timeout"),
         (b"NO", false, 6, "network"),
         (b"READY", true, 6, "network"),
+        // Nobody can have what was not sent yet.
+        (b"READYOK", true, 6, "network"),
+        (b"READYOK", false, 6, "network"),
     ] {
         let url = format!("tcp-put://{}", saying(word, closes));
         let put = net.node(["put", path.to_str().unwrap(), &url, "--json", "--timeout", "0.5"]);
@@ -309,4 +312,11 @@ fn servers_that_go_wrong_are_told_apart() {
     let url = format!("tcp-put://{closed}");
     net.node(["put", path.to_str().unwrap(), &url, "--json"]).run().expect_error(6, "network");
     net.node(["put", "/no/such/file", &url, "--json"]).run().expect_error(2, "usage");
+    // A pipe would be waited for, and its bytes have no number.
+    let pipe = net.folder().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    net.node(["put", pipe.to_str().unwrap(), &url, "--json"]).run().expect_error(2, "usage");
+    // Nor does a name write to the terminal.
+    let refused = net.node(["put", "/no/such\u{1b}[2J", &url]).run().expect_status(2);
+    assert!(!refused.stderr.contains('\u{1b}'), "{}", refused.said());
 }

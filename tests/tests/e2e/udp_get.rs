@@ -232,6 +232,8 @@ enum Fault {
     Silent,
     /// Puts a wrong hash behind every chunk of the first burst.
     Damages,
+    /// Announces the hash of something that nobody sends, which others announce too.
+    Lies,
 }
 
 /// A server as the original one is, without pacing. It answers from a socket of its own, which unlike the one that hears
@@ -252,7 +254,11 @@ fn original(net: &TestNet, name: &'static str, content: &[u8], fault: Fault) -> 
             if &buffer[..len] != format!("get {name}").as_bytes() {
                 continue;
             }
-            let hash = if fault == Fault::Hash { sha256_hex(b"other") } else { sha256_hex(&content) };
+            let hash = if matches!(fault, Fault::Hash | Fault::Lies) {
+                sha256_hex(b"other")
+            } else {
+                sha256_hex(&content)
+            };
             let chunks: Vec<(u32, &[u8])> = (0..).zip(content.chunks(1024)).collect();
             // Whoever asked may have gone.
             let _ = answering.send_to(format!("except {} chunks {hash}", chunks.len()).as_bytes(), to);
@@ -315,6 +321,65 @@ fn several_servers_of_one_file_give_it_together() {
         let told = got.sources().iter().any(|source| source["addr"] == server.to_string());
         assert!(told, "{server}\n{}", got.said());
     }
+}
+
+#[test]
+fn a_plain_name_that_no_node_has_is_asked_for_there_too() {
+    let net = net!();
+    let content = Content::new(9, 30_000);
+    original(&net, "f", &content.bytes, Fault::None);
+    let _node = net.share(&net.folder());
+    let target = net.folder();
+    let get = |name: &str, more: &[&str]| {
+        net.node(["get", name, "--timeout", "1"]).args(more.to_vec()).within(&target).run()
+    };
+    get("f", &["--json", "--native-only"]).expect_error(3, "not_found");
+    get("f@01234567", &["--json"]).expect_error(3, "not_found");
+    get("f", &["--json", "--from", "somebody"]).expect_error(3, "not_found");
+    get("g", &["--json"]).expect_error(3, "not_found");
+    assert!(listing(&target).is_empty(), "{:?}", listing(&target));
+    let got = get("f", &["--json"]).expect_status(0);
+    let fallback = got.events.iter().find(|event| event["event"] == "fallback");
+    assert_eq!(fallback.expect("it is said")["to"], "udp-get://f");
+    assert_eq!(got.last("done")["sha256"], sha256_hex(&content.bytes));
+    content.expect_in(&target.join("f"));
+    let told = get("f", &["--force"]).expect_status(0);
+    assert!(told.stderr.contains("udp-get"), "{}", told.said());
+}
+
+#[test]
+fn where_one_server_is_asked_another_one_is_not_heard() {
+    let net = net!();
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let stranger = UdpSocket::bind("127.0.0.2:0").unwrap();
+    let peer = server.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        let mut buffer = [0; 100];
+        while let Ok((_, to)) = server.recv_from(&mut buffer) {
+            let hash = sha256_hex(b"another file");
+            stranger.send_to(format!("except 1 chunks {hash}").as_bytes(), to).unwrap();
+            server.send_to(format!("except 0 chunks {}", sha256_hex(b"")).as_bytes(), to).unwrap();
+        }
+    });
+    let target = net.folder();
+    let get = || net.node(["get", "udp-get://f", "--peer", &peer]).within(&target);
+    get().run().expect_status(0);
+    assert_eq!(std::fs::read(target.join("f")).unwrap(), b"");
+}
+
+#[test]
+fn of_several_that_announced_it_all_are_named_when_the_file_is_wrong() {
+    let net = net!();
+    let content = Content::new(10, 60_000);
+    let servers = [(); 2].map(|()| original(&net, "f", &content.bytes, Fault::Lies).to_string());
+    let target = net.folder();
+    let failed =
+        net.node(["get", "udp-get://f", "--json"]).within(&target).run().expect_error(7, "integrity");
+    let message = failed.last("error")["message"].to_string();
+    let named = servers.iter().filter(|server| message.contains(*server)).count();
+    // One alone may have been faster with every chunk.
+    assert!(named == 2 && message.contains("--peer") || named == 0, "{message}");
+    assert!(listing(&target).is_empty(), "{:?}", listing(&target));
 }
 
 #[test]

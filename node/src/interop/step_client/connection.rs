@@ -75,10 +75,10 @@ impl Account {
         format!("{} port {}", printable(&self.host), self.port)
     }
 
-    /// What tells a file under `key` from all others anywhere.
-    pub(super) fn place(&self, key: &Key) -> String {
+    /// What tells a file under `key` from all others anywhere; without one, what has no key yet.
+    pub(super) fn place(&self, key: Option<&Key>) -> String {
         let (user, host, port) = (self.user.clone(), self.host.clone(), self.port);
-        Url::Step { user, host, port, key: Some(key.clone()) }.to_string()
+        Url::Step { user, host, port, key: key.cloned() }.to_string()
     }
 
     /// How long every reply may take.

@@ -148,7 +148,7 @@ impl Fetching {
     ) -> Result<Self, Error> {
         let download = DownloadPlan::resume(plan, missing_blocks(plan, pieces));
         let read_from = Arc::clone(&part);
-        let sum = FollowingSum::start(plan.size(), move |offset, buffer| {
+        let sum = FollowingSum::start(move |offset, buffer| {
             read_from.read_at(offset, buffer).map_err(std::io::Error::other)
         });
         let sum = sum.map_err(|error| Error::other(format!("cannot start a thread: {error}")))?;
@@ -181,7 +181,10 @@ impl Fetching {
     async fn finish_sum(&self) -> Result<Md5Sum, Error> {
         let sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(sum) = sum else { return Err(Error::other("the sum was taken twice")) };
-        sum.finish().await.map_err(|error| Error::other(format!("cannot sum up what was fetched: {error}")))
+        let size = self.part.geometry().size();
+        sum.finish(size)
+            .await
+            .map_err(|error| Error::other(format!("cannot sum up what was fetched: {error}")))
     }
 
     fn plan(&self) -> MutexGuard<'_, DownloadPlan> {
@@ -329,6 +332,11 @@ fn name_of(plan: BlockPlan, md5: Md5Sum) -> Root {
 /// Whoever loses a connection wants to know what is left.
 fn kept(error: Error, meter: &Meter, part: &PartFile) -> Error {
     let bytes = meter.read().bytes;
+    if bytes == 0
+        && let Err(left) = part.discard()
+    {
+        tracing::warn!("an empty part stays: {left}");
+    }
     if part.path() == Path::new("-") || bytes == 0 || error.code != Code::Network {
         return error;
     }

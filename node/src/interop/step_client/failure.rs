@@ -18,7 +18,11 @@ impl Account {
             401 | 403 => Code::Refused,
             _ => Code::Other,
         };
-        Error::new(code, format!("{}: {refused}", self.server()))
+        let advice = match code {
+            Code::Exists => " Delete it first, or choose another key",
+            _ => "",
+        };
+        Error::new(code, format!("{}: {refused}{advice}", self.server()))
     }
 
     /// The connection failed while something was tried.

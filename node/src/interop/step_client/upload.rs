@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ftx_proto::interop::step::block::Block;
 use ftx_proto::interop::step::client::{Outcome, Reply, Request};
@@ -18,11 +18,12 @@ use ftx_proto::name::printable;
 
 use super::connection::Connection;
 use super::crew::{self, Step, Stopped, Transfer};
-use super::journal::Journal;
+use super::journal::{Journal, Left};
 use super::{Repeat, StepClient, damaged};
 use crate::catalog::content::{Stamp, stamp_of};
 use crate::error::{Code, Error};
 use crate::interop::meter::{Meter, Phase};
+use crate::interop::outgoing;
 use crate::interop::sum::FollowingSum;
 
 /// What is to be sent, and how.
@@ -82,44 +83,43 @@ impl StepClient {
     pub async fn upload(&self, upload: Upload, meter: Arc<Meter>) -> Result<Uploaded, Error> {
         let started = Instant::now();
         let source = Source::open(&upload.file)?;
-        let journal = upload.key.as_ref().map(|key| {
-            let path = std::fs::canonicalize(&source.path).unwrap_or_else(|_| source.path.clone());
-            Journal::new(&upload.journals, &path, &self.account.place(key), &source.stamp)
-        });
+        let path = std::fs::canonicalize(&source.path).unwrap_or_else(|_| source.path.clone());
+        let place = self.account.place(upload.key.as_ref());
+        let journal = Journal::new(&upload.journals, &path, &place, &source.stamp);
+        journal.remove_old(SystemTime::now());
         let mut connection = None;
-        let begun = match self.resume(&mut connection, &upload, &source, journal.as_ref()).await? {
+        let mut earlier = None;
+        let begun = match self.resume(&mut connection, &source, &journal).await? {
             Some(Beginning::Complete(key, md5)) => {
-                if let Some(journal) = &journal {
-                    journal.remove();
-                }
+                journal.remove();
                 let (size, elapsed) = (source.size.get(), started.elapsed());
                 meter.begin(size, size);
                 return Ok(Uploaded { key, size, md5, is_verified: true, resumed: size, elapsed });
             }
-            Some(Beginning::Begun(begun)) => begun,
+            Some(Beginning::Begun(begun)) => {
+                earlier = Some(begun.key.clone());
+                begun
+            }
             None => self.save(&mut connection, upload.key.clone(), source.size).await?,
         };
-        let resumed = begun.resumed;
-        let sent = self.send(&source, begun, connection, &upload, journal.as_ref(), &meter).await;
-        let (sending, theirs) = match sent {
+        let sent = self.send(&source, begun, connection, &upload, &journal, &meter).await;
+        let (sending, theirs) = match (sent, earlier) {
             // The server may have lost blocks that it had confirmed; then only all of them help.
-            Err(error)
-                if resumed > 0 && !matches!(error.code, Code::Network | Code::Timeout | Code::Partial) =>
+            (Err(error), Some(key))
+                if !matches!(error.code, Code::Network | Code::Timeout | Code::Partial) =>
             {
                 tracing::warn!(
                     "going on with an earlier upload failed ({error}); it is sent from the beginning"
                 );
                 let mut connection = None;
-                let begun = self.save(&mut connection, upload.key.clone(), source.size).await?;
-                self.send(&source, begun, connection, &upload, journal.as_ref(), &meter).await?
+                let begun = self.save(&mut connection, Some(key), source.size).await?;
+                self.send(&source, begun, connection, &upload, &journal, &meter).await?
             }
-            sent => sent?,
+            (sent, _) => sent?,
         };
         meter.enter(Phase::Verifying);
         let ours = sending.finish_sum(&source).await?;
-        if let Some(journal) = &journal {
-            journal.remove();
-        }
+        journal.remove();
         source.check_unchanged()?;
         if let Some(theirs) = theirs.filter(|theirs| *theirs != ours) {
             let what = format!("'{}' on {}", printable(sending.key.as_str()), self.account.server());
@@ -139,28 +139,26 @@ impl StepClient {
     async fn resume(
         &self,
         connection: &mut Option<Connection>,
-        upload: &Upload,
         source: &Source,
-        journal: Option<&Journal>,
+        journal: &Journal,
     ) -> Result<Option<Beginning>, Error> {
-        let (Some(key), Some((plan, missing))) = (&upload.key, journal.and_then(Journal::read)) else {
-            return Ok(None);
-        };
+        let Some(Left { key, plan, missing }) = journal.read() else { return Ok(None) };
         let outcome = self.ask(connection, Request::GetFile { key: key.clone() }, Repeat::Safe).await?;
         if outcome.is_ok() {
             // The earlier upload's, most likely. What the file's sum is has to be found out to know that.
-            let sum = source.sum()?.finish().await.map_err(|error| source.unreadable(&error))?;
+            let sum =
+                source.sum()?.finish(source.size.get()).await.map_err(|error| source.unreadable(&error))?;
             return match Standing::of(&outcome, source.size, sum) {
-                Standing::Same => Ok(Some(Beginning::Complete(key.clone(), sum))),
+                Standing::Same => Ok(Some(Beginning::Complete(key, sum))),
                 _ => Ok(None),
             };
         }
         match outcome {
-            Err(refused) if refused.status != 404 => Err(self.account.refused(&refused)),
+            // Whichever status that has. What else it may be, beginning anew tells.
             outcome if Standing::of(&outcome, source.size, NO_SUM) == Standing::Partial => {
                 let plan = UploadPlan::resume(plan, missing);
                 let resumed = plan.bytes_done();
-                Ok(Some(Beginning::Begun(Begun { key: key.clone(), plan, resumed })))
+                Ok(Some(Beginning::Begun(Begun { key, plan, resumed })))
             }
             _ => Ok(None),
         }
@@ -173,7 +171,16 @@ impl StepClient {
         key: Option<Key>,
         size: FileSize,
     ) -> Result<Begun, Error> {
-        match self.ask(connection, Request::SaveFile { key, size }, Repeat::Safe).await? {
+        let asked = self.ask(connection, Request::SaveFile { key, size }, Repeat::Safe).await;
+        let asked = asked.map_err(|error| match error.code {
+            Code::Timeout if size.get() == 0 => {
+                let message =
+                    format!("{error}. The file is empty, and the original servers do not answer to that");
+                Error::new(error.code, message)
+            }
+            _ => error,
+        });
+        match asked? {
             Ok(Reply::UploadPlan { key, plan, md5 }) => {
                 Ok(Begun { key, plan: UploadPlan::new(plan, md5), resumed: 0 })
             }
@@ -189,7 +196,7 @@ impl StepClient {
         begun: Begun,
         connection: Option<Connection>,
         upload: &Upload,
-        journal: Option<&Journal>,
+        journal: &Journal,
         meter: &Arc<Meter>,
     ) -> Result<(Arc<Sending>, Option<Md5Sum>), Error> {
         meter.begin(source.size.get(), begun.resumed);
@@ -211,13 +218,13 @@ impl StepClient {
         let last = match worked {
             Ok(last) => last,
             Err(Stopped::Failed(error)) => return Err(error),
-            Err(Stopped::Lost(lost)) => return Err(kept(self.account.lost(&lost), &sending, journal)),
+            Err(Stopped::Lost(lost)) => return Err(kept(self.account.lost(&lost), &sending)),
         };
         // A number that no connection had; the upload has ended, so nothing is handed out by this.
         let end = sending.plan().next(ConnectionId(0));
         match end {
             UploadStep::Failed(failure) => {
-                Err(kept(self.account.upload_failed(&failure, last.as_ref()), &sending, journal))
+                Err(kept(self.account.upload_failed(&failure, last.as_ref()), &sending))
             }
             UploadStep::Finished { md5 } => Ok((Arc::clone(&sending), md5)),
             _ => Err(Error::other("the upload ended before its end")),
@@ -251,7 +258,7 @@ impl Sending {
     async fn finish_sum(&self, source: &Source) -> Result<Md5Sum, Error> {
         let sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(sum) = sum else { return Err(Error::other("the sum was taken twice")) };
-        sum.finish().await.map_err(|error| source.unreadable(&error))
+        sum.finish(source.size.get()).await.map_err(|error| source.unreadable(&error))
     }
 
     fn plan(&self) -> MutexGuard<'_, UploadPlan> {
@@ -289,25 +296,14 @@ impl Transfer for Sending {
 
 impl Source {
     fn open(path: &Path) -> Result<Self, Error> {
-        let shown = || printable(&path.display().to_string()).to_string();
-        let unusable = |error: &std::io::Error| {
-            let code = if error.kind() == std::io::ErrorKind::NotFound { Code::Usage } else { Code::Other };
-            Error::new(code, format!("cannot read {}: {error}", shown()))
-        };
-        // Opening a pipe would wait for its other end.
-        if !std::fs::metadata(path).map_err(|error| unusable(&error))?.is_file() {
-            return Err(Error::new(Code::Usage, format!("cannot send {}: it is not a plain file", shown())));
-        }
-        let file = File::open(path).map_err(|error| unusable(&error))?;
-        let stamp = stamp_of(&file).map_err(|error| unusable(&error))?;
+        let (file, stamp) = outgoing::open(path)?;
         let size = FileSize::new(stamp.size).ok_or_else(|| Error::other("the file is too large"))?;
         Ok(Source { path: path.to_owned(), file: Arc::new(file), stamp, size })
     }
 
     fn sum(&self) -> Result<FollowingSum, Error> {
         let file = Arc::clone(&self.file);
-        let sum =
-            FollowingSum::start(self.size.get(), move |offset, buffer| file.read_exact_at(buffer, offset));
+        let sum = FollowingSum::start(move |offset, buffer| file.read_exact_at(buffer, offset));
         sum.map_err(|error| Error::other(format!("cannot start a thread: {error}")))
     }
 
@@ -340,12 +336,12 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
 }
 
 /// Whoever loses the server wants to know what is left.
-fn kept(error: Error, sending: &Sending, journal: Option<&Journal>) -> Error {
+fn kept(error: Error, sending: &Sending) -> Error {
     let (bytes, size) = {
         let plan = sending.plan();
         (plan.bytes_done(), plan.plan().size())
     };
-    if journal.is_none() || bytes == 0 || error.code != Code::Network {
+    if bytes == 0 || error.code != Code::Network {
         return error;
     }
     let message = format!(
@@ -354,10 +350,11 @@ fn kept(error: Error, sending: &Sending, journal: Option<&Journal>) -> Error {
     Error::new(Code::Partial, message)
 }
 
-/// Does the work, and meanwhile and at its end, even one that comes from outside, writes down what is missing.
-async fn with_journal<T>(sending: &Sending, journal: Option<&Journal>, work: impl Future<Output = T>) -> T {
-    let Some(journal) = journal else { return work.await };
+/// Does the work, and from its beginning to its end, even one that comes from outside, writes down what is missing.
+async fn with_journal<T>(sending: &Sending, journal: &Journal, work: impl Future<Output = T>) -> T {
     let keeper = JournalKeeper { sending, journal };
+    // A key that the server made up is known to nobody else.
+    keeper.write();
     tokio::pin!(work);
     loop {
         match tokio::time::timeout(crate::limits::JOURNAL_INTERVAL, &mut work).await {
@@ -378,7 +375,7 @@ impl JournalKeeper<'_> {
             let plan = self.sending.plan();
             (plan.plan(), plan.missing())
         };
-        if let Err(error) = self.journal.write(plan, missing) {
+        if let Err(error) = self.journal.write(Left { key: self.sending.key.clone(), plan, missing }) {
             tracing::warn!("cannot write down how far the upload is: {error}");
         }
     }

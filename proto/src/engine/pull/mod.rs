@@ -16,11 +16,11 @@
 //! arrived is never asked for again; every fragment that is missing is in flight or to be asked; a chunk is complete
 //! once; nothing is kept of what nobody asked for. [`PullEngine::check_invariants`] says it in code.
 //!
-//! * [`window`] decides how much may be in flight, by delay and delivery, and [`losses`](self::losses) whether less of
+//! * [`window`] decides how much may be in flight, by delay and delivery, and `losses` whether less of
 //!   it means fewer losses;
 //! * [`budget`] bounds the sum over all sources that share the way to this node;
-//! * [`path`](self::path) finds how large datagrams may be;
-//! * [`flight`](self::flight) knows what is on its way and finds the gaps;
+//! * `path` finds how large datagrams may be;
+//! * `flight` knows what is on its way and finds the gaps;
 //! * [`choice`] decides between this lane and the stream lane.
 
 use std::collections::{BTreeMap, VecDeque};

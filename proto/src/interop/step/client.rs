@@ -14,7 +14,8 @@
 use super::block::BlockPlan;
 use super::frame::{Binary, Frame, FrameBounds, FrameDecoder, FrameError, encode};
 use super::limits::{
-    BLOCK_SIZE_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX, REPLY_DISCARD_MAX, REPLY_JSON_MAX, TOKEN_BYTES_MAX,
+    BLOCK_SIZE, BLOCK_SIZE_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX, REPLY_DISCARD_MAX, REPLY_JSON_MAX,
+    TOKEN_BYTES_MAX,
 };
 use super::message::{Body, Kind, Object, ObjectWriter, Operation};
 use super::value::{FileSize, Key, Md5Sum};
@@ -112,8 +113,13 @@ pub enum Reply {
         /// Its sum, if the server says so.
         md5: Option<Md5Sum>,
     },
-    /// The files that are there, as the server names them.
-    Files(Vec<String>),
+    /// The files that are there.
+    Files {
+        /// As the server names them.
+        names: Vec<String>,
+        /// Whether it left some out.
+        has_more: bool,
+    },
     /// The block that was asked for. Its length is not checked: [`BlockPlan::place`] does that.
     Block {
         /// Its bytes.
@@ -353,7 +359,8 @@ fn read(expected: Expected, frame: Frame) -> Result<Outcome, ClientError> {
         }
         Expected::GetFile => Reply::FilePlan { plan: plan(&fields, None)?, md5 },
         Expected::ListFiles => {
-            Reply::Files(fields.texts("file_list").ok_or(ClientError::Field("file_list"))?)
+            let names = fields.texts("file_list").ok_or(ClientError::Field("file_list"))?;
+            Reply::Files { names, has_more: fields.json("more") == Some("true") }
         }
         Expected::Download { index } => {
             same_block(&fields, index)?;
@@ -381,7 +388,11 @@ fn same_block(fields: &Object, index: u64) -> Result<(), ClientError> {
 fn plan(fields: &Object, asked: Option<FileSize>) -> Result<BlockPlan, ClientError> {
     let announced = fields.lenient_number("size").and_then(FileSize::new);
     let size = announced.or(asked).ok_or(ClientError::Field("size"))?;
-    let block_size = fields.lenient_number("block_size").ok_or(ClientError::Field("block_size"))?;
+    let block_size = match fields.contains("block_size") {
+        true => fields.lenient_number("block_size").ok_or(ClientError::Field("block_size"))?,
+        // As every common server has it, and six clients believe whatever a server says.
+        false => u64::from(BLOCK_SIZE),
+    };
     BlockPlan::announced(size, block_size).ok_or(ClientError::Field("block_size"))
 }
 

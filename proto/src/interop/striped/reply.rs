@@ -10,14 +10,20 @@ use super::{Md5Hash, Threads};
 /// Longest reply, in bytes. That of a server is a tenth of it, and what follows the headers of a refusal is not read.
 pub const REPLY_SIZE_MAX: usize = 16 * 1024;
 
+/// Longest path, in bytes.
+pub const PATH_BYTES_MAX: usize = 4096;
+
 /// A path that cannot stand in a request line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a path of a request must have 1 to 4096 bytes, and no control character")]
+#[error("a path of a request must have 1 to {PATH_BYTES_MAX} bytes, and no control character")]
 pub struct PathError;
 
 /// The request, path verbatim. `host` is what goes into the header `Host`.
 pub fn encode_request(path: &str, host: &str, threads: Threads) -> Result<Vec<u8>, PathError> {
-    if path.is_empty() || path.len() > 4096 || path.chars().chain(host.chars()).any(char::is_control) {
+    if path.is_empty()
+        || path.len() > PATH_BYTES_MAX
+        || path.chars().chain(host.chars()).any(char::is_control)
+    {
         return Err(PathError);
     }
     let body = format!("{{\"threads\": {}}}", threads.count());

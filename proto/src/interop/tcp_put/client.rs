@@ -154,7 +154,7 @@ impl ClientSession {
                         self.outputs.push_back(Output::SendFile);
                     }
                 }
-                State::Sending | State::Sent { .. } if OK.get(self.heard) == Some(&byte) => {
+                State::Sending | State::Sent { .. } if self.may_confirm(byte) => {
                     self.heard += 1;
                     self.confirm_if_heard();
                 }
@@ -166,7 +166,13 @@ impl ClientSession {
         }
     }
 
-    /// `OK` counts once all is sent; for an empty file it may come together with `READY`.
+    /// Whether the byte belongs to an `OK` that can be true: nobody has a file of which something is still to be sent. For
+    /// an empty one it may come together with `READY`.
+    fn may_confirm(&self, byte: u8) -> bool {
+        OK.get(self.heard) == Some(&byte) && (self.size == 0 || self.state != State::Sending)
+    }
+
+    /// It counts once all is sent.
     fn confirm_if_heard(&mut self) {
         if matches!(self.state, State::Sent { .. }) && self.heard == OK.len() {
             self.end(Output::Stored);
