@@ -222,12 +222,8 @@ impl Choice {
         }
         let Some((rate, loss)) = self.measure(self.lane, MEASURED) else { return };
         match self.lane {
-            LaneKind::Stream if loss >= LOSSY && !self.available => {
-                if !self.opening {
-                    self.open();
-                }
-            }
-            LaneKind::Stream if loss >= LOSSY => {
+            LaneKind::Stream if loss >= LOSSY && !self.available && !self.opening => self.open(),
+            LaneKind::Stream if loss >= LOSSY && self.available => {
                 let reason =
                     format!("trial: the stream lane gives {} with {} lost", mbs(rate), percent(loss));
                 self.begin(now, LaneKind::Datagram, rate, loss, reason);

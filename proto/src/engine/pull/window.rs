@@ -2,7 +2,7 @@
 //!
 //! A fragment that is lost says nothing: on Wi-Fi some are lost whatever one does. What tells that there is too much on
 //! the way is that it takes longer, since it waits in queues. So the window is what the path delivers, times the time
-//! it needs without waiting and a little more ([`Window::slack`]): enough to keep the narrowest link busy, and a queue
+//! it needs without waiting and a little more (the slack): enough to keep the narrowest link busy, and a queue
 //! before it short.
 //!
 //! Three things bound that rule. Where others fill the queue (a TCP download does), delay says nothing about us any
