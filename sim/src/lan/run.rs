@@ -112,12 +112,13 @@ struct Bench<'a> {
 struct Stand {
     bytes: u64,
     begun: bool,
+    ended: bool,
 }
 
-/// Who has come to an end.
+/// Who has come to an end, and where the file is that is not checked yet: that would slow down those who still run.
 enum Ended {
-    Fetch(Fetched),
-    Download(Downloaded),
+    Fetch(Fetched, PathBuf),
+    Download(Downloaded, PathBuf),
 }
 
 impl Bench<'_> {
@@ -143,7 +144,8 @@ impl Bench<'_> {
         if let Some((curl, (_server, url))) = after {
             observe(Event::Downloading);
             let host = network.host(*self.scenario.fetcher_hosts().start());
-            outcome.tcp = Some(self.download(host.clone(), curl.clone(), url.clone()).await);
+            let ended = self.download(host.clone(), curl.clone(), url.clone(), None).await;
+            self.check(ended, &mut outcome).await;
         }
         outcome.fetches.sort_by_key(|fetched| fetched.host);
         Ok(outcome)
@@ -229,20 +231,21 @@ impl Bench<'_> {
         observe: Observe<'_>,
     ) -> Result<Outcome, LanError> {
         let mut tasks = JoinSet::new();
-        let (tell, mut stands) = watch::channel(vec![Stand::default(); self.scenario.fetchers]);
+        let at_once = self.scenario.fetchers + usize::from(together.is_some());
+        let (tell, mut stands) = watch::channel(vec![Stand::default(); at_once]);
         for (index, number) in self.scenario.fetcher_hosts().enumerate() {
             tasks.spawn(self.fetch_on(network.host(number), index, tell.clone())?);
         }
         let first = network.host(*self.scenario.fetcher_hosts().start());
         let size = self.scenario.size * self.scenario.fetchers as u64;
         let mut kills = self.scenario.kills(run);
-        let (mut outcome, mut download) = (Outcome::default(), together);
+        let (mut outcome, mut download, mut all) = (Outcome::default(), together, Vec::new());
         loop {
             let ended = tokio::select! {
                 ended = tasks.join_next() => ended,
                 Ok(()) = stands.changed() => {
                     let now = stands.borrow_and_update().clone();
-                    let bytes = now.iter().map(|stand| stand.bytes).sum();
+                    let bytes = now.iter().take(self.scenario.fetchers).map(|stand| stand.bytes).sum();
                     observe(Event::Progress { bytes, size });
                     kills.retain(|(host, per_mille)| {
                         let due = bytes >= size / 1000 * per_mille;
@@ -254,41 +257,54 @@ impl Bench<'_> {
                         !due
                     });
                     if now[0].begun && let Some((curl, (_, url))) = download.take() {
-                        let downloading = self.download(first.clone(), curl.clone(), url.clone());
-                        tasks.spawn(async move { Ended::Download(downloading.await) });
+                        tasks.spawn(self.download(first.clone(), curl.clone(), url.clone(), Some(tell.clone())));
+                    }
+                    if outcome.together.is_empty() && now.iter().any(|stand| stand.ended) {
+                        outcome.together = self.shares(&now);
                     }
                     continue;
                 }
             };
             let Some(ended) = ended else { break };
-            let ended = ended.map_err(|error| failed("a task of this program failed", &error))?;
-            if outcome.together.is_empty() {
-                outcome.together = self.shares(&stands.borrow(), &ended, together.is_some());
-            }
-            match ended {
-                Ended::Fetch(fetched) => outcome.fetches.push(fetched),
-                Ended::Download(downloaded) => outcome.tcp = Some(downloaded),
-            }
+            all.push(ended.map_err(|error| failed("a task of this program failed", &error))?);
+        }
+        for ended in all {
+            self.check(ended, &mut outcome).await;
         }
         Ok(outcome)
     }
 
     /// Who has how much when the first ends.
-    fn shares(&self, stands: &[Stand], ended: &Ended, with_tcp: bool) -> Vec<Share> {
-        let mut shares: Vec<Share> = self
-            .scenario
-            .fetcher_hosts()
-            .zip(stands)
-            .map(|(number, stand)| Share { name: format!("h{number}"), bytes: stand.bytes })
-            .collect();
-        if with_tcp {
-            let bytes = match ended {
-                Ended::Download(downloaded) => downloaded.bytes,
-                Ended::Fetch(_) => std::fs::metadata(self.download_path()).map_or(0, |file| file.len()),
-            };
-            shares.push(Share { name: "tcp".to_owned(), bytes });
+    fn shares(&self, stands: &[Stand]) -> Vec<Share> {
+        let mut names: Vec<String> =
+            self.scenario.fetcher_hosts().map(|number| format!("h{number}")).collect();
+        names.push("tcp".to_owned());
+        let mut shares: Vec<Share> =
+            names.into_iter().zip(stands).map(|(name, stand)| Share { name, bytes: stand.bytes }).collect();
+        if let Some(tcp) = shares.get_mut(self.scenario.fetchers)
+            && !stands.last().is_some_and(|stand| stand.ended)
+        {
+            tcp.bytes = std::fs::metadata(self.download_path()).map_or(0, |file| file.len());
         }
         if shares.len() > 1 { shares } else { Vec::new() }
+    }
+
+    /// Looks at what has arrived, and puts it into the outcome.
+    async fn check(&self, ended: Ended, outcome: &mut Outcome) {
+        match ended {
+            Ended::Fetch(mut fetched, path) => {
+                if fetched.result.is_ok() {
+                    fetched.wrong = check(self.original.clone(), path).await;
+                }
+                outcome.fetches.push(fetched);
+            }
+            Ended::Download(mut downloaded, path) => {
+                if downloaded.complete {
+                    downloaded.wrong = check(self.original.clone(), path).await;
+                }
+                outcome.tcp = Some(downloaded);
+            }
+        }
     }
 
     /// One fetch by a node; what is done does not borrow from here.
@@ -307,14 +323,11 @@ impl Bench<'_> {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let begun = Instant::now();
         let mut process = self.start_node(host, "get", &args)?;
-        let (number, original) = (host.number(), self.original.clone());
+        let number = host.number();
         Ok(async move {
             let result = follow(&mut process, index, begun, &tell).await;
-            let wrong = match result {
-                Ok(_) => check(original, target).await,
-                Err(_) => None,
-            };
-            Ended::Fetch(Fetched { host: number, result, wrong })
+            tell.send_modify(|stands| stands[index].ended = true);
+            Ended::Fetch(Fetched { host: number, result, wrong: None }, target)
         })
     }
 
@@ -328,8 +341,9 @@ impl Bench<'_> {
         host: Host,
         curl: PathBuf,
         url: String,
-    ) -> impl Future<Output = Downloaded> + Send + use<> {
-        let (target, folder, original) = (self.download_path(), self.folder.clone(), self.original.clone());
+        tell: Option<watch::Sender<Vec<Stand>>>,
+    ) -> impl Future<Output = Ended> + Send + use<> {
+        let (target, folder, index) = (self.download_path(), self.folder.clone(), self.scenario.fetchers);
         let seconds = self.scenario.tcp_seconds_max.to_string();
         async move {
             let mut downloaded = Downloaded { bytes: 0, seconds: 0.0, complete: false, wrong: None };
@@ -345,15 +359,17 @@ impl Bench<'_> {
                     downloaded.bytes = said["bytes"].as_u64().unwrap_or(0);
                     downloaded.seconds = said["seconds"].as_f64().unwrap_or(0.0);
                     downloaded.complete = status.success();
-                    match status.code() {
-                        Some(0) => downloaded.wrong = check(original, target).await,
-                        Some(CURL_TIME_OUT) => {}
-                        _ => downloaded.wrong = Some(format!("{status}: {log}")),
+                    if !matches!(status.code(), Some(0 | CURL_TIME_OUT)) {
+                        downloaded.wrong = Some(format!("{status}: {log}"));
                     }
                 }
                 Err(error) => downloaded.wrong = Some(error.to_string()),
             }
-            downloaded
+            if let Some(tell) = tell {
+                let bytes = downloaded.bytes;
+                tell.send_modify(|stands| stands[index] = Stand { bytes, begun: true, ended: true });
+            }
+            Ended::Download(downloaded, target)
         }
     }
 }
@@ -369,7 +385,7 @@ async fn follow(
     while let Some(event) = process.next().await.map_err(|error| error.to_string())? {
         if event["event"] == "progress" && event["phase"] == "fetching" {
             let bytes = event["bytes"].as_u64().unwrap_or(0);
-            tell.send_modify(|stands| stands[index] = Stand { bytes, begun: true });
+            tell.send_modify(|stands| stands[index] = Stand { bytes, begun: true, ended: false });
         }
         last = event;
     }
@@ -380,7 +396,7 @@ async fn follow(
         return Err(message.unwrap_or_else(|| format!("{status}: {}", process.log())));
     }
     let size = last["size"].as_u64().unwrap_or(0);
-    tell.send_modify(|stands| stands[index] = Stand { bytes: size, begun: true });
+    tell.send_modify(|stands| stands[index] = Stand { bytes: size, begun: true, ended: true });
     Ok(Report {
         size,
         seconds: last["seconds"].as_f64().unwrap_or(seconds_in_all),
