@@ -25,6 +25,7 @@ use crate::network::{Machine, Scratch};
 pub struct Lan {
     network: Network,
     hosts: Vec<Machine>,
+    scratch: Arc<Scratch>,
 }
 
 impl Lan {
@@ -59,13 +60,33 @@ impl Lan {
             }
             Err(why) => panic!("{why}"),
         };
-        let scratch = Arc::new(Scratch::new());
-        let machine = |number| {
-            let prefix: Vec<&str> = network.host(number).prefix().iter().map(String::as_str).collect();
-            Machine::new(binary, &prefix, &[], Arc::clone(&scratch))
-        };
-        let hosts = (1..=network.host_count()).map(machine).collect();
-        Some(Lan { network, hosts })
+        let mut lan = Lan { network, hosts: Vec::new(), scratch: Arc::new(Scratch::new()) };
+        lan.hosts = (1..=lan.network.host_count()).map(|number| lan.machine(binary, number)).collect();
+        Some(lan)
+    }
+
+    /// One more host, which is not attached to anything yet; its number.
+    pub fn add_host(&mut self, binary: &str) -> usize {
+        let number = self.network.add_host().unwrap_or_else(|error| panic!("{error}"));
+        self.hosts.push(self.machine(binary, number));
+        number
+    }
+
+    fn machine(&self, binary: &str, number: usize) -> Machine {
+        let prefix: Vec<&str> = self.network.host(number).prefix().iter().map(String::as_str).collect();
+        Machine::new(binary, &prefix, &[], Arc::clone(&self.scratch))
+    }
+
+    /// A fresh network of the red segment with `count` hosts on it, each attached by such a cable.
+    pub fn red(binary: &str, count: usize, cable: Cable) -> Option<Self> {
+        Self::of(binary, |network| {
+            network.add_segment(RED)?;
+            for _ in 0..count {
+                let number = network.add_host()?;
+                network.plug(number, RED.name, &cable)?;
+            }
+            Ok(())
+        })
     }
 
     /// A host, by its number.

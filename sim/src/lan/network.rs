@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 
 use super::keeper::{Keeper, LanError, require};
-use super::shape::Shape;
+use super::shape::{Loss, Shape};
 
 /// The whole network. Dropped, it is gone.
 #[derive(Debug)]
@@ -32,8 +32,10 @@ pub struct Segment {
 /// How a host is attached to a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cable {
-    /// Whether the interface has an IPv4 address. It has a link-local IPv6 one in any case.
+    /// Whether the interface has an IPv4 address.
     pub ipv4: bool,
+    /// Whether it has a link-local IPv6 address, if the machine has IPv6 at all.
+    pub ipv6: bool,
     /// What happens to packets on it.
     pub shape: Shape,
 }
@@ -48,7 +50,7 @@ pub struct Host {
 
 impl Cable {
     /// Carries everything.
-    pub const PLAIN: Cable = Cable { ipv4: true, shape: Shape::NONE };
+    pub const PLAIN: Cable = Cable { ipv4: true, ipv6: true, shape: Shape::NONE };
 }
 
 impl Segment {
@@ -120,6 +122,11 @@ impl Network {
             "ip link add {port} type veth peer name {name} netns {host}\nip link set {port} master {name}\n"
         );
         script.push_str(&cable.shape.script(&port, host, name)?);
+        if !cable.ipv6 {
+            script.push_str(&format!(
+                "ip netns exec {host} sh -c 'echo 1 >/proc/sys/net/ipv6/conf/{name}/disable_ipv6' || true\n"
+            ));
+        }
         script.push_str(&format!("ip link set {port} up\nip -n {host} link set {name} up\n"));
         if cable.ipv4 {
             let (addr, prefix) = (segment.addr(number), segment.prefix);
@@ -157,6 +164,20 @@ impl Network {
     pub fn connect(&self, number: usize, segment: &str, connected: bool) -> Result<(), LanError> {
         let (port, up) = (self.segment(segment)?.port(number), if connected { "up" } else { "down" });
         self.keeper.script(&format!("ip link set {port} {up}\n")).map(drop)
+    }
+
+    /// Lets the host lose this part of the datagrams (UDP) that arrive, and nothing else.
+    ///
+    /// # Errors
+    /// If nftables is missing.
+    pub fn lose_datagrams(&self, number: usize, loss: Loss) -> Result<(), LanError> {
+        require("nft", "nftables")?;
+        let (host, lost) = (self.host(number).name(), loss.per_ten_thousand());
+        let rules = format!(
+            "table inet careless {{ chain arriving {{ type filter hook input priority 0; \
+             meta l4proto udp numgen random mod 10000 < {lost} drop; }}; }}"
+        );
+        self.keeper.script(&format!("ip netns exec {host} nft '{rules}'\n")).map(drop)
     }
 
     /// Lets the host drop every broadcast and multicast datagram of IP that arrives, as some wireless networks do.

@@ -156,7 +156,7 @@ impl Bench<'_> {
         network.add_segment(LAN)?;
         for _ in 0..self.scenario.hosts {
             let number = network.add_host()?;
-            let cable = Cable { ipv4: true, shape: self.scenario.shape(number) };
+            let cable = Cable { ipv4: true, ipv6: true, shape: self.scenario.shape(number) };
             network.plug(number, LAN.name, &cable)?;
             network.congestion_control(number, LAN.name, &self.scenario.congestion_control)?;
         }

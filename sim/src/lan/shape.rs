@@ -86,6 +86,10 @@ impl Loss {
         Loss { per_ten_thousand: percent * 100 }
     }
 
+    pub(super) fn per_ten_thousand(self) -> u32 {
+        self.per_ten_thousand
+    }
+
     /// Per cent.
     pub fn as_percent(self) -> f64 {
         f64::from(self.per_ten_thousand) / 100.0
