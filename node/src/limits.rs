@@ -67,11 +67,34 @@ pub const UDP_GETS_WAITING_MAX: usize = 64;
 /// Most connections to one STEP server at once.
 pub const STEP_CONNECTIONS_MAX: u16 = 64;
 
+/// Most datagram connections that others may have with this node at once: one for each content of a session.
+pub const DATAGRAM_CONNECTIONS_MAX: usize = 512;
+
+/// Bytes of datagrams that one connection may have asked for and not yet been sent; what is beyond is dropped.
+pub const DATAGRAM_ASKED_BYTES_MAX: usize = 1 << 20;
+
+/// Probes of one connection that are answered at once.
+pub const DATAGRAM_PROBES_BURST: u32 = 16;
+
+/// After how long one more probe of a connection is answered.
+pub const DATAGRAM_PROBE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Bytes sent in datagrams after which the Server is told.
+pub const DATAGRAM_REPORT_BYTES: u64 = 256 << 10;
+
+/// Time after which the Server is told what was sent in datagrams.
+pub const DATAGRAM_REPORT_INTERVAL: Duration = Duration::from_millis(20);
+
 /// Restarts of one of the node's actors within [`RESTART_WINDOW`] after which the node gives up.
 pub const RESTARTS_MAX: usize = 5;
 
 /// See [`RESTARTS_MAX`].
 pub const RESTART_WINDOW: Duration = Duration::from_secs(60);
 
+// A full Want in the smallest datagrams fits beside another one.
+const _: () = assert!(
+    2 * ftx_proto::limits::WANT_FRAGMENTS_MAX as usize * ftx_proto::limits::DATAGRAM_SIZE_MAX
+        <= DATAGRAM_ASKED_BYTES_MAX
+);
 const _: () = assert!(PING_INTERVAL.as_secs() * 3 < SESSION_IDLE_MAX.as_secs());
 const _: () = assert!(SESSION_MESSAGES_MAX < ftx_proto::limits::SESSION_REQUESTS_MAX);

@@ -39,6 +39,8 @@ use crate::identity::Identity;
 use crate::interop::digests::Digests;
 use crate::interop::udp_get_server::UdpGetServing;
 use crate::net::connection::Dialling;
+use crate::net::datagram::serving::{Datagrams, DatagramsArguments};
+use crate::net::datagram::socket::Mode;
 use crate::net::tls::Tls;
 use crate::store::{PartFile, Target};
 use services::{Started, make_inbox};
@@ -114,6 +116,14 @@ impl Node {
                 hello: Hello { instance: announce.instance, name: announce.name.clone() },
                 catalog: links.catalog.clone(),
                 max_upload: config.max_upload,
+                datagrams: Datagrams::new(DatagramsArguments {
+                    bind: config.bind,
+                    mode: Mode::default(),
+                    max_upload: config.max_upload,
+                    server: links.server.clone(),
+                    catalog: links.catalog.clone(),
+                    data: data.clone(),
+                }),
                 data: data.clone(),
                 clock,
             }),

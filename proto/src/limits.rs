@@ -49,6 +49,12 @@ pub const SESSION_REQUESTS_MAX: usize = 4096;
 /// Most bytes that a fetch keeps requested from one source.
 pub const SOURCE_WINDOW_BYTES_MAX: u64 = 16 << 20;
 
+/// Most chunks that one Want of the datagram lane names: as many as fit the smallest datagrams.
+pub const WANT_CHUNKS_MAX: usize = 192;
+
+/// Most fragments that one Want asks for: 256 KiB in the smallest datagrams.
+pub const WANT_FRAGMENTS_MAX: u32 = 240;
+
 /// Most queries that a node has under way at once; a further one is refused.
 pub const QUERIES_MAX: usize = 256;
 

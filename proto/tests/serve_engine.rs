@@ -356,3 +356,36 @@ fn a_chunk_is_the_smallest_grant() {
     let sent = link.bytes_of(session) / f64::from(CHUNK_SIZE);
     assert!((4.0..=5.0).contains(&sent), "{sent}");
 }
+
+#[test]
+fn what_leaves_without_a_grant_counts_under_the_limit() {
+    let mut link = Link::limited(1_000_000);
+    let session = link.open(1, 1);
+    link.ask_pieces(session, 0..64);
+    for tenth in 1..=100 {
+        link.tell(Input::Spent { bytes: 60_000 });
+        link.run(Duration::from_millis(tenth * 100));
+    }
+    let granted = link.bytes_of(session);
+    assert!(near(granted, 4_000_000.0, 0.1), "{granted} beside 6,000,000");
+
+    // More than the limit: nothing is granted until it is made up for.
+    link.tell(Input::Spent { bytes: 2_000_000 });
+    link.run(Duration::from_millis(11_500));
+    let still = link.bytes_of(session);
+    assert!(still - granted < 200_000.0, "{}", still - granted);
+    assert_eq!(link.engine.waiting_count(), 1);
+    link.run(Duration::from_millis(13_000));
+    assert!(near(link.bytes_of(session) - granted, 1_000_000.0, 0.3));
+}
+
+#[test]
+fn what_leaves_without_a_grant_costs_nothing_where_there_is_no_limit() {
+    let mut link = Link::new(ServeConfig::default(), 1e9);
+    let session = link.open(1, 1);
+    link.tell(Input::Spent { bytes: u64::MAX });
+    link.ask_pieces(session, 0..4);
+    link.run(Duration::from_secs(1));
+    assert!(link.bytes_of(session) > 0.0);
+    assert_eq!((link.engine.deadline(), link.engine.waiting_count()), (None, 0));
+}

@@ -22,6 +22,11 @@ fn datagrams_have_the_bytes_they_always_had() {
 }
 
 #[test]
+fn bodies_of_the_lane_have_the_bytes_they_always_had() {
+    golden("datagram.txt", messages::bodies());
+}
+
+#[test]
 fn session_messages_have_the_bytes_they_always_had() {
     let encoded = messages::messages()
         .into_iter()
@@ -76,9 +81,17 @@ fn seed_fuzzers(file: &str, encoded: &[(&'static str, Vec<u8>)]) {
         std::fs::write(folder.join(name.replace(' ', "-")), bytes).expect("the seed can be written");
     };
     for (name, bytes) in encoded {
-        if file == "session.txt" {
-            write("session_message", name, bytes);
-            continue;
+        match file {
+            "session.txt" => {
+                write("session_message", name, bytes);
+                continue;
+            }
+            "datagram.txt" => {
+                // The size of the content comes first.
+                write("datagram", name, &[&[0x40, 0, 1], &bytes[..]].concat());
+                continue;
+            }
+            _ => {}
         }
         write("discovery_datagram", name, bytes);
         let len = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1).min(255);

@@ -28,6 +28,7 @@ use super::link::Link;
 use super::session::{Session, SessionArguments, SessionMessage};
 use crate::clock::Clock;
 use crate::limits::{SESSION_QUIET_MIN, SESSIONS_MAX};
+use crate::net::datagram::serving::{DatagramStatistics, Datagrams};
 use crate::net::tls::Tls;
 
 /// The Server actor.
@@ -47,6 +48,8 @@ pub struct ServerArguments {
     pub catalog: Link<CatalogMessage>,
     /// Bytes per second that all sessions together may send; `None` for no limit.
     pub max_upload: Option<u64>,
+    /// Who serves chunks in datagrams; outlives restarts of the actor.
+    pub datagrams: Datagrams,
     /// Where connections do their work.
     pub data: Handle,
     /// What time it is.
@@ -97,6 +100,13 @@ pub enum ServerMessage {
         /// Bytes that were sent.
         bytes: u64,
     },
+    /// Chunks of a session have left in datagrams.
+    SentDatagrams {
+        /// Which session.
+        session: SessionId,
+        /// Bytes that were sent.
+        bytes: u64,
+    },
     /// A session is closed since its peer broke the protocol.
     BrokeProtocol,
     /// All places are taken and somebody waits for one: whether somebody else has to go.
@@ -114,8 +124,10 @@ pub struct ServerStatistics {
     pub sessions: usize,
     /// Sessions that were closed since their peer broke the protocol.
     pub broke_protocol: u64,
-    /// Bytes of chunks sent since the start.
+    /// Bytes of chunks sent since the start, in sessions and in datagrams.
     pub bytes_sent: u64,
+    /// What came in datagrams and was not answered.
+    pub datagrams: DatagramStatistics,
     /// Connections turned away because there were too many.
     pub turned_away: u64,
 }
@@ -206,6 +218,11 @@ impl Actor for Server {
                 state.is_active(session, now);
                 state.engine.handle(now, Input::Sent { session, bytes });
             }
+            ServerMessage::SentDatagrams { session, bytes } => {
+                state.statistics.bytes_sent += bytes;
+                state.is_active(session, now);
+                state.engine.handle(now, Input::Spent { bytes });
+            }
             ServerMessage::BrokeProtocol => {
                 state.statistics.broke_protocol += 1;
                 return Ok(());
@@ -218,6 +235,7 @@ impl Actor for Server {
             ServerMessage::Tick => state.engine.handle(now, Input::Tick),
             ServerMessage::Statistics(reply) => {
                 state.statistics.sessions = state.engine.session_count();
+                state.statistics.datagrams = state.arguments.datagrams.statistics();
                 state.statistics.turned_away = state.turned_away.load(std::sync::atomic::Ordering::Relaxed);
                 // Whoever asked may have given up.
                 let _ = reply.send(state.statistics);
@@ -283,6 +301,7 @@ impl ServerState {
             hello: self.arguments.hello.clone(),
             server: myself.clone(),
             catalog: self.arguments.catalog.clone(),
+            datagrams: self.arguments.datagrams.clone(),
             data: self.arguments.data.clone(),
         };
         match Session::spawn_linked(None, Session, arguments, myself.get_cell()).await {
@@ -337,6 +356,7 @@ impl ServerState {
                 let _ = open.actor.cast(message);
             }
         }
+        self.arguments.datagrams.set_others_waiting(self.engine.waiting_count());
         if let Some(tick) = self.ticking.take() {
             tick.abort();
         }
@@ -404,6 +424,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 mod tests {
     use super::*;
     use crate::identity::Identity;
+    use crate::net::datagram::serving::DatagramsArguments;
+    use crate::net::datagram::socket::Mode;
     use ftx_proto::geometry::Geometry;
 
     async fn server() -> ActorRef<ServerMessage> {
@@ -415,6 +437,14 @@ mod tests {
             hello: Hello { instance: Instance(1), name: String::new() },
             catalog: Link::default(),
             max_upload: None,
+            datagrams: Datagrams::new(DatagramsArguments {
+                bind: Some(std::net::Ipv4Addr::LOCALHOST.into()),
+                mode: Mode::default(),
+                max_upload: None,
+                server: Link::default(),
+                catalog: Link::default(),
+                data: Handle::current(),
+            }),
             data: Handle::current(),
             clock: Clock::start(),
         };

@@ -17,6 +17,7 @@ use ftx_proto::geometry::Span;
 use ftx_proto::limits::{HAVE_RANGES_MAX, LISTING_ENTRIES_MAX};
 use ftx_proto::merkle::PieceLayer;
 use ftx_proto::name::RelativePath;
+use ftx_proto::wire::datagram::ConnectionId;
 use ftx_proto::wire::session::{Hello, Message, Refusal, RequestId, WhichHashes};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::net::TcpStream;
@@ -31,6 +32,8 @@ use super::server::ServerMessage;
 use crate::catalog::{ContentReader, Have};
 use crate::limits::{HAVE_INTERVAL, SESSION_CONTENTS_MAX, SESSION_IDLE_MAX, SESSION_MESSAGES_MAX};
 use crate::net::connection::{self, Peer};
+use crate::net::datagram::seal::DatagramSecret;
+use crate::net::datagram::serving::{DatagramConnection, Datagrams, Served};
 use crate::net::frame::FrameError;
 use crate::net::serving::{Outgoing, write_outgoing};
 use crate::net::tls::Tls;
@@ -58,6 +61,8 @@ pub struct SessionArguments {
     pub server: ActorRef<ServerMessage>,
     /// What there is to serve.
     pub catalog: Link<CatalogMessage>,
+    /// Who serves chunks in datagrams.
+    pub datagrams: Datagrams,
     /// Where the connection does its work.
     pub data: Handle,
 }
@@ -65,8 +70,8 @@ pub struct SessionArguments {
 /// What a session is told.
 #[derive(Debug)]
 pub enum SessionMessage {
-    /// The handshake is done.
-    Established(Peer),
+    /// The handshake is done, by which the keys of its datagrams are known.
+    Established(Peer, DatagramSecret),
     /// The peer says something.
     Received(Message, OwnedSemaphorePermit),
     /// The Server lets this be sent.
@@ -87,8 +92,17 @@ pub enum SessionMessage {
     },
     /// The peer asked for more at once than the protocol allows.
     TooManyRequests,
-    /// The peer sent what is no message of this protocol.
+    /// The peer sent what is no message of this protocol, or no datagram of it.
     Malformed(String),
+    /// A content cannot be served in datagrams any more.
+    DatagramsFailed {
+        /// As which it was served.
+        connection: ConnectionId,
+        /// The content.
+        root: Root,
+        /// Why.
+        refusal: Refusal,
+    },
     /// The connection has ended.
     Ended(String),
 }
@@ -100,6 +114,8 @@ pub struct SessionState {
     server: ActorRef<ServerMessage>,
     catalog: Link<CatalogMessage>,
     peer: Option<Peer>,
+    datagram_secret: Option<DatagramSecret>,
+    datagrams: Datagrams,
     outgoing: mpsc::Sender<Outgoing>,
     permits: Arc<Semaphore>,
     contents: HashMap<Root, Subscribed>,
@@ -117,6 +133,8 @@ struct Subscribed {
     layer: Arc<PieceLayer>,
     reader: Arc<ContentReader>,
     telling: Option<AbortHandle>,
+    /// Ends with the session.
+    datagrams: Option<DatagramConnection>,
 }
 
 impl Actor for Session {
@@ -129,7 +147,8 @@ impl Actor for Session {
         myself: ActorRef<SessionMessage>,
         arguments: SessionArguments,
     ) -> Result<SessionState, ActorProcessingErr> {
-        let SessionArguments { session, tcp, addr, permit, tls, hello, server, catalog, data } = arguments;
+        let SessionArguments { session, tcp, addr, permit, tls, hello, server, catalog, datagrams, data } =
+            arguments;
         let permits = Arc::new(Semaphore::new(SESSION_MESSAGES_MAX));
         let (outgoing, queue) = mpsc::channel(SESSION_MESSAGES_MAX + GRANTS_MAX + 1);
         let feeding = Arc::clone(&permits);
@@ -138,7 +157,8 @@ impl Actor for Session {
             let (session_actor, server, catalog) = told;
             let ended = match connection::accept(tcp, addr, &tls, hello).await {
                 Ok(connection) => {
-                    let _ = session_actor.cast(SessionMessage::Established(connection.peer));
+                    let _ = session_actor
+                        .cast(SessionMessage::Established(connection.peer, connection.datagram_secret));
                     let writing = write_outgoing(connection.writer, queue, session, server, catalog);
                     tokio::select! {
                         ended = read_messages(connection.reader, &session_actor, feeding) => ended,
@@ -157,6 +177,8 @@ impl Actor for Session {
             server,
             catalog,
             peer: None,
+            datagram_secret: None,
+            datagrams,
             outgoing,
             permits,
             contents: HashMap::new(),
@@ -179,20 +201,26 @@ impl Actor for Session {
                 Ok(())
             }
             _ if state.closing => Ok(()),
-            SessionMessage::Established(peer) => {
+            SessionMessage::Established(peer, datagram_secret) => {
                 tracing::debug!(peer = %peer.node.short(), addr = %peer.addr, "session");
                 let (session, node, instance) = (state.session, peer.node, peer.instance);
                 state.peer = Some(peer);
+                state.datagram_secret = Some(datagram_secret);
                 let _ = state.server.cast(ServerMessage::Opened { session, node, instance });
                 Ok(())
             }
-            SessionMessage::Received(message, permit) => state.received(message, permit).await,
+            SessionMessage::Received(message, permit) => state.received(&myself, message, permit).await,
             SessionMessage::Granted { request, content, span } => {
                 state.granted(request, content, span);
                 Ok(())
             }
             SessionMessage::Refuse { request, refusal } => {
-                state.refuse_later(request, refusal);
+                // The peer finds the request by its number alone.
+                state.refuse_later(Some(request), Root([0; 32]), refusal);
+                Ok(())
+            }
+            SessionMessage::DatagramsFailed { connection, root, refusal } => {
+                state.datagrams_failed(connection, root, refusal);
                 Ok(())
             }
             SessionMessage::TooManyRequests => {
@@ -223,7 +251,12 @@ impl Drop for SessionState {
 type Violation = String;
 
 impl SessionState {
-    async fn received(&mut self, message: Message, permit: OwnedSemaphorePermit) -> Result<(), Violation> {
+    async fn received(
+        &mut self,
+        myself: &ActorRef<SessionMessage>,
+        message: Message,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), Violation> {
         match message {
             Message::List { after } => self.list(after, permit).await,
             Message::Subscribe { root } => self.subscribe(root, permit).await?,
@@ -245,6 +278,7 @@ impl SessionState {
             }
             Message::Ping(number) => self.send(Outgoing::Message(Message::Pong(number), permit)),
             Message::Goodbye(_) => {}
+            Message::OpenDatagrams { root } => self.open_datagrams(myself, root, permit),
             Message::Hello(_)
             | Message::Listing { .. }
             | Message::Describe { .. }
@@ -252,6 +286,7 @@ impl SessionState {
             | Message::Hashes { .. }
             | Message::Chunks { .. }
             | Message::Refused { .. }
+            | Message::Datagrams { .. }
             | Message::Pong(_) => return Err("sends what only the serving side may send".to_owned()),
         }
         Ok(())
@@ -310,8 +345,37 @@ impl SessionState {
         let number = ContentKey(self.by_number.len() as u64);
         let layer = Arc::clone(content.layer());
         self.by_number.insert(number, root);
-        self.contents.insert(root, Subscribed { number, layer, reader, telling });
+        self.contents.insert(root, Subscribed { number, layer, reader, telling, datagrams: None });
         Ok(())
+    }
+
+    /// Lets the peer ask for a content in datagrams, with new keys each time.
+    fn open_datagrams(
+        &mut self,
+        myself: &ActorRef<SessionMessage>,
+        root: Root,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let mut at = None;
+        if let (Some(subscribed), Some(peer), Some(secret)) =
+            (self.contents.get_mut(&root), &self.peer, &self.datagram_secret)
+        {
+            // The one before ends first, and so makes room for this one.
+            subscribed.datagrams = None;
+            let (session, reader) = (self.session, Arc::clone(&subscribed.reader));
+            let served = Served { session, actor: myself.clone(), peer: peer.addr.ip(), root, reader };
+            subscribed.datagrams = self.datagrams.open(served, secret);
+            at = subscribed.datagrams.as_ref().map(DatagramConnection::at);
+        }
+        self.send(Outgoing::Message(Message::Datagrams { root, at }, permit));
+    }
+
+    fn datagrams_failed(&mut self, connection: ConnectionId, root: Root, refusal: Refusal) {
+        let Some(subscribed) = self.contents.get_mut(&root) else { return };
+        // The peer may have opened another one meanwhile.
+        if subscribed.datagrams.take_if(|open| open.id() == connection).is_some() {
+            self.refuse_later(None, root, refusal);
+        }
     }
 
     fn want_hashes(
@@ -346,12 +410,11 @@ impl SessionState {
     }
 
     /// A refusal that no message of the peer waits for: it needs a permit of its own.
-    fn refuse_later(&mut self, request: RequestId, reason: Refusal) {
+    fn refuse_later(&mut self, request: Option<RequestId>, root: Root, reason: Refusal) {
         let (permits, outgoing) = (self.permits.clone(), self.outgoing.clone());
         tokio::spawn(async move {
             if let Ok(permit) = permits.acquire_owned().await {
-                // The peer finds the request by its number alone.
-                let message = Message::Refused { request: Some(request), root: Root([0; 32]), reason };
+                let message = Message::Refused { request, root, reason };
                 let _ = outgoing.send(Outgoing::Message(message, permit)).await;
             }
         });

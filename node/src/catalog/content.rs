@@ -190,6 +190,11 @@ impl Content {
 }
 
 impl ContentReader {
+    /// How the content is cut.
+    pub fn geometry(&self) -> Geometry {
+        self.layer.geometry()
+    }
+
     /// Bytes of a span.
     pub fn len_of(&self, span: Span) -> u64 {
         self.layer.geometry().len_of(span)

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
+use super::datagram::seal::{Aead, DatagramSecret, EXPORTER_LABEL, SECRET_LEN};
 use super::frame::{FrameError, FrameReader, FrameWriter};
 use super::tls::{self, Tls};
 
@@ -36,6 +37,8 @@ pub struct Connection {
     pub reader: FrameReader<ReadHalf<TlsStream<TcpStream>>>,
     /// What we send.
     pub writer: FrameWriter<WriteHalf<TlsStream<TcpStream>>>,
+    /// From what the keys of its datagrams are made.
+    pub datagram_secret: DatagramSecret,
 }
 
 /// Why there is no connection.
@@ -112,13 +115,25 @@ async fn greet(
     me: Hello,
 ) -> Result<Connection, ConnectError> {
     let node = tls::peer_of(stream.get_ref().1).ok_or(ConnectError::NotANode)?;
+    let datagram_secret = datagram_secret(&stream)?;
     let (read, write) = tokio::io::split(stream);
     let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
     writer.write(&Message::Hello(me), b"").await?;
     match reader.read().await? {
         Some(Message::Hello(Hello { instance, name })) => {
-            Ok(Connection { peer: Peer { node, instance, name, addr }, reader, writer })
+            Ok(Connection { peer: Peer { node, instance, name, addr }, reader, writer, datagram_secret })
         }
         _ => Err(ConnectError::NotANode),
     }
+}
+
+/// What both sides of this session know, and nobody else.
+fn datagram_secret(stream: &TlsStream<TcpStream>) -> io::Result<DatagramSecret> {
+    let secret = [0; SECRET_LEN];
+    let exported = match stream {
+        TlsStream::Client(stream) => stream.get_ref().1.export_keying_material(secret, EXPORTER_LABEL, None),
+        TlsStream::Server(stream) => stream.get_ref().1.export_keying_material(secret, EXPORTER_LABEL, None),
+    };
+    let secret = exported.map_err(io::Error::other)?;
+    Ok(DatagramSecret::new(secret, Aead::of(stream.get_ref().1)))
 }

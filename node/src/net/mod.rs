@@ -1,6 +1,7 @@
 //! The network as this machine has it: interfaces and datagrams for discovery, authenticated streams for sessions.
 
 pub mod connection;
+pub mod datagram;
 pub mod frame;
 pub mod interfaces;
 pub mod pace;

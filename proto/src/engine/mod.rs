@@ -3,4 +3,5 @@
 
 pub mod discovery;
 pub mod fetch;
+pub mod pull;
 pub mod serve;

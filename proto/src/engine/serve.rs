@@ -105,6 +105,11 @@ pub enum Input {
         /// How much it really was.
         bytes: u64,
     },
+    /// So much has left without a grant, under the same limit.
+    Spent {
+        /// How much.
+        bytes: u64,
+    },
     /// Nothing but that time has passed.
     Tick,
 }
@@ -221,6 +226,13 @@ impl ServeEngine {
             Input::Asked { session, request, content, span } => self.asked(session, request, content, span),
             Input::Cancelled { session, request } => self.remove(session, request),
             Input::Sent { session, bytes } => self.sent(session, bytes),
+            Input::Spent { bytes } => {
+                if let Some(bucket) = &mut self.bucket {
+                    // What has been allowed until now comes first: at a full bucket it would be lost.
+                    bucket.fill(now);
+                    bucket.take(bytes);
+                }
+            }
             Input::Tick => {}
         }
         self.grant(now);
@@ -239,6 +251,11 @@ impl ServeEngine {
     /// How many sessions there are.
     pub fn session_count(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// How many peers could be granted something now, were it not for the upload limit.
+    pub fn waiting_count(&self) -> usize {
+        self.turns.len()
     }
 
     /// How many requests are queued in all sessions.
@@ -448,6 +465,7 @@ fn cost_of(chunks: u32) -> u64 {
 struct Bucket {
     bytes_per_second: f64,
     burst: f64,
+    /// Below 0 after more was spent than was there.
     level: f64,
     filled_at: Option<Time>,
 }

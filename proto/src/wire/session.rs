@@ -122,6 +122,27 @@ pub enum Message {
     Pong(u64),
     /// The session ends, for this reason; for the log.
     Goodbye(String),
+    /// Asks for a way to get chunks of a subscribed content in datagrams ([`super::datagram`]).
+    OpenDatagrams {
+        /// The content.
+        root: Root,
+    },
+    /// Answer to `OpenDatagrams`.
+    Datagrams {
+        /// The content.
+        root: Root,
+        /// Where they are asked for; `None` if there is no such way now.
+        at: Option<DatagramsAt>,
+    },
+}
+
+/// Where chunks of one content are given in datagrams, at the address of the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct DatagramsAt {
+    /// UDP port.
+    pub port: u16,
+    /// Stands for the content in datagrams, see [`super::datagram::ConnectionId`].
+    pub connection: u32,
 }
 
 /// Who a side is; its identity is its certificate.

@@ -2,9 +2,13 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use ftx_proto::digest::{Instance, NodeId, Root, RootPrefix};
+use ftx_proto::geometry::Geometry;
 use ftx_proto::name::RelativePath;
+use ftx_proto::wire::datagram::{
+    self, Asking, ConnectionId, DataHead, FragmentMask, Header, Layout, SEQUENCE_MAX, padding,
+};
 use ftx_proto::wire::discovery::{Announce, Datagram, Offer, OfferEntry, OfferedRoot, Query, Want};
-use ftx_proto::wire::session::{Hello, ListingEntry, Message, Refusal, RequestId, WhichHashes};
+use ftx_proto::wire::session::{DatagramsAt, Hello, ListingEntry, Message, Refusal, RequestId, WhichHashes};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -74,6 +78,31 @@ pub(crate) fn messages() -> Vec<(&'static str, Message, usize)> {
         ("ping", Message::Ping(65_535), 0),
         ("pong", Message::Pong(65_536), 0),
         ("goodbye", Message::Goodbye("done".into()), 0),
+        ("open datagrams", Message::OpenDatagrams { root }, 0),
+        (
+            "datagrams",
+            Message::Datagrams { root, at: Some(DatagramsAt { port: 50_000, connection: 0xdead_beef }) },
+            0,
+        ),
+        ("no datagrams", Message::Datagrams { root, at: None }, 0),
+    ]
+}
+
+/// Every body of a datagram of the lane, and a header, with a name for it. Of a content of 4 MiB and a byte.
+pub(crate) fn bodies() -> Vec<(&'static str, Vec<u8>)> {
+    let geometry = Geometry::new((4 << 20) + 1).expect("a size");
+    let chunk = |number| geometry.chunk(number).expect("there is one");
+    let (whole, one) = (Layout::SMALLEST.all(geometry.chunk_len(chunk(3))), FragmentMask::one(0));
+    let chunks = vec![(chunk(3), whole), (chunk(255), FragmentMask(0x4001)), (chunk(256), one)];
+    let want = datagram::Want { number: 0x0102_0304, layout: Layout::SMALLEST, chunks };
+    let head = DataHead { want: 0xfedc, chunk: 255, fragment: 14 };
+    let header = Header { connection: ConnectionId(0xdead_beef), sequence: SEQUENCE_MAX - 2 };
+    vec![
+        ("want", Asking::Want(want).encode()),
+        ("probe", Asking::Probe { number: 7, bytes: 1400 }.encode()),
+        ("data", [&head.encode()[..], b"a fragment"].concat()),
+        ("padding", padding(7, 1400)),
+        ("header", [&header.encode()[..], &[0x5a; 30]].concat()),
     ]
 }
 
@@ -125,6 +154,11 @@ pub(crate) fn any_message() -> impl Strategy<Value = (Message, usize)> {
         any::<u64>().prop_map(Message::Ping),
         any::<u64>().prop_map(Message::Pong),
         "[a-zü]{0,100}".prop_map(Message::Goodbye),
+        any_root().prop_map(|root| Message::OpenDatagrams { root }),
+        (any_root(), proptest::option::of(any::<(u16, u32)>())).prop_map(|(root, at)| {
+            let at = at.map(|(port, connection)| DatagramsAt { port, connection });
+            Message::Datagrams { root, at }
+        }),
     ];
     prop_oneof![
         10 => small.prop_map(|message| (message, 0)),
