@@ -37,10 +37,11 @@ impl Lan {
             network.add_segment(BLUE)?;
             for number in 1..=5 {
                 network.add_host()?;
-                for segment in [(number <= 4).then_some(RED), (number >= 4).then_some(BLUE)] {
-                    if let Some(segment) = segment {
-                        network.plug(number, segment.name, &Cable::PLAIN)?;
-                    }
+                if number <= 4 {
+                    network.plug(number, RED.name, &Cable::PLAIN)?;
+                }
+                if number >= 4 {
+                    network.plug(number, BLUE.name, &Cable::PLAIN)?;
                 }
             }
             Ok(())
