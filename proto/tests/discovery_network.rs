@@ -46,6 +46,89 @@ fn without_loss_everybody_is_found_in_a_tenth_of_a_second() {
 }
 
 #[test]
+fn a_hundred_answers_come_one_after_the_other() {
+    for seed in 0..20 {
+        let mut network = Network::new(seed, 101);
+        for node in 0..=100 {
+            network.input(node, Input::Announce);
+        }
+        // They know of each other, as they do when they are asked a minute after they were switched on.
+        network.run(Duration::from_secs(5));
+        for holder in 1..=100 {
+            network.share(holder, entry("a", 1));
+        }
+        let before = network.heard(0).len();
+        find(&mut network, 0, Want::Name(name("a")));
+        network.run(Duration::from_millis(400));
+        assert_eq!(network.found_nodes(0, QUERY).len(), 100, "seed {seed}");
+        // Two copies from each for each of the two askings; what is sent to a hundred at once, comes back over time.
+        let heard = &network.heard(0)[before..];
+        assert!(heard.len() <= 100 * 4 + 10, "seed {seed}: {} datagrams", heard.len());
+        let window = Duration::from_millis(5);
+        let most = heard.iter().enumerate().map(|(at, (begin, _))| {
+            heard[at..].iter().take_while(|(time, _)| *time < *begin + window).count()
+        });
+        let most = most.max().unwrap();
+        assert!(most <= 50, "seed {seed}: {most} datagrams within 5 ms");
+    }
+}
+
+#[test]
+fn an_identity_on_two_machines_is_told_once() {
+    let mut network = Network::new(12, 2);
+    for node in 0..2 {
+        network.input(node, Input::Announce);
+    }
+    network.run(Duration::from_secs(70));
+    let copy = network.join_as(DiscoveryConfig::default(), 1);
+    network.input(copy, Input::Announce);
+    network.run(Duration::from_secs(300));
+    let told = network.two_places(0);
+    assert!(!told.is_empty() && told.len() <= 2, "{told:?}");
+    let mut places = [told[0].one.ip(), told[0].other.ip()];
+    places.sort();
+    assert_eq!(places, [network.addr(1).ip(), network.addr(copy).ip()]);
+    // The two know it as well: each has heard itself, and somebody else with its identity.
+    for node in [1, copy] {
+        assert!(!network.two_places(node).is_empty(), "node {node}");
+    }
+}
+
+#[test]
+fn a_node_that_moves_is_not_at_two_places() {
+    let mut network = Network::new(13, 2);
+    for node in 0..2 {
+        network.input(node, Input::Announce);
+    }
+    network.run(Duration::from_secs(70));
+    // The same process at another address.
+    network.moves(1, [10, 77, 9, 9]);
+    network.input(1, Input::LinkUp);
+    network.run(Duration::from_secs(70));
+    // A new process at a third one, after the first was killed and could not say good-bye.
+    network.leave(1);
+    let again = network.join_as(DiscoveryConfig::default(), 1);
+    network.input(again, Input::Announce);
+    network.run(Duration::from_secs(300));
+    assert_eq!(network.two_places(0), []);
+    assert_eq!(network.peers(0), BTreeSet::from([again]));
+}
+
+#[test]
+fn a_fetch_beside_a_node_is_not_at_two_places() {
+    let mut network = Network::new(14, 2);
+    let beside = network.join_as(DiscoveryConfig::default(), 1);
+    network.moves(1, [10, 77, 9, 9]);
+    network.moves(beside, [10, 77, 9, 9]);
+    for node in [0, 1, beside] {
+        network.input(node, Input::Announce);
+    }
+    network.run(Duration::from_secs(200));
+    assert_eq!(network.peers(0), BTreeSet::from([1, beside]));
+    assert!((0..3).all(|node| network.two_places(node).is_empty()));
+}
+
+#[test]
 fn a_node_that_has_nothing_of_it_says_so() {
     let mut network = Network::new(1, 3);
     find(&mut network, 0, Want::Name(name("nowhere")));

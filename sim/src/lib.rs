@@ -1,18 +1,20 @@
-//! Many nodes in one process, on loopback: a demonstration, and a place to try them against failures.
+//! Many nodes on one machine: a demonstration, and a place to try them against failures.
 //!
-//! The nodes are the real ones, with sockets, folders and identities of their own; only the threads are shared. A map,
-//! in the order in which a run goes:
+//! On loopback, the nodes are the real ones, with sockets, folders and identities of their own; only the threads are
+//! shared. A map, in the order in which a run goes:
 //!
 //! * [`scenario`]: how many nodes, of which how many are killed, lie or are slow, and from a seed which and when;
 //! * [`scratch`]: the folder that everything is in, and that nothing is left of; [`original`]: the content;
 //! * [`fleet`]: the nodes, and what can be done to them;
 //! * [`run`]: from the scenario to its [`outcome`], which says what went wrong, if anything did;
+//! * [`lan`]: hosts, links and losses made of network namespaces, and real processes of the node on them;
 //! * [`cli`]: the command line. [`threads`]: the runtimes that all nodes share.
 //!
-//! Nothing here leaves the machine: every node is confined to 127.0.0.1.
+//! Nothing here leaves the machine: every node is confined to 127.0.0.1, or to namespaces without a way out.
 
 pub mod cli;
 pub mod fleet;
+pub mod lan;
 pub mod original;
 pub mod outcome;
 pub mod run;

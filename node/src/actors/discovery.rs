@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ftx_proto::engine::discovery::{
-    Counters, DiscoveryConfig, DiscoveryEngine, Input, LookupToken, Output, Peer, QueryHandle,
+    Counters, DiscoveryConfig, DiscoveryEngine, Input, LookupToken, Output, Peer, QueryHandle, TwoPlaces,
 };
 use ftx_proto::interop::udp_get::wire::is_get;
 use ftx_proto::time::Time;
@@ -284,6 +284,13 @@ impl DiscoveryState {
                 Output::PeerSeen(peer) => {
                     tracing::debug!(node = %peer.announce.node.short(), addr = ?peer.addresses.first(), "peer seen");
                 }
+                Output::TwoPlaces(TwoPlaces { node, one, other }) => tracing::warn!(
+                    "node {} is at {} and at {} at once: two machines use one identity, as with a copied state folder; \
+                     remove the state folder of one of them",
+                    node.short(),
+                    one.ip(),
+                    other.ip()
+                ),
                 Output::PeerGone(instance) => tracing::debug!(instance = instance.0, "peer gone"),
             }
         }

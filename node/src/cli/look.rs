@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use ftx_proto::digest::{Instance, Root};
+use ftx_proto::engine::discovery::places_apart;
 use ftx_proto::name::{RelativePath, printable};
 use ftx_proto::wire::discovery::{Announce, Want};
 use ftx_proto::wire::session::{ListingEntry, Message};
@@ -24,7 +25,10 @@ use crate::node::Node;
 /// A node that answered.
 struct Seen {
     announce: Announce,
+    /// Where it answered from first.
     addr: SocketAddr,
+    /// All addresses that it answered from.
+    addrs: Vec<SocketAddr>,
 }
 
 /// Name, root and size: what makes two files of two nodes the same line.
@@ -34,14 +38,25 @@ pub(super) async fn peers(common: CommonOptions, data: Handle, output: &Output) 
     let node = Node::start(common.node_config(Sessions::None)?, data).await?;
     let seen = look_around(&node, &common).await?;
     for peer in &seen {
+        let elsewhere: Vec<SocketAddr> = seen.iter().filter_map(|other| same_identity(peer, other)).collect();
         output.event(
             "peer",
             json!({
                 "node": peer.announce.node.to_string(),
                 "name": printable(&peer.announce.name).to_string(),
                 "addr": peer.addr.to_string(),
+                "same_identity_at": elsewhere.iter().map(SocketAddr::to_string).collect::<Vec<_>>(),
             }),
         );
+        if let Some(other) = elsewhere.first() {
+            tracing::warn!(
+                "node {} is at {} and at {} at once: two machines use one identity, as with a copied state folder; remove \
+                 the state folder of one of them",
+                peer.announce.node.short(),
+                peer.addr.ip(),
+                other.ip()
+            );
+        }
         output.line(format_args!(
             "{}  {:<22}  {}",
             peer.announce.node.short(),
@@ -135,11 +150,13 @@ async fn look_around(node: &Node, common: &CommonOptions) -> Result<Vec<Seen>, E
     let mut seen: BTreeMap<Instance, Seen> = BTreeMap::new();
     let mut until = give_up;
     while let Ok(Some(found)) = timeout_at(until, offers.recv()).await {
-        if seen.is_empty() {
+        let announce = found.offer.from;
+        // Where datagrams get lost, nodes come one by one.
+        if !seen.contains_key(&announce.instance) {
             until = give_up.min(Instant::now() + SETTLE);
         }
-        let announce = found.offer.from;
-        seen.entry(announce.instance).or_insert(Seen { announce, addr: found.addr });
+        let fresh = || Seen { announce: announce.clone(), addr: found.addr, addrs: Vec::new() };
+        seen.entry(announce.instance).or_insert_with(fresh).addrs.push(found.addr);
     }
     if seen.is_empty() {
         let message = format!(
@@ -152,6 +169,14 @@ async fn look_around(node: &Node, common: &CommonOptions) -> Result<Vec<Seen>, E
     let mut seen: Vec<Seen> = seen.into_values().collect();
     seen.sort_by(|a, b| (&a.announce.name, a.addr).cmp(&(&b.announce.name, b.addr)));
     Ok(seen)
+}
+
+/// Where `other` is, if it uses the identity of `peer` on another machine.
+fn same_identity(peer: &Seen, other: &Seen) -> Option<SocketAddr> {
+    let one_identity =
+        peer.announce.node == other.announce.node && peer.announce.instance != other.announce.instance;
+    let apart = one_identity.then(|| places_apart(&peer.addrs, &other.addrs)).flatten();
+    apart.map(|(_, other)| other)
 }
 
 /// All that a node shares, page by page.
@@ -181,7 +206,7 @@ async fn list(dialling: connection::Dialling) -> Result<Vec<ListingEntry>, Strin
     }
 }
 
-/// How long to wait for further nodes once one has answered: twice the time after which a query is repeated.
+/// How long to wait for further nodes after the last that has answered: twice the time after which a query is repeated.
 const SETTLE: Duration = Duration::from_millis(600);
 
 /// How long one node may take to list what it has.

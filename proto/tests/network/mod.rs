@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ftx_proto::digest::{Digest, Instance, NodeId, Root};
 use ftx_proto::engine::discovery::{
-    DiscoveryConfig, DiscoveryEngine, Input, LookupToken, Output, QueryHandle,
+    DiscoveryConfig, DiscoveryEngine, Input, LookupToken, Output, QueryHandle, TwoPlaces,
 };
 use ftx_proto::name::RelativePath;
 use ftx_proto::time::Time;
@@ -47,6 +47,9 @@ struct Node {
     bytes_sent: u64,
     seen: usize,
     peers_gone: usize,
+    two_places: Vec<TwoPlaces>,
+    /// What reached it.
+    heard: Vec<(Time, SocketAddr)>,
 }
 
 enum Event {
@@ -86,9 +89,14 @@ impl Network {
 
     /// One more node; its number.
     pub(crate) fn join(&mut self, config: DiscoveryConfig) -> usize {
+        self.join_as(config, self.nodes.len())
+    }
+
+    /// One more node, on a machine of its own, with the identity of the node `identity`; its number.
+    pub(crate) fn join_as(&mut self, config: DiscoveryConfig, identity: usize) -> usize {
         let number = self.nodes.len();
         let me = Announce {
-            node: NodeId(Digest::of(&number.to_le_bytes()).0),
+            node: NodeId(Digest::of(&identity.to_le_bytes()).0),
             instance: Instance(number as u64),
             port: 10_526,
             name: format!("node {number}"),
@@ -103,6 +111,8 @@ impl Network {
             bytes_sent: 0,
             seen: 0,
             peers_gone: 0,
+            two_places: Vec::new(),
+            heard: Vec::new(),
         });
         number
     }
@@ -150,6 +160,21 @@ impl Network {
 
     pub(crate) fn gone_count(&self, node: usize) -> usize {
         self.nodes[node].peers_gone
+    }
+
+    /// Whom a node has found at two places.
+    pub(crate) fn two_places(&self, node: usize) -> &[TwoPlaces] {
+        &self.nodes[node].two_places
+    }
+
+    /// A node is at another address from now on.
+    pub(crate) fn moves(&mut self, node: usize, addr: [u8; 4]) {
+        self.nodes[node].addr.set_ip(addr.into());
+    }
+
+    /// What has reached a node so far: when, and from where.
+    pub(crate) fn heard(&self, node: usize) -> &[(Time, SocketAddr)] {
+        &self.nodes[node].heard
     }
 
     pub(crate) fn bytes_sent(&self, node: usize) -> u64 {
@@ -203,6 +228,7 @@ impl Network {
             Event::Deliver { to, .. } if self.nodes[to].gone => {}
             Event::Deliver { from, to, payload } => {
                 let datagram = Datagram::decode(&payload).expect("what a node sends is well-formed");
+                self.nodes[to].heard.push((self.now, from));
                 self.log.push(format!("{:?} {to} {datagram:?}", self.now));
                 self.input(to, Input::Received { from, on_link: true, datagram });
             }
@@ -247,6 +273,7 @@ impl Network {
             Output::Refused { query } => panic!("{query:?} was refused"),
             Output::PeerSeen(_) => self.nodes[node].seen += 1,
             Output::PeerGone(_) => self.nodes[node].peers_gone += 1,
+            Output::TwoPlaces(two) => self.nodes[node].two_places.push(two),
         }
     }
 

@@ -1,17 +1,20 @@
 //! What can be said on the command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use ftx_node::cli::text::parse_bytes;
 use ftx_node::error::{Code, Error};
 
+use super::lan::LanOptions;
+use crate::lan::run::SERVE_FILE;
 use crate::scenario::{Content, Scenario};
 
-/// Run many nodes of ftx-node in one process, and check that files arrive whole whatever happens to the nodes.
+/// Run many nodes of ftx-node on one machine, and check that files arrive whole whatever happens to the nodes.
 ///
 /// Without a command: a demonstration with five nodes, of which four share a file and one fetches it by its name.
-/// Everything stays on this machine (127.0.0.1) and in a temporary folder.
+/// Everything stays on this machine (127.0.0.1, or namespaces of its own) and in a temporary folder.
 #[derive(Debug, Parser)]
 #[command(name = "ftx-sim", version, after_help = AFTER_HELP)]
 pub(super) struct Options {
@@ -31,13 +34,25 @@ Examples:
   ftx-sim loopback --nodes 50 --sources 45 --size 64MiB   five nodes fetch from 45 at once
   ftx-sim loopback --nodes 9 --kill 3 --liars 2           three sources die, two have rotten disks
   ftx-sim loopback --nodes 4 --slow 1MB/s --seed 7 --json
+  ftx-sim lan --sources 4 --loss 5                        hosts on a network of 1 Gbit/s that loses packets
 
-Exit status: 0 every fetch ended with the right bytes, 1 some did not, 2 usage, 130 interrupted.";
+Exit status: 0 every fetch ended with the right bytes, 1 some did not, 2 usage, 77 this machine offers no network of
+namespaces (lan), 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Nodes on the loopback interface of this machine
     Loopback(LoopbackOptions),
+    /// Nodes on hosts of a network made of network namespaces, with a rate and losses, and curl to compare with
+    Lan(LanOptions),
+    /// Serve a file to whoever asks by HTTP: what `lan` runs on a host
+    #[command(hide = true, name = SERVE_FILE)]
+    ServeFile {
+        /// The file
+        path: PathBuf,
+        /// Where to listen
+        addr: SocketAddr,
+    },
 }
 
 /// What is to happen to the nodes.
@@ -99,7 +114,7 @@ mod tests {
             let options = Options::try_parse_from(line.split(' ')).unwrap();
             match options.command {
                 Some(Command::Loopback(loopback)) => loopback.scenario(options.seed).unwrap(),
-                None => panic!("{line}"),
+                _ => panic!("{line}"),
             }
         };
         let scenario = parse("ftx-sim loopback --nodes 7 --slow 2MB/s --slow 1K --seed 9");

@@ -5,9 +5,12 @@
 
 mod args;
 mod json;
+mod lan;
 mod people;
 
 use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -15,14 +18,24 @@ use ftx_node::error::{Code, Error};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::lan::LanError;
+use crate::lan::process::{NODE_NAME, end_with_parent};
 use crate::outcome::Outcome;
 use crate::run::{Event, run};
 use crate::scenario::{Content, Scenario};
 use crate::threads;
 use args::{Command, Options};
+use lan::LanOptions;
 
 /// Runs the command that the process was started with.
+///
+/// Called by the name of the node, it is the node: that is what `lan` runs on its hosts.
 pub fn main() -> ExitCode {
+    let name = std::env::args_os().next().unwrap_or_default();
+    if Path::new(&name).file_name().is_some_and(|name| name == NODE_NAME) {
+        end_with_parent();
+        return ftx_node::cli::main();
+    }
     let options = match Options::try_parse() {
         Ok(options) => options,
         Err(error) => {
@@ -31,7 +44,14 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { Code::Usage.exit_status() } else { 0 });
         }
     };
-    start_log();
+    match &options.command {
+        Some(Command::ServeFile { path, addr }) => return serve_file(path, *addr),
+        Some(Command::Lan(lan)) => {
+            start_log();
+            return measure(lan, options.seed, options.json);
+        }
+        None | Some(Command::Loopback(_)) => start_log(),
+    }
     let mut display: Box<dyn Display> =
         if options.json { Box::new(json::Lines) } else { Box::new(people::Text::new()) };
     match simulate(&options, display.as_mut()) {
@@ -64,8 +84,8 @@ trait Display: Send {
 /// Whether everything was right in the end.
 fn simulate(options: &Options, display: &mut dyn Display) -> Result<bool, Error> {
     let scenario = match &options.command {
-        None => Scenario::demonstration(DEMONSTRATION_BYTES, options.seed),
         Some(Command::Loopback(loopback)) => loopback.scenario(options.seed)?,
+        _ => Scenario::demonstration(DEMONSTRATION_BYTES, options.seed),
     };
     // What cannot be run is refused before anything is said.
     scenario.roles()?;
@@ -91,6 +111,60 @@ fn simulate(options: &Options, display: &mut dyn Display) -> Result<bool, Error>
     let outcome = outcome?;
     display.end(&outcome);
     Ok(outcome.problems().is_empty())
+}
+
+/// `ftx-sim lan`.
+fn measure(options: &LanOptions, seed: u64, json: bool) -> ExitCode {
+    let scenario = match options.scenario(seed) {
+        Ok(scenario) => scenario,
+        Err(error) => return failed(json, error.code.as_str(), &error.message, error.code.exit_status()),
+    };
+    let runtimes = match Runtimes::start() {
+        Ok(runtimes) => runtimes,
+        Err(error) => return failed(json, error.code.as_str(), &error.message, Code::Other.exit_status()),
+    };
+    let mut display = lan::Display::new(json, &scenario);
+    let outcomes = runtimes.block_on(async {
+        let mut observe = |event: lan::Event<'_>| display.event(&event);
+        tokio::select! {
+            biased;
+            error = interrupted() => Err(Err(error)),
+            // Dropped by the other branch, it takes its network and its processes with it.
+            outcomes = crate::lan::run::run(&scenario, options.node.as_deref(), &mut observe) => outcomes.map_err(Ok),
+        }
+    });
+    runtimes.stop();
+    match outcomes {
+        Ok(outcomes) if display.end(&outcomes) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(Code::Other.exit_status()),
+        Err(Err(error)) => failed(json, error.code.as_str(), &error.message, error.code.exit_status()),
+        Err(Ok(error @ LanError::Unavailable(_))) => {
+            failed(json, "unavailable", &error.to_string(), UNAVAILABLE_STATUS)
+        }
+        Err(Ok(error)) => failed(json, Code::Other.as_str(), &error.to_string(), Code::Other.exit_status()),
+    }
+}
+
+/// Says why there is nothing to show.
+fn failed(json: bool, code: &str, message: &str, status: u8) -> ExitCode {
+    lan::failed(json, code, message);
+    ExitCode::from(status)
+}
+
+/// What `lan` measures TCP with; it lives no longer than that.
+fn serve_file(path: &Path, addr: SocketAddr) -> ExitCode {
+    end_with_parent();
+    let ready = |addr: SocketAddr| {
+        let fields = serde_json::json!({ "addr": addr.to_string() });
+        write_line(format_args!("{}", ftx_node::cli::json::object("ready", fields)));
+    };
+    match crate::lan::http::serve(path, addr, ready) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ftx-sim: cannot serve {} at {addr}: {error}", path.display());
+            ExitCode::from(Code::Other.exit_status())
+        }
+    }
 }
 
 /// Returns when the user does not want to wait any more.
@@ -124,3 +198,6 @@ fn write_line(line: std::fmt::Arguments<'_>) {
 
 /// What the demonstration moves: long enough to be seen, short enough to be waited for.
 const DEMONSTRATION_BYTES: u64 = 256 << 20;
+
+/// The exit status where there can be no network of namespaces: that of a test that was skipped, with other tools.
+const UNAVAILABLE_STATUS: u8 = 77;

@@ -6,6 +6,7 @@ mod hash_verify;
 mod hostile;
 mod json;
 mod lan;
+mod lan_discovery;
 mod late_joiner;
 mod lying_source;
 mod memory;

@@ -36,14 +36,14 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
 use crate::digest::Instance;
-use crate::limits::NODE_NAME_BYTES_MAX;
+use crate::limits::{NODE_NAME_BYTES_MAX, PEER_ADDRESSES_MAX};
 use crate::time::Time;
 use crate::wire::discovery::{Announce, Datagram, Offer, OfferEntry, Query, Want};
 
 use answers::Answers;
 pub use counters::Counters;
-pub use peers::Peer;
 use peers::Peers;
+pub use peers::{Peer, TwoPlaces, places_apart};
 use queries::Queries;
 
 /// How far apart the hellos of one announcement are.
@@ -175,6 +175,8 @@ pub enum Output {
     PeerSeen(Peer),
     /// A node said good-bye or was silent for too long.
     PeerGone(Instance),
+    /// Somebody's identity, maybe our own, is used on two machines at once.
+    TwoPlaces(TwoPlaces),
 }
 
 /// See the [module](self).
@@ -182,6 +184,8 @@ pub enum Output {
 pub struct DiscoveryEngine {
     config: DiscoveryConfig,
     me: Announce,
+    /// Where we are, as far as we have heard ourselves, the address heard last first.
+    own: Vec<SocketAddr>,
     rng: ChaCha8Rng,
     queries: Queries,
     peers: Peers,
@@ -208,6 +212,7 @@ impl DiscoveryEngine {
         DiscoveryEngine {
             config,
             me,
+            own: Vec::new(),
             rng: ChaCha8Rng::seed_from_u64(seed),
             queries: Queries::new(),
             peers: Peers::new(),
@@ -279,6 +284,11 @@ impl DiscoveryEngine {
         };
         if sender == self.me.instance {
             self.counters.own += 1;
+            if on_link {
+                self.own.retain(|known| known.ip() != from.ip());
+                self.own.insert(0, from);
+                self.own.truncate(PEER_ADDRESSES_MAX);
+            }
             return;
         }
         let asked = matches!(datagram, Datagram::Offer(_)) && self.queries.asked(from);
@@ -337,6 +347,8 @@ impl DiscoveryEngine {
             self.gone(gone);
         }
         self.outputs.extend(heard.seen.map(Output::PeerSeen));
+        let two = self.peers.two_places(now, announce.instance, self.me.node, &self.own);
+        self.outputs.extend(two.map(Output::TwoPlaces));
     }
 
     fn gone(&mut self, instance: Instance) {
