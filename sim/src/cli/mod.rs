@@ -119,7 +119,7 @@ fn measure(options: &LanOptions, seed: u64, json: bool) -> ExitCode {
         Ok(scenario) => scenario,
         Err(error) => return failed(json, error.code.as_str(), &error.message, error.code.exit_status()),
     };
-    let runtimes = match Runtimes::start() {
+    let runtimes = match threads::start() {
         Ok(runtimes) => runtimes,
         Err(error) => return failed(json, error.code.as_str(), &error.message, Code::Other.exit_status()),
     };
