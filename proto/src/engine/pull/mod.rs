@@ -543,5 +543,5 @@ const WANT_BYTES_MAX: u64 = 128 * 1024;
 const PATIENCE_MAX: Duration = Duration::from_secs(2);
 
 /// Time-outs in a row after which smaller datagrams are tried, and after which the lane is given up.
-const SILENT_PATH: u32 = 2;
+const SILENT_PATH: u32 = 4;
 const SILENT_MAX: u32 = 8;
