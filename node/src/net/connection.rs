@@ -67,7 +67,7 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pauses after which a connection that is not yet there is dialled once more.
 const DIAL_AGAIN_AFTER: [Duration; 3] =
-    [Duration::from_millis(150), Duration::from_millis(300), Duration::from_millis(600)];
+    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
 
 /// Whom to dial, and as whom.
 #[derive(Debug, Clone)]
