@@ -6,6 +6,7 @@
 //! * [`actors`]: who owns what: Node, Discovery, Catalog, Server with its Sessions, Fetcher with its Sources;
 //! * [`net`]: interfaces and datagrams, TLS, frames, connections, the writing side of a session;
 //! * [`catalog`]: what is shared, hashed in the background; [`store`]: part files, journals, final names;
+//! * [`hash`]: the hashes of many chunks, side by side;
 //! * [`fetch`]: lanes and where their chunks land, from a name to a root, what is told of a fetch;
 //! * [`interop`]: the older systems: what stands behind their servers, and their clients, by [`Url`](interop::Url).
 //!
@@ -19,6 +20,7 @@ pub mod clock;
 pub mod config;
 pub mod error;
 pub mod fetch;
+pub mod hash;
 pub mod identity;
 pub mod interop;
 pub mod limits;
