@@ -10,13 +10,14 @@ use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::{Digest, Root};
-use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PieceIndex, Span};
-use ftx_proto::merkle::{PieceLayer, leaf_hash};
+use ftx_proto::geometry::{Geometry, PieceIndex, Span};
+use ftx_proto::merkle::PieceLayer;
 use ftx_proto::name::RelativePath;
 use ftx_proto::wire::session::Refusal;
 use rustix::fs::OFlags;
 use tokio::sync::watch;
 
+use crate::hash;
 use crate::store::PartFile;
 
 /// What tells one state of a file from another without reading it.
@@ -234,7 +235,8 @@ impl ContentReader {
         let span = geometry.span_of(piece);
         let mut buffer = vec![0; geometry.len_of(span) as usize];
         self.read(span, &mut buffer)?;
-        let leaves: Vec<Digest> = buffer.chunks(CHUNK_SIZE as usize).map(leaf_hash).collect();
+        let mut leaves = Vec::new();
+        hash::leaves(&buffer, &mut leaves);
         // A change that the stamp cannot show. Better told here than taken for a lie there.
         if self.layer.proves(piece, &leaves) { Ok(leaves) } else { Err(ReadError::Changed) }
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ftx_proto::digest::Digest;
 use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PIECE_CHUNKS};
 use ftx_proto::limits::RUN_CHUNKS_MAX;
-use ftx_proto::merkle::{PieceLayer, leaf_hash, piece_hash};
+use ftx_proto::merkle::{PieceLayer, piece_hash};
 
 use super::content::{Stamp, stamp_of};
 
@@ -161,7 +161,7 @@ impl FileHash {
                     io::ErrorKind::UnexpectedEof => HashError::Changed,
                     _ => HashError::Unreadable(error),
                 })?;
-                leaves.extend(bytes.chunks(CHUNK_SIZE as usize).map(leaf_hash));
+                crate::hash::leaves(bytes, &mut leaves);
                 self.bytes_done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             }
             self.check()?;
@@ -200,7 +200,7 @@ pub(crate) fn settle(stamp: &Stamp) {
 mod tests {
     use super::*;
     use ftx_proto::geometry::PIECE_SIZE;
-    use ftx_proto::merkle::empty_root;
+    use ftx_proto::merkle::{empty_root, leaf_hash};
     use std::io::Write;
 
     fn threads(count: usize) -> NonZeroUsize {

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ftx_proto::chunk_set::{ChunkMask, PieceSet};
 use ftx_proto::digest::Digest;
-use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PieceIndex, Span};
-use ftx_proto::merkle::leaf_hash;
+use ftx_proto::geometry::{Geometry, PieceIndex, Span};
 
+use crate::hash;
 use crate::store::{PartFile, StoreError};
 
 /// The target of one fetch, shared by all its lanes.
@@ -43,11 +43,23 @@ impl Landing {
     /// `bytes` are those of `span`, which lies within one piece. The answer has one place a chunk: its leaf hash if it
     /// was written now, `None` if another copy was there before.
     pub fn land(&self, span: Span, bytes: &[u8]) -> Result<Vec<Option<Digest>>, StoreError> {
+        // Hashed before it is claimed: a claim is held no longer than the write takes.
+        let mut leaves = Vec::new();
+        hash::leaves(bytes, &mut leaves);
+        self.land_hashed(span, bytes, &leaves)
+    }
+
+    /// Writes chunks as [`Landing::land`] does, where their leaf hashes are known.
+    pub fn land_hashed(
+        &self,
+        span: Span,
+        bytes: &[u8],
+        leaves: &[Digest],
+    ) -> Result<Vec<Option<Digest>>, StoreError> {
         assert_eq!(bytes.len() as u64, self.geometry.len_of(span), "the lane checked the length");
+        assert_eq!(leaves.len(), span.count() as usize, "one leaf a chunk");
         let piece = span.first().piece();
         let wanted = ChunkMask::of(span);
-        // Hashed before it is claimed: a claim is held no longer than the write takes.
-        let leaves: Vec<Digest> = bytes.chunks(CHUNK_SIZE as usize).map(leaf_hash).collect();
         let Some(claims) = self.claims.get(piece.get() as usize) else { return Ok(vec![None; leaves.len()]) };
         let before = ChunkMask(claims.fetch_or(wanted.0, Ordering::AcqRel));
         let ours = wanted.without(before);
@@ -57,7 +69,7 @@ impl Landing {
             self.part.write_at(run.first().offset(), &bytes[from as usize..to as usize])?;
         }
         let ours = span.chunks().map(|chunk| ours.contains(chunk.in_piece()));
-        Ok(leaves.into_iter().zip(ours).map(|(leaf, ours)| ours.then_some(leaf)).collect())
+        Ok(leaves.iter().zip(ours).map(|(leaf, ours)| ours.then_some(*leaf)).collect())
     }
 
     /// Gives back the claims of chunks that proved wrong.

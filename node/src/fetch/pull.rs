@@ -1,8 +1,8 @@
 //! A datagram lane: the task that pulls chunks from one source in datagrams.
 //!
-//! From the socket to the disk it is one task: it receives, opens in place, puts fragments together, hashes and writes
-//! ([`Landing::land`]), and asks for more as the engine ([`PullEngine`]) says. The engine of the fetch hears of chunks only, in
-//! runs. The session over which the keys were agreed on stays what it is; when it ends so does this lane.
+//! From the socket to the disk it is one task: it receives, opens in place, puts fragments together, hashes what one call
+//! brought side by side and writes it ([`Landing::land_hashed`]), and asks for more as the engine ([`PullEngine`]) says. The
+//! engine of the fetch hears of chunks only, in runs. The session over which the keys were agreed on stays what it is; when it ends so does this lane.
 
 use std::collections::HashMap;
 use std::io;
@@ -27,6 +27,7 @@ use super::meter::LaneMeter;
 use crate::actors::fetcher::FetcherMessage;
 use crate::actors::source::SourceMessage;
 use crate::clock::Clock;
+use crate::hash;
 use crate::net::datagram::seal::{DatagramSecret, Opener, Sealer, Side};
 use crate::net::datagram::socket::{DatagramSocket, Mode, Received};
 
@@ -126,6 +127,29 @@ struct Arrivals {
     runs: Vec<(RequestId, ChunkIndex, Vec<Option<Digest>>)>,
 }
 
+/// A chunk of which everything has come, and which is not hashed yet.
+struct WholeChunk<'a> {
+    request: RequestId,
+    chunk: ChunkIndex,
+    bytes: ChunkBytes<'a>,
+}
+
+enum ChunkBytes<'a> {
+    /// Came in one datagram, and is still where it was received.
+    Received(&'a [u8]),
+    /// Was put together from fragments.
+    Assembled { buffer: Box<[u8]>, len: usize },
+}
+
+impl ChunkBytes<'_> {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            ChunkBytes::Received(bytes) => bytes,
+            ChunkBytes::Assembled { buffer, len } => &buffer[..*len],
+        }
+    }
+}
+
 impl Pull {
     fn begin(arguments: PullArguments, asked: Arc<Mutex<Asked>>, meter: Arc<LaneMeter>) -> io::Result<Self> {
         let any: IpAddr = match arguments.peer {
@@ -204,6 +228,26 @@ impl Pull {
 
     /// Takes in a batch of datagrams, asks for more, and tells the fetch.
     fn take_in(&mut self, received: &mut Received) -> Result<(), LaneEnd> {
+        let mut whole = Vec::new();
+        let opened = self.open(received, &mut whole);
+        // What came before somebody broke the protocol has come, and the fetch hears of it.
+        let landed = self.land(whole);
+        if matches!(opened, Ok(true)) && !std::mem::replace(&mut self.is_up, true) {
+            let _ = self.arguments.source_actor.cast(SourceMessage::PullUp(self.arguments.lane));
+        }
+        self.feed(Input::Tick);
+        let statistics = self.engine.statistics();
+        self.meter.packets(statistics.arrived + statistics.lost, statistics.lost);
+        self.tell();
+        opened.and(landed)
+    }
+
+    /// Opens a batch of datagrams, collects the chunks that are whole with it, and says whether anything came.
+    fn open<'a>(
+        &mut self,
+        received: &'a mut Received,
+        whole: &mut Vec<WholeChunk<'a>>,
+    ) -> Result<bool, LaneEnd> {
         let mut came = false;
         for (route, datagram) in received.datagrams() {
             if route.peer.ip() != self.arguments.peer.ip() {
@@ -217,7 +261,7 @@ impl Pull {
                     let fate = self.engine.data(now, head, bytes.len());
                     match fate.map_err(|error| violation(&error.to_string()))? {
                         Fate::Keep { chunk, place, completes } => {
-                            self.keep(chunk, place, completes, bytes)?
+                            whole.extend(self.keep(chunk, place, completes, bytes));
                         }
                         Fate::Drop => {}
                     }
@@ -225,52 +269,66 @@ impl Pull {
                 Serving::Padding { number } => self.feed(Input::Padding { number }),
             }
         }
-        if came && !std::mem::replace(&mut self.is_up, true) {
-            let _ = self.arguments.source_actor.cast(SourceMessage::PullUp(self.arguments.lane));
-        }
-        self.feed(Input::Tick);
-        let statistics = self.engine.statistics();
-        self.meter.packets(statistics.arrived + statistics.lost, statistics.lost);
-        self.tell();
-        Ok(())
+        Ok(came)
     }
 
-    /// Puts a fragment where it belongs; a chunk that is complete with it lands.
-    fn keep(
+    /// Puts a fragment where it belongs; gives the chunk if it is whole with it.
+    fn keep<'a>(
         &mut self,
         chunk: ChunkIndex,
         place: Range<usize>,
         completes: Option<RequestId>,
-        bytes: &[u8],
-    ) -> Result<(), LaneEnd> {
+        bytes: &'a [u8],
+    ) -> Option<WholeChunk<'a>> {
         let len = self.arguments.landing.geometry().chunk_len(chunk) as usize;
         if place == (0..len) {
-            return completes.map_or(Ok(()), |request| self.land(request, chunk, bytes));
+            let bytes = ChunkBytes::Received(bytes);
+            return completes.map(|request| WholeChunk { request, chunk, bytes });
         }
         let spare = &mut self.spare;
         let new = || spare.pop().unwrap_or_else(|| vec![0; CHUNK_BYTES].into_boxed_slice());
         let buffer = self.partial.entry(chunk).or_insert_with(new);
         // The engine has made sure of both: the place lies in the chunk, and the bytes fill it.
         buffer[place].copy_from_slice(bytes);
-        let Some(request) = completes else { return Ok(()) };
-        let Some(buffer) = self.partial.remove(&chunk) else { return Ok(()) };
-        let landed = self.land(request, chunk, &buffer[..len]);
-        self.recycle(buffer);
-        landed
+        let request = completes?;
+        let bytes = ChunkBytes::Assembled { buffer: self.partial.remove(&chunk)?, len };
+        Some(WholeChunk { request, chunk, bytes })
     }
 
-    fn land(&mut self, request: RequestId, chunk: ChunkIndex, bytes: &[u8]) -> Result<(), LaneEnd> {
-        let landing = &self.arguments.landing;
-        let arrived = locked(&self.asked).arrived(landing.geometry(), request, chunk.get(), bytes.len());
-        let Some(span) = arrived.map_err(LaneEnd::Violation)? else { return Ok(()) };
-        self.meter.came(bytes.len() as u64);
-        match landing.land(span, bytes) {
-            Ok(leaves) => self.arrivals.add(request, chunk, leaves),
-            Err(error) => {
-                let _ = self.arguments.fetcher.cast(FetcherMessage::StoreFailed(error));
+    /// Hashes the chunks that were asked for, side by side, and writes them.
+    fn land(&mut self, whole: Vec<WholeChunk<'_>>) -> Result<(), LaneEnd> {
+        let landing = Arc::clone(&self.arguments.landing);
+        let mut result = Ok(());
+        let mut wanted = Vec::with_capacity(whole.len());
+        for chunk in &whole {
+            let (first, bytes) = (chunk.chunk.get(), chunk.bytes.as_slice());
+            match locked(&self.asked).arrived(landing.geometry(), chunk.request, first, bytes.len()) {
+                Ok(Some(span)) => wanted.push((chunk, span, bytes)),
+                Ok(None) => {}
+                Err(what) => {
+                    result = Err(LaneEnd::Violation(what));
+                    break;
+                }
             }
         }
-        Ok(())
+        let messages: Vec<&[u8]> = wanted.iter().map(|(_, _, bytes)| *bytes).collect();
+        let mut leaves = Vec::new();
+        hash::hash_many(&messages, &mut leaves);
+        for ((chunk, span, bytes), leaf) in wanted.into_iter().zip(leaves) {
+            self.meter.came(bytes.len() as u64);
+            match landing.land_hashed(span, bytes, &[leaf]) {
+                Ok(leaves) => self.arrivals.add(chunk.request, chunk.chunk, leaves),
+                Err(error) => {
+                    let _ = self.arguments.fetcher.cast(FetcherMessage::StoreFailed(error));
+                }
+            }
+        }
+        for chunk in whole {
+            if let ChunkBytes::Assembled { buffer, .. } = chunk.bytes {
+                self.recycle(buffer);
+            }
+        }
+        result
     }
 
     fn recycle(&mut self, buffer: Box<[u8]>) {

@@ -10,14 +10,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::{Digest, Root};
-use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PieceIndex};
-use ftx_proto::merkle::{leaf_hash, piece_hash};
+use ftx_proto::geometry::{Geometry, PieceIndex};
+use ftx_proto::merkle::piece_hash;
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::journal::Journal;
 use super::target::{Folder, Place};
 use super::{StoreError, Target};
+use crate::hash;
 
 /// The unfinished file of one fetch, with its journal.
 ///
@@ -383,7 +384,8 @@ fn is_there(data: &File, geometry: Geometry, piece: PieceIndex, hash: Digest) ->
     let place = geometry.bytes_of(geometry.span_of(piece));
     let mut bytes = vec![0; (place.end - place.start) as usize];
     let read = data.read_exact_at(&mut bytes, place.start);
-    let leaves: Vec<Digest> = bytes.chunks(CHUNK_SIZE as usize).map(leaf_hash).collect();
+    let mut leaves = Vec::new();
+    hash::leaves(&bytes, &mut leaves);
     read.is_ok() && piece_hash(geometry, &leaves) == hash
 }
 
