@@ -138,6 +138,8 @@ pub struct PullEngine {
     lost: VecDeque<ChunkIndex>,
     flight: Flight,
     window: Window,
+    /// Bytes that the budget allowed last.
+    allowed: u64,
     path: PathProbe,
     next_want: u32,
     /// Time-outs without anything in between.
@@ -172,6 +174,7 @@ impl PullEngine {
             lost: VecDeque::new(),
             flight: Flight::default(),
             window: Window::new(buffer_bytes, now),
+            allowed: 0,
             path: PathProbe::new(now),
             next_want: 0,
             silent: 0,
@@ -272,6 +275,11 @@ impl PullEngine {
         self.flight.bytes()
     }
 
+    /// How much might be in flight when something happened last: the source's part of the budget.
+    pub fn allowed(&self) -> u64 {
+        self.allowed
+    }
+
     /// How much may be in flight, as far as this source alone is concerned.
     pub fn window(&self) -> &Window {
         &self.window
@@ -331,8 +339,8 @@ impl PullEngine {
         self.probe(now);
         let limited = self.flight.bytes() + self.want_bytes(self.window.bytes()) > self.window.bytes();
         self.window.adjust(now, limited || !self.nothing_to_ask());
-        let allowed = budget.allow(now, self.member, &self.window);
-        while self.send_want(now, allowed) {}
+        self.allowed = budget.allow(now, self.member, &self.window);
+        while self.send_want(now, self.allowed) {}
     }
 
     fn nothing_to_ask(&self) -> bool {
