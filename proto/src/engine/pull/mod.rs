@@ -381,6 +381,7 @@ impl PullEngine {
         }
         if self.silent >= SILENT_MAX {
             self.over = true;
+            self.allowed = 0;
             self.outputs.push_back(Output::Silent);
         } else if self.silent >= SILENT_PATH {
             // Perhaps datagrams of this size do not pass any more.
