@@ -165,7 +165,7 @@ fn a_seed_gives_the_same_log_every_time() {
 }
 
 /// How many seeds are tried where nothing else is said.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 400;
 
 /// Virtual time after which a fetch hangs. A source that loses 40 % both ways is that slow at its worst.
 const HOUR: Duration = Duration::from_secs(3600);

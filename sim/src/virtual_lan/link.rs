@@ -137,11 +137,6 @@ impl Link {
         }
     }
 
-    /// What it is like.
-    pub fn spec(&self) -> &LinkSpec {
-        &self.spec
-    }
-
     /// What it has done.
     pub fn count(&self) -> LinkCount {
         self.count
@@ -203,5 +198,109 @@ impl Link {
         let arrives = (direct + self.spec.jitter.mul_f64(late.powi(8))).max(self.arrives_until);
         self.arrives_until = arrives;
         arrives
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn wire() -> LinkSpec {
+        LinkSpec::wire(1e6, Duration::from_millis(2), 10_000)
+    }
+
+    fn micros(micros: u64) -> Time {
+        Time::ZERO + Duration::from_micros(micros)
+    }
+
+    /// Sends so many datagrams of 1,000 bytes, one every so many microseconds: when each of them came, and what was
+    /// counted.
+    fn send(spec: LinkSpec, count: u64, every: u64) -> (Vec<Vec<Time>>, LinkCount) {
+        let (mut link, mut random) = (Link::new(spec), ChaCha8Rng::seed_from_u64(7));
+        let times = (0..count).map(|number| link.send(micros(number * every), 1000, &mut random)).collect();
+        (times, link.count())
+    }
+
+    fn share(part: u64, all: u64) -> f64 {
+        part as f64 / all as f64
+    }
+
+    #[test]
+    fn what_is_sent_at_once_comes_at_the_rate_of_the_link() {
+        let (times, count) = send(wire(), 10, 0);
+        let expected: Vec<_> = (1..=10).map(|number| vec![micros(number * 1000 + 2000)]).collect();
+        assert_eq!(times, expected);
+        assert_eq!((count.sent, count.carried, count.waited), (10, 10_000, 45_000));
+    }
+
+    #[test]
+    fn what_the_queue_does_not_hold_is_lost() {
+        let (times, count) = send(wire(), 15, 0);
+        assert!(times[..10].iter().all(|times| times.len() == 1) && times[10..].iter().all(Vec::is_empty));
+        assert_eq!((count.overflowed, count.lost), (5, 0));
+        let (mut link, mut random) = (Link::new(wire()), ChaCha8Rng::seed_from_u64(7));
+        let mut now = Time::ZERO;
+        for _ in 0..100 {
+            now = link.room_at(now, 1000) + Duration::from_nanos(100);
+            link.send(now, 1000, &mut random);
+        }
+        assert_eq!(link.count().overflowed, 0, "who waits loses nothing");
+    }
+
+    #[test]
+    fn as_many_are_lost_as_is_said() {
+        let (_, count) = send(LinkSpec { loss: 0.2, ..wire() }, 20_000, 1000);
+        assert!((share(count.lost, 20_000) - 0.2).abs() < 0.01, "{count:?}");
+        let bursts = Some(Bursts { every: 90.0, length: 10.0, loss: 1.0 });
+        let (times, count) = send(LinkSpec { bursts, ..wire() }, 100_000, 1000);
+        assert!((share(count.lost, 100_000) - 0.1).abs() < 0.01, "{count:?}");
+        let ends = times.windows(2).filter(|pair| pair[0].is_empty() && !pair[1].is_empty()).count() as u64;
+        assert!((share(count.lost, ends) - 10.0).abs() < 1.0, "{} in a row", share(count.lost, ends));
+    }
+
+    #[test]
+    fn jitter_keeps_the_order_and_reordering_does_not() {
+        let late = Duration::from_millis(5);
+        let (times, _) = send(LinkSpec { jitter: late, ..wire() }, 2000, 1000);
+        assert!(times.windows(2).all(|pair| pair[0] <= pair[1]));
+        let delays: Vec<_> =
+            times.iter().zip(1..).map(|(times, number)| times[0].since(micros(number * 1000))).collect();
+        assert!(delays.iter().all(|delay| (2..=7).contains(&delay.as_millis())), "never more than it may be");
+        assert!(delays.iter().any(|delay| delay.as_millis() >= 5));
+        let (times, _) = send(LinkSpec { reorder: 0.1, reorder_by: late, ..wire() }, 2000, 1000);
+        let overtaken = times.windows(2).filter(|pair| pair[0] > pair[1]).count();
+        assert!((100..250).contains(&overtaken), "{overtaken}");
+    }
+
+    #[test]
+    fn as_many_come_twice_as_is_said() {
+        let (times, _) = send(LinkSpec { duplicate: 0.1, ..wire() }, 20_000, 1000);
+        let twice = times.iter().filter(|times| times.len() == 2).count() as u64;
+        assert!(
+            times.iter().all(|times| !times.is_empty()) && (share(twice, 20_000) - 0.1).abs() < 0.01,
+            "{twice}"
+        );
+    }
+
+    #[test]
+    fn nothing_passes_while_it_is_cut() {
+        let spec = LinkSpec { cuts: vec![micros(5_000)..micros(8_000)], ..wire() };
+        let (times, count) = send(spec, 12, 1000);
+        // Each leaves a millisecond after it was sent.
+        let passed: Vec<bool> = times.iter().map(|times| !times.is_empty()).collect();
+        let expected: Vec<bool> = (1..=12).map(|leaves| !(5..8).contains(&leaves)).collect();
+        assert_eq!(passed, expected);
+        assert_eq!(count.lost, 3);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_arrivals() {
+        for name in ["ethernet", "wifi", "wifi-bad", "powerline"] {
+            let spec = LinkSpec::preset(name).expect("it exists");
+            assert_eq!(send(spec.clone(), 5000, 100), send(spec, 5000, 100));
+        }
+        assert_eq!(LinkSpec::preset("carrier pigeons"), None);
     }
 }
