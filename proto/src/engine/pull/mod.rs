@@ -134,7 +134,7 @@ pub struct PullEngine {
     chunks: BTreeMap<ChunkIndex, Pending>,
     /// Chunks of which nothing was asked yet, in the order in which they were wanted.
     fresh: VecDeque<ChunkIndex>,
-    /// Chunks of which something is lost; a chunk may be here that is complete by now.
+    /// Chunks of which something is lost.
     lost: VecDeque<ChunkIndex>,
     flight: Flight,
     window: Window,
@@ -159,6 +159,8 @@ struct Pending {
     missing: FragmentMask,
     /// Those of the missing ones that are in flight.
     asked: FragmentMask,
+    /// It stands in `fresh`.
+    fresh: bool,
     /// It stands in `lost`.
     queued: bool,
 }
@@ -209,14 +211,12 @@ impl PullEngine {
     pub fn data(&mut self, now: Time, head: DataHead, len: usize) -> Result<Fate, Violation> {
         let chunk = self.geometry.chunk(head.chunk).ok_or(Violation::Unasked)?;
         let chunk_len = self.geometry.chunk_len(chunk);
-        let landed = self.flight.landed(head.want, chunk, head.fragment);
+        let landed = self.flight.landed(head.want, (chunk, head.fragment), len);
         let layout = match landed {
             Landed::Strange => return Err(Violation::Unasked),
+            Landed::Misfit => return Err(Violation::Length),
             Landed::Forgotten => None,
             Landed::Known { layout, sent_at, early, late, again } => {
-                if layout.range(chunk_len, head.fragment).len() != len {
-                    return Err(Violation::Length);
-                }
                 if !again {
                     self.window.arrived(len as u64, early.then(|| now.since(sent_at)));
                 }
@@ -242,7 +242,7 @@ impl PullEngine {
         let place = pending.layout.range(chunk_len, head.fragment);
         let completes = pending.missing.is_empty().then_some(pending.request);
         if completes.is_some() {
-            self.chunks.remove(&chunk);
+            self.complete(chunk);
         }
         Ok(Fate::Keep { chunk, place, completes })
     }
@@ -304,7 +304,8 @@ impl PullEngine {
             let layout = self.path.layout();
             let missing = layout.all(self.geometry.chunk_len(chunk));
             let asked = FragmentMask::EMPTY;
-            self.chunks.insert(chunk, Pending { request, layout, missing, asked, queued: false });
+            self.chunks
+                .insert(chunk, Pending { request, layout, missing, asked, fresh: true, queued: false });
             self.fresh.push_back(chunk);
         }
     }
@@ -320,6 +321,16 @@ impl PullEngine {
         });
         self.fresh.retain(|chunk| self.chunks.contains_key(chunk));
         self.lost.retain(|chunk| self.chunks.contains_key(chunk));
+    }
+
+    /// Nothing is missing of it any more. What came late may have completed it while it still waited to be asked for.
+    fn complete(&mut self, chunk: ChunkIndex) {
+        let Some(pending) = self.chunks.remove(&chunk) else { return };
+        if pending.queued {
+            self.lost.retain(|queued| *queued != chunk);
+        } else if pending.fresh {
+            self.fresh.retain(|fresh| *fresh != chunk);
+        }
     }
 
     /// Finds what is lost, adjusts the window, and asks for as much as it allows.
@@ -354,7 +365,8 @@ impl PullEngine {
     }
 
     fn ask_again(&mut self, chunk: ChunkIndex, fragments: FragmentMask) {
-        let Some(pending) = self.chunks.get_mut(&chunk) else { return };
+        // One that was cancelled and wanted again waits among the fresh ones, whatever is lost of it.
+        let Some(pending) = self.chunks.get_mut(&chunk).filter(|pending| !pending.fresh) else { return };
         pending.asked = pending.asked.without(fragments);
         if !pending.missing.without(pending.asked).is_empty() && !std::mem::replace(&mut pending.queued, true)
         {
@@ -408,7 +420,7 @@ impl PullEngine {
             let Some(pending) = self.chunks.get_mut(&chunk) else { continue };
             (pending.layout, pending.missing, pending.asked) = (layout, all, FragmentMask::EMPTY);
             // What was never asked still stands among the fresh ones.
-            if !pending.queued && !self.fresh.contains(&chunk) {
+            if !pending.queued && !pending.fresh {
                 pending.queued = true;
                 self.lost.push_back(chunk);
             }
@@ -478,6 +490,7 @@ impl PullEngine {
             let mask = first(open, room);
             pending.asked = pending.asked.union(mask);
             let done = mask == open;
+            pending.fresh = false;
             if done {
                 pending.queued = false;
             }
@@ -518,9 +531,12 @@ impl PullEngine {
             assert!(pending.asked.without(pending.missing).is_empty(), "what has arrived is not asked for");
             let open = !pending.missing.without(pending.asked).is_empty();
             assert_eq!(pending.queued, self.lost.contains(chunk));
-            assert!(!open || pending.queued || self.fresh.contains(chunk), "what is missing will be asked");
-            assert!(!(pending.queued && self.fresh.contains(chunk)), "a chunk waits in one queue");
+            assert_eq!(pending.fresh, self.fresh.contains(chunk));
+            assert!(!open || pending.queued || pending.fresh, "what is missing will be asked");
+            assert!(!(pending.queued && pending.fresh), "a chunk waits in one queue");
         }
+        let waiting = self.chunks.values().filter(|pending| pending.queued || pending.fresh).count();
+        assert_eq!(waiting, self.fresh.len() + self.lost.len(), "and once, and only if it is wanted");
         let mut in_flight: BTreeMap<ChunkIndex, FragmentMask> = BTreeMap::new();
         for (chunk, fragment) in self.flight.all() {
             let mask = in_flight.entry(chunk).or_default();
