@@ -10,7 +10,7 @@
 
 mod support;
 
-use support::{Failure, NAME, Node, Stage, cpu_of, from_environment, is_wanted, median, peak_of, same_bytes};
+use support::{Failure, Stage, from_environment, is_wanted, median};
 
 fn main() -> Result<(), Failure> {
     if !is_wanted("transfer") {
@@ -34,21 +34,14 @@ struct Bench {
     stage: Stage,
 }
 
-/// One transfer by nodes.
-struct Transfer {
-    seconds: f64,
-    cpu_seconds: f64,
-    peak_bytes: u64,
-}
-
 impl Bench {
     /// Starts the sources, makes both kinds of copies in turn, and gives the line that sums it up.
     fn case(&self, sources: usize, runs: u64) -> Result<String, Failure> {
-        let shares = (1..=sources).map(|number| self.share(number)).collect::<Result<Vec<_>, _>>()?;
+        let shares = (1..=sources).map(|number| self.stage.share(number)).collect::<Result<Vec<_>, _>>()?;
         self.stage.wait_until_hashed(sources)?;
         let (mut transfers, mut plain) = (Vec::new(), Vec::new());
         for run in 1..=runs {
-            transfers.push(self.get(&shares, run == 1)?);
+            transfers.push(self.stage.get(&shares, "auto", run == 1)?);
             plain.push(self.stage.copy_plainly()?.as_secs_f64());
             if let (Some(transfer), Some(plain)) = (transfers.last(), plain.last()) {
                 eprintln!(
@@ -69,36 +62,5 @@ impl Bench {
             median(transfers.iter().map(|it| it.cpu_seconds)) / gib,
             peak >> 20
         ))
-    }
-
-    /// Starts a node that shares the folder.
-    fn share(&self, number: usize) -> Result<Node, Failure> {
-        let mut command = self.stage.node(&format!("source-{number}"));
-        // Quiet: that the others have taken the port for sessions is no news here.
-        command.arg("--quiet").arg("--share").arg(self.stage.folder.path().join("share"));
-        let mut share = Node::start(&mut command)?;
-        share.wait_for("ready")?;
-        Ok(share)
-    }
-
-    /// Fetches the file by its name.
-    fn get(&self, shares: &[Node], compare: bool) -> Result<Transfer, Failure> {
-        let target = self.stage.target();
-        let before = cpu_of(shares)?;
-        let mut get = Node::start(self.stage.node("fetcher").args(["get", NAME, "-o"]).arg(&target))?;
-        let (done, own_peak) = get.wait_for("done")?;
-        if !get.child.wait()?.success() {
-            return Err("the fetch failed".into());
-        }
-        let cpu_seconds = cpu_of(shares)? - before;
-        let seconds = done["seconds"].as_f64().ok_or("`done` does not tell the seconds")?;
-        let peaks = shares.iter().filter_map(|share| peak_of(share.child.id()));
-        if std::fs::metadata(&target)?.len() != self.stage.size
-            || (compare && !same_bytes(&self.stage.file, &target)?)
-        {
-            return Err("the file that was fetched is not the one that was shared".into());
-        }
-        std::fs::remove_file(&target)?;
-        Ok(Transfer { seconds, cpu_seconds, peak_bytes: peaks.max().unwrap_or(0).max(own_peak) })
     }
 }

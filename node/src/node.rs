@@ -335,7 +335,10 @@ impl Node {
             Ok(ractor::rpc::CallResult::Success(Some(fetcher))) => fetcher,
             _ => return Err(Error::other("the fetch could not be started")),
         };
-        for holder in &resolved.holders {
+        let mut holders: Vec<_> = resolved.holders.iter().collect();
+        // Of several ways to one node the one over IPv4 is taken first: there each packet has more room.
+        holders.sort_by_key(|holder| holder.addr.is_ipv6());
+        for holder in holders {
             let _ = fetcher.cast(FetcherMessage::Offered(holder.announce.clone(), holder.addr));
         }
         let finding = tokio::spawn(keep_finding(

@@ -128,10 +128,47 @@ impl Stage {
         Err(format!("{sources} nodes have not hashed the file in {} s", HASHING_MAX.as_secs()).into())
     }
 
+    /// Starts a node that shares the folder.
+    pub fn share(&self, number: usize) -> Result<Node, Failure> {
+        let mut command = self.node(&format!("source-{number}"));
+        // Quiet: that the others have taken the port for sessions is no news here.
+        command.arg("--quiet").arg("--share").arg(self.folder.path().join("share"));
+        let mut share = Node::start(&mut command)?;
+        share.wait_for("ready")?;
+        Ok(share)
+    }
+
+    /// Fetches the file by its name, on this lane.
+    pub fn get(&self, shares: &[Node], lane: &str, compare: bool) -> Result<Transfer, Failure> {
+        let target = self.target();
+        let before = cpu_of(shares)?;
+        let mut get =
+            Node::start(self.node("fetcher").args(["get", NAME, "--lane", lane, "-o"]).arg(&target))?;
+        let (done, own_peak) = get.wait_for("done")?;
+        if !get.child.wait()?.success() {
+            return Err("the fetch failed".into());
+        }
+        let cpu_seconds = cpu_of(shares)? - before;
+        let seconds = done["seconds"].as_f64().ok_or("`done` does not tell the seconds")?;
+        let peaks = shares.iter().filter_map(|share| peak_of(share.child.id()));
+        if std::fs::metadata(&target)?.len() != self.size || (compare && !same_bytes(&self.file, &target)?) {
+            return Err("the file that was fetched is not the one that was shared".into());
+        }
+        std::fs::remove_file(&target)?;
+        Ok(Transfer { seconds, cpu_seconds, peak_bytes: peaks.max().unwrap_or(0).max(own_peak) })
+    }
+
     /// Megabytes (millions) per second, if all of the file takes so long.
     pub fn rate(&self, seconds: f64) -> f64 {
         self.size as f64 / 1e6 / seconds
     }
+}
+
+/// One transfer by nodes.
+pub struct Transfer {
+    pub seconds: f64,
+    pub cpu_seconds: f64,
+    pub peak_bytes: u64,
 }
 
 /// A running node. Dropped, it is killed.

@@ -336,6 +336,7 @@ impl FetcherState {
                     self.candidates.tell(source, SourceMessage::AskLeaves(piece));
                 }
                 Output::LayerReady(layer) => {
+                    tracing::debug!(pieces = layer.hashes().len(), "the hashes of all pieces are known");
                     let content = Content::partial(
                         layer,
                         self.settings.name.clone(),

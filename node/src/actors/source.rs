@@ -135,6 +135,10 @@ impl Actor for Source {
             sampling,
         };
         state.open_lane();
+        if state.arguments.mode == LaneMode::Datagram {
+            // Whoever wants datagrams knows that packets get lost: the one that comes up first is used.
+            state.open_lane();
+        }
         Ok(state)
     }
 
@@ -179,7 +183,7 @@ impl Actor for Source {
                 }
             }
             SourceMessage::AskLayer => {
-                if !state.send_to_any(LaneCommand::Layer) {
+                if !state.ask_layer() {
                     state.tell(FetcherMessage::Fact(Input::LayerFailed { source: state.arguments.source }));
                 }
             }
@@ -317,6 +321,7 @@ impl SourceState {
             source: self.arguments.source,
             dialling: self.arguments.dialling.clone(),
             root: self.arguments.root,
+            datagrams: self.peer.is_none() && self.arguments.mode == LaneMode::Datagram,
             landing: Arc::clone(&self.arguments.landing),
             source_actor: self.myself.clone(),
             fetcher: self.arguments.fetcher.clone(),
@@ -339,8 +344,8 @@ impl SourceState {
         }
         if self.arguments.mode == LaneMode::Datagram {
             self.introduction = Some(described);
+            // The lane has asked for datagrams already.
             myself.send_after(DATAGRAMS_PATIENCE, || SourceMessage::DatagramsOverdue);
-            self.choose(Choosing::Wanted);
         } else {
             self.tell(FetcherMessage::SourceReady { source: self.arguments.source, described });
         }
@@ -373,6 +378,14 @@ impl SourceState {
         }
     }
 
+    /// Asks for the layer: twice if it is small, since everything waits for it and one lost packet holds it up for long.
+    fn ask_layer(&self) -> bool {
+        let geometry = self.arguments.landing.geometry();
+        let times = if geometry.piece_count() <= LAYER_TWICE_MAX { 2 } else { 1 };
+        let up = self.open_lanes(LaneKind::Stream).filter(|(_, open)| open.up);
+        up.filter(|(_, open)| open.lane.send(LaneCommand::Layer).is_ok()).take(times).count() > 0
+    }
+
     fn send_to_any(&self, command: LaneCommand) -> bool {
         self.open_lanes(LaneKind::Stream).any(|(_, open)| open.up && open.lane.send(command).is_ok())
     }
@@ -388,6 +401,9 @@ fn add(sum: &mut Carried, more: Carried) {
     sum.packets += more.packets;
     sum.lost += more.lost;
 }
+
+/// Pieces up to which the layer is asked for twice.
+const LAYER_TWICE_MAX: u32 = 8192;
 
 /// How long a source that is to be asked for datagrams may take to send the first.
 const DATAGRAMS_PATIENCE: Duration = Duration::from_secs(3);

@@ -125,9 +125,14 @@ impl Candidates {
             lane: (LaneKind::Stream, String::new()),
         });
         if !candidate.addrs.contains(&addr) {
-            candidate.addrs.push_back(addr);
-            if candidate.addrs.len() > ADDRESSES_MAX {
-                candidate.addrs.pop_front();
+            let is_full = candidate.addrs.len() >= ADDRESSES_MAX;
+            // Every packet over IPv6 has 20 bytes less for the file.
+            if addr.is_ipv4() && candidate.actor.is_none() {
+                candidate.addrs.truncate(ADDRESSES_MAX - usize::from(is_full));
+                candidate.addrs.push_front(addr);
+            } else {
+                candidate.addrs.drain(..usize::from(is_full));
+                candidate.addrs.push_back(addr);
             }
         }
         if candidate.actor.is_none() && !candidate.banned {

@@ -46,6 +46,8 @@ pub struct LaneArguments {
     pub dialling: Dialling,
     /// The content.
     pub root: Root,
+    /// Ask for a way to get datagrams at once.
+    pub datagrams: bool,
     /// Where its chunks go.
     pub landing: Arc<Landing>,
     /// Who hears of the lane.
@@ -244,6 +246,10 @@ async fn carry(
     let secret = connection.datagram_secret;
     let watched = Watched { meter, watch: connection.watch, looked_at: Instant::now() };
     writer.write(&Message::Subscribe { root }, b"").await.map_err(broke)?;
+    if arguments.datagrams {
+        // At once, so that it costs no way there and back.
+        writer.write(&Message::OpenDatagrams { root }, b"").await.map_err(broke)?;
+    }
     let described = timeout(HANDSHAKE_TIMEOUT, describe(&mut reader, root, connection.peer))
         .await
         .map_err(|_| broke("it does not say what it has"))??;

@@ -74,14 +74,31 @@ pub(super) async fn run(
     let (lane, source_actor) = (arguments.lane, arguments.source_actor.clone());
     let (budget, member) = (Arc::clone(&arguments.budget), Member(arguments.source.0));
     let end = match Pull::begin(arguments, asked, meter) {
-        Ok(mut pull) => match pull.carry(commands).await {
-            Ok(()) => LaneEnd::Broke("closed".to_owned()),
-            Err(end) => end,
-        },
+        Ok(mut pull) => {
+            let carried = pull.carry(commands).await;
+            carried.err().unwrap_or_else(|| LaneEnd::Broke("closed".to_owned()))
+        }
         Err(error) => LaneEnd::Broke(format!("no socket for datagrams: {error}")),
     };
     budget.lock().unwrap_or_else(PoisonError::into_inner).leave(member);
     let _ = source_actor.cast(SourceMessage::LaneDown(lane, end));
+}
+
+impl Drop for Pull {
+    /// Also when the lane is dropped in the middle.
+    fn drop(&mut self) {
+        let window = self.engine.window();
+        tracing::debug!(
+            peer = %self.arguments.peer,
+            fragments_a_chunk = self.engine.layout().fragments(),
+            statistics = ?self.engine.statistics(),
+            refused = ?self.opener.counts(),
+            window_bytes = window.bytes(),
+            bytes_per_second = window.rate() as u64,
+            loss = window.loss(),
+            "datagram lane ended"
+        );
+    }
 }
 
 struct Pull {

@@ -8,6 +8,7 @@ use ftx_proto::digest::{Instance, NodeId};
 use ftx_proto::wire::session::{Hello, Message};
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
@@ -64,6 +65,10 @@ pub enum ConnectError {
 /// How long a connection may take to be made, from dialling to `Hello`.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Pauses after which a connection that is not yet there is dialled once more.
+const DIAL_AGAIN_AFTER: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
+
 /// Whom to dial, and as whom.
 #[derive(Debug, Clone)]
 pub struct Dialling {
@@ -78,25 +83,53 @@ pub struct Dialling {
 }
 
 /// Connects to a node.
+///
+/// A packet that is lost before TCP knows the network costs a second or more. So what takes longer than a handshake takes
+/// on any local network is begun once more beside it, and whichever is done first is taken.
 pub async fn dial(dialling: Dialling) -> Result<Connection, ConnectError> {
-    let Dialling { addr, local, tls, hello } = dialling;
     let dialling = async {
-        let socket = match addr {
-            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
-        };
-        if let Some(local) = local.filter(|local| local.is_ipv4() == addr.is_ipv4()) {
-            socket.bind(SocketAddr::new(local, 0))?;
+        let mut tries = JoinSet::new();
+        tries.spawn(try_dial(dialling.clone()));
+        let mut pauses = DIAL_AGAIN_AFTER.iter();
+        loop {
+            let again = async {
+                match pauses.next() {
+                    Some(pause) => tokio::time::sleep(*pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                done = tries.join_next() => match done {
+                    Some(Ok(Err(_))) if !tries.is_empty() => {}
+                    Some(Ok(result)) => return result,
+                    Some(Err(failed)) => return Err(io::Error::other(failed).into()),
+                    None => return Err(ConnectError::Timeout),
+                },
+                () = again => {
+                    tries.spawn(try_dial(dialling.clone()));
+                }
+            }
         }
-        let tcp = socket.connect(addr).await?;
-        tcp.set_nodelay(true)?;
-        let watch = TcpWatch::new(&tcp).ok();
-        let connector = TlsConnector::from(tls.client.clone());
-        let stream = connector.connect(tls::server_name(), tcp).await?;
-        let connection = greet(TlsStream::Client(stream), addr, hello).await?;
-        Ok(Connection { watch, ..connection })
     };
     timeout(HANDSHAKE_TIMEOUT, dialling).await.unwrap_or(Err(ConnectError::Timeout))
+}
+
+async fn try_dial(dialling: Dialling) -> Result<Connection, ConnectError> {
+    let Dialling { addr, local, tls, hello } = dialling;
+    let socket = match addr {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+    };
+    if let Some(local) = local.filter(|local| local.is_ipv4() == addr.is_ipv4()) {
+        socket.bind(SocketAddr::new(local, 0))?;
+    }
+    let tcp = socket.connect(addr).await?;
+    be_prompt(&tcp)?;
+    let watch = TcpWatch::new(&tcp).ok();
+    let connector = TlsConnector::from(tls.client.clone());
+    let stream = connector.connect(tls::server_name(), tcp).await?;
+    let connection = greet(TlsStream::Client(stream), addr, hello).await?;
+    Ok(Connection { watch, ..connection })
 }
 
 /// Answers a connection that came in from `addr`.
@@ -107,11 +140,20 @@ pub async fn accept(
     me: Hello,
 ) -> Result<Connection, ConnectError> {
     let accepting = async {
-        tcp.set_nodelay(true)?;
+        be_prompt(&tcp)?;
         let stream = TlsAcceptor::from(tls.server.clone()).accept(tcp).await?;
         greet(TlsStream::Server(stream), addr, me).await
     };
     timeout(HANDSHAKE_TIMEOUT, accepting).await.unwrap_or(Err(ConnectError::Timeout))
+}
+
+/// Lets small messages go out at once, and again soon where they are lost.
+fn be_prompt(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    // Where little is on its way, waiting longer each time relieves no network. A system that cannot do it waits.
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(tcp).set_tcp_thin_linear_timeouts(true);
+    Ok(())
 }
 
 async fn greet(

@@ -337,7 +337,7 @@ const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 const SEGMENTS_MAX: usize = 64;
 
 /// Bytes of one call: the most that a datagram can have.
-const CALL_BYTES_MAX: usize = 65_507;
+pub(crate) const CALL_BYTES_MAX: usize = 65_507;
 
 /// Messages of one call, each a datagram or several of equal size put together.
 const CALL_MESSAGES_MAX: usize = 8;

@@ -32,7 +32,7 @@ impl FetchEngine {
                 missing += chunks;
             }
             let Some(active) = active else { continue };
-            active.check();
+            active.check(self.layer.is_some());
             assert_eq!(u64::from(active.all().count()), chunks);
             assert_eq!(active.counted_unassigned, active.unassigned().count());
             assert_eq!(
@@ -67,7 +67,8 @@ impl FetchEngine {
             assert!(active.twice().without(asked).is_empty());
         }
         assert_eq!(seen, self.requests.len(), "every request belongs to an active piece");
-        assert!(self.layer.is_some() || seen == 0, "nothing is asked before the layer is known");
+        let unproved = if self.layer.is_some() { 0 } else { self.active.len() };
+        assert!(unproved <= super::UNPROVED_PIECES_MAX, "little is begun before the layer is known");
     }
 
     fn check_sources(&self) {

@@ -14,9 +14,6 @@ use super::{FetchEngine, Output, SourceId, first_run};
 impl FetchEngine {
     /// Fills the windows of all sources, in turns.
     pub(super) fn schedule(&mut self) {
-        if self.layer.is_none() {
-            return;
-        }
         let (now, mut responsive, mut silent) = (self.now, Vec::new(), Vec::new());
         for (&id, source) in
             self.sources.iter().filter(|(_, source)| !source.is_busy(now) && source.room() > 0)
@@ -86,7 +83,7 @@ impl FetchEngine {
             of_others = of_others.or(Some((piece, chunks)));
         }
         match self.pick_fresh(id) {
-            Some(piece) if self.make_room() => {
+            Some(piece) if self.may_begin() && self.make_room() => {
                 self.activate(piece);
                 Some((piece, self.available(id, piece)))
             }

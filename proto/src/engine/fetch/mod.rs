@@ -11,6 +11,7 @@
 //!
 //! * *fresh* (in `fresh`): nobody has been asked for any of it;
 //! * *active* (in `active`): some chunks are here or asked for. In `open` as well while chunks are unassigned;
+//!   With all chunks here it waits for the layer, if that is not known;
 //! * *suspect* (in `active` and `suspects`): all chunks are here and do not prove the piece; its leaves are wanted;
 //! * *verified* (in `have`): for good.
 //!
@@ -457,6 +458,12 @@ impl FetchEngine {
         self.settle(piece);
     }
 
+    /// Whether one more piece may be begun: without the layer, which takes a way there and back or may get lost on it, only
+    /// as much as may turn out to be wrong.
+    fn may_begin(&self) -> bool {
+        self.layer.is_some() || self.active.len() < UNPROVED_PIECES_MAX
+    }
+
     /// Makes room for one more active piece, where there are too many: one that nobody is asked for becomes fresh
     /// again. `false` if there is none.
     fn make_room(&mut self) -> bool {
@@ -519,6 +526,9 @@ fn last_run(chunks: ChunkMask, count: u32) -> ChunkMask {
 
 /// Most pieces begun at the same time: 256 sources with full windows. Each takes 2.5 KiB.
 const ACTIVE_PIECES_MAX: usize = 4096;
+
+/// Most pieces that are begun before the layer is known.
+const UNPROVED_PIECES_MAX: usize = 256;
 
 /// How often in a row a source was late with everything, or was asked for the layer, before it counts as no source.
 const MISSES_STARVED: u32 = 3;

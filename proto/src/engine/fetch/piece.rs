@@ -207,7 +207,7 @@ impl ActivePiece {
     }
 
     /// Panics if what must always hold does not; see the list in [`super`].
-    pub(super) fn check(&self) {
+    pub(super) fn check(&self, has_layer: bool) {
         let mut copies: BTreeMap<u32, u32> = BTreeMap::new();
         let mut wanted = ChunkMask::EMPTY;
         for asked in &self.asked {
@@ -227,7 +227,8 @@ impl ActivePiece {
         let missing = self.all.without(self.arrived);
         assert_eq!(wanted, self.once.intersection(missing), "what is asked and missing is counted on");
         assert!(self.arrived.without(self.all).is_empty() && self.once.without(self.all).is_empty());
-        assert_eq!(self.narrowing.is_some(), self.is_whole(), "a whole piece is verified or narrowed down");
+        let judged = self.is_whole() && has_layer;
+        assert_eq!(self.narrowing.is_some(), judged, "a whole piece is verified or narrowed down");
         assert!(self.narrowing.is_none() || self.asked.is_empty(), "nothing is asked of a whole piece");
     }
 }

@@ -236,6 +236,11 @@ impl FetchEngine {
     pub(super) fn set_layer(&mut self, layer: Arc<PieceLayer>) {
         self.layer = Some(layer.clone());
         self.outputs.push_back(Output::LayerReady(layer));
+        // What came before it is judged now.
+        let waiting: Vec<PieceIndex> = self.active.keys().copied().collect();
+        for piece in waiting {
+            self.judge(piece);
+        }
     }
 
     pub(super) fn layer_answered(&mut self, id: SourceId, hashes: Vec<Digest>) {

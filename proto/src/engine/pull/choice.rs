@@ -88,8 +88,6 @@ pub enum Input {
         /// Something was asked for all the time.
         busy: bool,
     },
-    /// There is a session over which datagrams can be asked for.
-    Wanted,
     /// Datagrams pass.
     Opened,
     /// There is no datagram lane, or no more, for this reason.
@@ -163,11 +161,6 @@ impl Choice {
     /// Takes in what happened. Then drain [`Choice::poll`].
     pub fn handle(&mut self, now: Time, input: Input) {
         match input {
-            Input::Wanted => {
-                if self.mode == LaneMode::Datagram && !self.available {
-                    self.open();
-                }
-            }
             Input::Opened => {
                 self.available = true;
                 self.opening = false;
@@ -400,8 +393,6 @@ mod tests {
     #[test]
     fn what_is_wanted_is_used_unless_it_is_not_to_be_had() {
         let mut choice = Choice::new(LaneMode::Datagram, Time::ZERO);
-        choice.handle(Time::ZERO, Input::Wanted);
-        assert_eq!(choice.poll(), Some(Output::Open));
         choice.handle(Time::ZERO, Input::Opened);
         assert!(matches!(choice.poll(), Some(Output::Use { lane: LaneKind::Datagram, .. })));
         choice.handle(Time::ZERO, Input::Unavailable("a wall of fire".into()));
@@ -410,8 +401,5 @@ mod tests {
             matches!(&output, Some(Output::Use { lane: LaneKind::Stream, reason }) if reason.contains("fire"))
         );
         assert_eq!(choice.lane(), LaneKind::Stream);
-        let mut choice = Choice::new(LaneMode::Stream, Time::ZERO);
-        choice.handle(Time::ZERO, Input::Wanted);
-        assert_eq!(choice.poll(), None);
     }
 }

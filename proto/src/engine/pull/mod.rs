@@ -437,7 +437,9 @@ impl PullEngine {
     fn want_bytes(&self, allowed: u64) -> u64 {
         let fragment = self.path.layout().fragment_len() as u64;
         let least = (WANT_FRAGMENTS_MIN * fragment).min(WANT_BYTES_MIN).max(fragment);
-        (allowed / WANTS_IN_FLIGHT).clamp(least, WANT_BYTES_MAX)
+        // A Want that is lost takes its part of the window with it, and nothing may come when all of them are.
+        let parts = if self.window.loss() > LOSSY { WANTS_IN_FLIGHT_LOSSY } else { WANTS_IN_FLIGHT };
+        (allowed / parts).clamp(least, WANT_BYTES_MAX)
     }
 
     /// Asks for one Want more if that may be in flight. Lost fragments go before others.
@@ -554,8 +556,10 @@ fn first(mask: FragmentMask, count: u32) -> FragmentMask {
     mask.iter().take(count as usize).fold(FragmentMask::EMPTY, |all, one| all.union(FragmentMask::one(one)))
 }
 
-/// Wants that fit the window.
+/// Wants that fit the window; and where more than this share of fragments is lost.
 const WANTS_IN_FLIGHT: u64 = 5;
+const LOSSY: f64 = 0.02;
+const WANTS_IN_FLIGHT_LOSSY: u64 = 12;
 
 /// A Want asks for at least so many fragments, or so many bytes if that is less.
 const WANT_FRAGMENTS_MIN: u64 = 2;
@@ -568,5 +572,5 @@ const WANT_BYTES_MAX: u64 = 128 * 1024;
 const PATIENCE_MAX: Duration = Duration::from_secs(2);
 
 /// Time-outs in a row after which smaller datagrams are tried, and after which the lane is given up.
-const SILENT_PATH: u32 = 2;
+const SILENT_PATH: u32 = 4;
 const SILENT_MAX: u32 = 8;

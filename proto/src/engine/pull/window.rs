@@ -271,4 +271,4 @@ const SHARE_COLLAPSE: f64 = 0.35;
 
 /// How long to wait for something when nothing is known, and at least.
 const PATIENCE_UNKNOWN: Duration = Duration::from_millis(60);
-const PATIENCE_MIN: Duration = Duration::from_millis(10);
+const PATIENCE_MIN: Duration = Duration::from_millis(6);

@@ -21,7 +21,7 @@ use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::seal::{Opener, Sealer};
-use super::super::socket::{DatagramSocket, Received, Route};
+use super::super::socket::{CALL_BYTES_MAX, DatagramSocket, Received, Route};
 use super::{Counters, Outside, Served};
 use crate::actors::catalog::CatalogMessage;
 use crate::actors::server::ServerMessage;
@@ -304,8 +304,18 @@ impl Task {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let (Some(entry), Some(route)) = (connection.queue.pop_front(), connection.route) else { return };
         connection.queued_bytes -= connection.bytes_of(&entry);
-        let segment = match connection.make(&entry, &mut self.chunk, &mut self.out) {
-            Ok(segment) => segment,
+        self.out.clear();
+        let made = connection.make(&entry, &mut self.chunk, &mut self.out).and_then(|segment| {
+            let mut fragments = entry.mask.count();
+            // Where all datagrams are of one size, what follows goes with the same call.
+            while let Some(next) = connection.next_alike(&entry, self.out.len()) {
+                connection.make(&next, &mut self.chunk, &mut self.out)?;
+                fragments += next.mask.count();
+            }
+            Ok((segment, fragments))
+        });
+        let (segment, fragments) = match made {
+            Ok(made) => made,
             Err((refusal, is_news)) => {
                 if is_news {
                     self.outside.catalog.cast(CatalogMessage::Rescan);
@@ -318,7 +328,7 @@ impl Task {
                 return self.close(id);
             }
         };
-        let overhead = (HEADER_LEN + DATA_HEAD_LEN + TAG_LEN) * entry.mask.count() as usize;
+        let overhead = (HEADER_LEN + DATA_HEAD_LEN + TAG_LEN) * fragments as usize;
         let bytes = self.out.len() - overhead;
         if let Some(limit) = &self.outside.limit {
             limit.take(bytes);
@@ -368,7 +378,21 @@ impl Drop for Task {
 }
 
 impl Connection {
-    /// Puts the datagrams of these fragments into `out`, each of as many bytes as is returned, but for the last one.
+    /// Takes what is queued next, if it makes datagrams of the same size as `entry` and fits behind so many bytes of them.
+    fn next_alike(&mut self, entry: &Entry, bytes: usize) -> Option<Entry> {
+        let is_even = (CHUNK_SIZE as usize).is_multiple_of(entry.layout.fragment_len());
+        let next = *self.queue.front().filter(|next| is_even && next.layout == entry.layout)?;
+        let more = self.bytes_of(&next);
+        let is_whole = |entry: &Entry| self.geometry.chunk_len(entry.chunk) == CHUNK_SIZE;
+        if !is_whole(entry) || !is_whole(&next) || bytes + more > CALL_BYTES_MAX {
+            return None;
+        }
+        self.queue.pop_front();
+        self.queued_bytes -= more;
+        Some(next)
+    }
+
+    /// Appends the datagrams of these fragments to `out`, each of as many bytes as is returned, but for the last one.
     /// Or says why not, and whether that is news for the catalog.
     fn make(&mut self, entry: &Entry, chunk: &mut [u8], out: &mut Vec<u8>) -> Result<usize, (Refusal, bool)> {
         let len = self.geometry.chunk_len(entry.chunk);
@@ -376,7 +400,6 @@ impl Connection {
         let span = self.geometry.span(entry.chunk.get(), 1).ok_or((Refusal::Missing, false))?;
         let read = self.served.reader.read(span, bytes);
         read.map_err(|error| (Refusal::from(&error), error.is_news()))?;
-        out.clear();
         let mut segment = 0;
         for fragment in entry.mask.iter() {
             let head = DataHead { want: entry.want, chunk: entry.chunk.get(), fragment };
