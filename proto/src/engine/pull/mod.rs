@@ -144,6 +144,8 @@ pub struct PullEngine {
     next_want: u32,
     /// Time-outs without anything in between.
     silent: u32,
+    /// So many of them make it doubt whether datagrams of this size pass.
+    silent_path: u32,
     /// When something came, or was asked while nothing was in flight.
     progress_at: Time,
     over: bool,
@@ -180,6 +182,7 @@ impl PullEngine {
             path: PathProbe::new(now),
             next_want: 0,
             silent: 0,
+            silent_path: SILENT_PATH,
             progress_at: now,
             over: false,
             statistics: PullStatistics::default(),
@@ -383,6 +386,10 @@ impl PullEngine {
 
     fn time_out(&mut self, now: Time) {
         self.statistics.time_outs += 1;
+        if self.silent == 0 {
+            // Where much is lost, everything in flight may be without a reason.
+            self.silent_path = if self.window.loss() > LOSSY { SILENT_PATH_LOSSY } else { SILENT_PATH };
+        }
         self.silent += 1;
         self.progress_at = now;
         for (chunk, fragments) in self.flight.give_up() {
@@ -395,7 +402,7 @@ impl PullEngine {
             self.over = true;
             self.allowed = 0;
             self.outputs.push_back(Output::Silent);
-        } else if self.silent >= SILENT_PATH {
+        } else if self.silent >= self.silent_path {
             // Perhaps datagrams of this size do not pass any more.
             self.path.fall_back(now);
         }
@@ -571,6 +578,8 @@ const WANT_BYTES_MAX: u64 = 128 * 1024;
 /// Longest wait before everything in flight is taken for lost.
 const PATIENCE_MAX: Duration = Duration::from_secs(2);
 
-/// Time-outs in a row after which smaller datagrams are tried, and after which the lane is given up.
-const SILENT_PATH: u32 = 4;
+/// Time-outs in a row after which smaller datagrams are tried, also where much is lost anyway; and after which the lane
+/// is given up.
+const SILENT_PATH: u32 = 2;
+const SILENT_PATH_LOSSY: u32 = 4;
 const SILENT_MAX: u32 = 8;
