@@ -222,7 +222,10 @@ async fn a_file_that_is_changed_or_gone_while_it_is_served_is_told_as_that() {
     fs::File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
     assert!(matches!(reader.read(span, &mut buffer), Err(ReadError::Changed)));
     // Replaced by another one: who reads the old one may go on, nobody else begins.
-    fs::write(share.path().join("y"), vec![1; 2 * PIECE_SIZE as usize]).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::write(elsewhere.path().join("y"), vec![1; 2 * PIECE_SIZE as usize]).unwrap();
+    // At once whole: a look in the middle of writing would find another file.
+    fs::rename(elsewhere.path().join("y"), share.path().join("y")).unwrap();
     let content = catalog.open(catalog.root_of("y").await).await.unwrap();
     let reader = content.reader().unwrap();
     fs::rename(&path, share.path().join("y")).unwrap();

@@ -8,6 +8,7 @@
 //! * [`fleet`]: the nodes, and what can be done to them;
 //! * [`run`]: from the scenario to its [`outcome`], which says what went wrong, if anything did;
 //! * [`lan`]: hosts, links and losses made of network namespaces, and real processes of the node on them;
+//! * [`virtual_lan`]: the asking side of the datagram lane on networks that exist in virtual time only;
 //! * [`cli`]: the command line. [`threads`]: the runtimes that all nodes share.
 //!
 //! Nothing here leaves the machine: every node is confined to 127.0.0.1, or to namespaces without a way out.
@@ -21,3 +22,4 @@ pub mod run;
 pub mod scenario;
 pub mod scratch;
 pub mod threads;
+pub mod virtual_lan;

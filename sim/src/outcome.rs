@@ -131,6 +131,7 @@ mod tests {
             state,
             lane: LaneKind::Stream,
             lane_reason: String::new(),
+            fragments_again: 0,
         };
         let report = Report {
             path: "file".into(),

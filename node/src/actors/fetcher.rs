@@ -33,6 +33,7 @@ use crate::error::{Code, Error};
 use crate::fetch::candidates::{Candidates, Drought};
 use crate::fetch::landing::Landing;
 use crate::fetch::lane::{Described, LaneEnd};
+use crate::fetch::meter::LaneMeter;
 use crate::fetch::pull::SharedBudget;
 use crate::fetch::report::{Phase, Progress, Report};
 use crate::limits::{JOURNAL_BYTES_MAX, JOURNAL_INTERVAL};
@@ -133,6 +134,8 @@ pub enum FetcherMessage {
         /// Why.
         reason: String,
     },
+    /// A datagram lane to a source was opened, and counts here.
+    LaneOpened(SourceId, Arc<LaneMeter>),
     /// The disk does not take it.
     StoreFailed(StoreError),
     /// The journal says now that these bytes are safe.
@@ -256,6 +259,10 @@ impl Actor for Fetcher {
                     state.candidates.fed_by(*source);
                 }
                 input
+            }
+            FetcherMessage::LaneOpened(source, meter) => {
+                state.candidates.lane_opened(source, meter);
+                return Ok(());
             }
             FetcherMessage::LaneChosen { source, lane, reason } => {
                 state.candidates.lane_chosen(source, lane, reason);

@@ -292,6 +292,7 @@ impl SourceState {
             mode: Mode::default(),
         };
         let (lane, task) = Lane::start_pull(arguments, &self.arguments.data);
+        self.tell(FetcherMessage::LaneOpened(self.arguments.source, lane.meter()));
         self.lanes.push(Some(OpenLane { lane, kind: LaneKind::Datagram, up: false, over: Some(over), task }));
     }
 

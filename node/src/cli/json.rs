@@ -115,5 +115,6 @@ pub fn source(source: &SourceReport) -> Value {
         "reason": reason,
         "lane": source.lane.as_str(),
         "lane_reason": source.lane_reason,
+        "fragments_again": source.fragments_again,
     })
 }

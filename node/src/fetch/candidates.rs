@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ftx_proto::digest::{Instance, NodeId};
@@ -23,6 +24,7 @@ use ftx_proto::wire::session::Refusal;
 use ractor::{ActorId, ActorRef};
 
 use super::lane::{Described, LaneEnd};
+use super::meter::LaneMeter;
 use super::report::{SourceReport, SourceState};
 use crate::actors::source::SourceMessage;
 use crate::limits::SOURCES_MAX;
@@ -63,6 +65,9 @@ struct Candidate {
     useful: bool,
     /// On which kind of lane it is asked, and why.
     lane: (LaneKind, String),
+    /// What its datagram lane counts, and what those before it had to ask for again.
+    meter: Option<Arc<LaneMeter>>,
+    fragments_again: u64,
 }
 
 /// A candidate that is connected and may be asked.
@@ -123,6 +128,8 @@ impl Candidates {
             banned: false,
             useful: true,
             lane: (LaneKind::Stream, String::new()),
+            meter: None,
+            fragments_again: 0,
         });
         if !candidate.addrs.contains(&addr) {
             let is_full = candidate.addrs.len() >= ADDRESSES_MAX;
@@ -244,6 +251,13 @@ impl Candidates {
         candidate.lane = (lane, reason);
     }
 
+    /// A datagram lane to it was opened.
+    pub fn lane_opened(&mut self, source: SourceId, meter: Arc<LaneMeter>) {
+        let Some(candidate) = self.all.get_mut(&source) else { return };
+        candidate.fragments_again = candidate.fragments_again();
+        candidate.meter = Some(meter);
+    }
+
     /// A source said why it ends, or showed it.
     pub fn failed(&mut self, source: SourceId, end: LaneEnd) {
         match end {
@@ -354,6 +368,7 @@ impl Candidates {
                 state: candidate.state.clone()?,
                 lane: candidate.lane.0,
                 lane_reason: candidate.lane.1.clone(),
+                fragments_again: candidate.fragments_again(),
             })
         };
         self.all.iter().filter_map(report).collect()
@@ -361,6 +376,11 @@ impl Candidates {
 }
 
 impl Candidate {
+    /// Fragments that had to be asked for again, in all of its datagram lanes.
+    fn fragments_again(&self) -> u64 {
+        self.fragments_again + self.meter.as_ref().map_or(0, |meter| meter.carried().lost)
+    }
+
     /// For people: its name and the beginning of its id.
     fn who(&self) -> String {
         match &self.peer {

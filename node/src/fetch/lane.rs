@@ -192,6 +192,11 @@ impl Lane {
         self.lock().all_open()
     }
 
+    /// Where it counts what it carries.
+    pub fn meter(&self) -> Arc<LaneMeter> {
+        Arc::clone(&self.meter)
+    }
+
     /// What it has carried so far.
     pub fn carried(&self) -> Carried {
         self.meter.carried()

@@ -74,6 +74,8 @@ pub struct SourceReport {
     pub lane: LaneKind,
     /// Why on that one; empty if it was never another.
     pub lane_reason: String,
+    /// Fragments that had to be asked for again, where it was asked for datagrams.
+    pub fragments_again: u64,
 }
 
 /// Whether a source takes part.

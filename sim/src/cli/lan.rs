@@ -209,19 +209,20 @@ impl Display {
     /// A run's table.
     fn run(&self, run: usize, outcome: &Outcome) {
         line(format_args!(
-            "run {run}\n  {:<6} {:<8} {:>9} {:>8} {:>12} {:>5}  {:<9} {}",
-            "to", "from", "bytes", "chunks", "asked again", "bad", "lane", "at"
+            "run {run}\n  {:<6} {:<8} {:>9} {:>8} {:>12} {:>15} {:>5}  {:<9} {}",
+            "to", "from", "bytes", "chunks", "asked again", "fragments again", "bad", "lane", "at"
         ));
         for Fetched { host, result, .. } in &outcome.fetches {
             for source in result.iter().flat_map(|report| &report.sources) {
                 let killed = outcome.killed.iter().any(|(host, _)| source.name == format!("h{host}"));
                 line(format_args!(
-                    "  {:<6} {:<8} {:>9} {:>8} {:>12} {:>5}  {:<9} {}{}",
+                    "  {:<6} {:<8} {:>9} {:>8} {:>12} {:>15} {:>5}  {:<9} {}{}",
                     format!("h{host}"),
                     printable(&source.name).to_string(),
                     text::bytes(source.bytes),
                     source.chunks,
                     source.retransmitted,
+                    source.fragments_again,
                     source.bad,
                     source.lane,
                     source.addr,
@@ -284,7 +285,8 @@ impl Display {
                 "share_of_link": share_of_link(report.size, report.seconds, self.rate),
                 "sources": report.sources.iter().map(|source| json!({
                     "name": source.name, "addr": source.addr, "bytes": source.bytes, "chunks": source.chunks,
-                    "retransmitted": source.retransmitted, "bad": source.bad, "lane": source.lane,
+                    "retransmitted": source.retransmitted,
+                    "fragments_again": source.fragments_again, "bad": source.bad, "lane": source.lane,
                     "killed": outcome.killed.iter().any(|(host, _)| source.name == format!("h{host}")),
                 })).collect::<Vec<_>>(),
             }),

@@ -172,10 +172,11 @@ impl Network {
     /// If nftables is missing.
     pub fn lose_datagrams(&self, number: usize, loss: Loss) -> Result<(), LanError> {
         require("nft", "nftables")?;
-        let (host, lost) = (self.host(number).name(), loss.per_ten_thousand());
+        let host = self.host(number).name();
         let rules = format!(
             "table inet careless {{ chain arriving {{ type filter hook input priority 0; \
-             meta l4proto udp numgen random mod 10000 < {lost} drop; }}; }}"
+             meta l4proto udp {} drop; }}; }}",
+            loss.condition()
         );
         self.keeper.script(&format!("ip netns exec {host} nft '{rules}'\n")).map(drop)
     }

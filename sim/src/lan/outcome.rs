@@ -52,6 +52,8 @@ pub struct Given {
     pub chunks: u64,
     /// Chunks that had to be asked for again.
     pub retransmitted: u64,
+    /// Fragments of chunks that had to be asked for again, in datagrams.
+    pub fragments_again: u64,
     /// Chunks that were wrong.
     pub bad: u64,
     /// What carried them.
@@ -136,6 +138,7 @@ mod tests {
             bytes: 1,
             chunks: 1,
             retransmitted: 0,
+            fragments_again: 0,
             bad,
             lane: "stream".to_owned(),
         };

@@ -414,6 +414,7 @@ fn given(source: &Value) -> Given {
         bytes: number("bytes"),
         chunks: number("chunks"),
         retransmitted: number("retransmitted"),
+        fragments_again: number("fragments_again"),
         bad: number("bad"),
         // A node that says nothing of lanes has only one.
         lane: source["lane"].as_str().unwrap_or("stream").to_owned(),

@@ -86,13 +86,17 @@ impl Loss {
         Loss { per_ten_thousand: percent * 100 }
     }
 
-    pub(super) fn per_ten_thousand(self) -> u32 {
-        self.per_ten_thousand
-    }
-
     /// Per cent.
     pub fn as_percent(self) -> f64 {
         f64::from(self.per_ten_thousand) / 100.0
+    }
+
+    /// What of nftables chooses so many packets; nothing where it is all of them.
+    pub(super) fn condition(self) -> String {
+        match self.per_ten_thousand {
+            0..10_000 => format!("numgen random mod 10000 < {}", self.per_ten_thousand),
+            _ => String::new(),
+        }
     }
 
     fn script(self, host: &str, interface: &str) -> Result<String, LanError> {
@@ -100,7 +104,8 @@ impl Loss {
         if find_tool("nft").is_some() {
             let rules = format!(
                 "table inet lossy_{interface} {{ chain arriving {{ type filter hook input priority 0; \
-                 iifname {interface} numgen random mod 10000 < {lost} drop; }}; }}"
+                 iifname {interface} {} drop; }}; }}",
+                self.condition()
             );
             return Ok(format!("ip netns exec {host} nft '{rules}'"));
         }

@@ -2,6 +2,7 @@
 //! their time is waiting, and linking twenty programs takes longer than running one.
 
 mod changing_file;
+mod datagram;
 mod hash_verify;
 mod hostile;
 mod json;

@@ -69,6 +69,8 @@ pub(super) enum Landed {
     },
     /// Its Want is remembered, and does not name it.
     Strange,
+    /// Its Want is remembered, and cuts another length.
+    Misfit,
     /// Its Want is not remembered any more.
     Forgotten,
 }
@@ -137,12 +139,16 @@ impl Flight {
         self.wants.push_back(want);
     }
 
-    /// A fragment has come.
-    pub(super) fn landed(&mut self, want: u16, chunk: ChunkIndex, fragment: u8) -> Landed {
+    /// A fragment of so many bytes has come.
+    pub(super) fn landed(&mut self, want: u16, (chunk, fragment): (ChunkIndex, u8), len: usize) -> Landed {
         let Some(front) = self.wants.front() else { return Landed::Forgotten };
         let behind = want.wrapping_sub(front.number as u16);
         let Some(want) = self.wants.get_mut(usize::from(behind)) else { return Landed::Forgotten };
         let Some(place) = want.place_of(chunk, fragment) else { return Landed::Strange };
+        let chunk_len = want.chunks.iter().find(|(named, ..)| *named == chunk).map_or(0, |(_, _, len)| *len);
+        if want.layout.range(chunk_len, fragment).len() != len {
+            return Landed::Misfit;
+        }
         let in_line = want.first + u64::from(place);
         let (layout, sent_at) = (want.layout, want.sent_at);
         let early = place < EARLY_PLACES && want.here.is_empty();
@@ -152,8 +158,7 @@ impl Flight {
             let late_by = self.arrived_to.saturating_sub(in_line);
             self.tolerance = self.tolerance.max(late_by + 1).min(TOLERANCE_MAX);
         } else if !again {
-            let len = want.chunks.iter().find(|(named, ..)| *named == chunk).map_or(0, |(_, _, len)| *len);
-            self.bytes -= layout.range(len, fragment).len() as u64;
+            self.bytes -= len as u64;
             self.arrived_to = self.arrived_to.max(in_line + 1);
         }
         Landed::Known { layout, sent_at, early, late, again }

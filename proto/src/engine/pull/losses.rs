@@ -18,6 +18,8 @@ pub(super) struct Losses {
     own: f64,
     /// Most bytes in flight since more only meant more lost.
     cap: f64,
+    /// How many intervals in a row had more losses than the path's own.
+    lossy_intervals: u32,
     trial: Option<Trial>,
     /// No trial before this: one that did not help is not repeated at once.
     quiet_until: Time,
@@ -43,6 +45,7 @@ impl Default for Losses {
             lasting: 0.0,
             own: 0.0,
             cap: f64::INFINITY,
+            lossy_intervals: 0,
             trial: None,
             quiet_until: Time::ZERO,
             taken_at: Time::ZERO,
@@ -80,7 +83,9 @@ impl Losses {
         let elapsed = now.since(std::mem::replace(&mut self.taken_at, now)).as_secs_f64();
         let Some(trial) = &mut self.trial else {
             let grown = self.share.min(self.lasting) > self.own + SHARE_NOISE;
-            if grown && now >= self.quiet_until && window > least {
+            let persists = share > self.own + SHARE_NOISE;
+            self.lossy_intervals = if persists { self.lossy_intervals + 1 } else { 0 };
+            if grown && self.lossy_intervals >= PERSISTS && now >= self.quiet_until && window > least {
                 self.begin(window, least);
             } else {
                 self.cap *= (elapsed / CAP_DOUBLES_SECONDS).exp2();
@@ -130,6 +135,9 @@ impl Losses {
 
 /// Losses beyond the path's own by this share are looked into.
 const SHARE_NOISE: f64 = 0.05;
+
+/// So many intervals in a row: a burst on the air is over by then, a queue runs over as long as it is fed.
+const PERSISTS: u32 = 4;
 
 /// Intervals until a smaller window shows, and in which it is then measured.
 const SETTLING: u32 = 2;

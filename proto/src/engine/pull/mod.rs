@@ -134,14 +134,18 @@ pub struct PullEngine {
     chunks: BTreeMap<ChunkIndex, Pending>,
     /// Chunks of which nothing was asked yet, in the order in which they were wanted.
     fresh: VecDeque<ChunkIndex>,
-    /// Chunks of which something is lost; a chunk may be here that is complete by now.
+    /// Chunks of which something is lost.
     lost: VecDeque<ChunkIndex>,
     flight: Flight,
     window: Window,
+    /// Bytes that the budget allowed last.
+    allowed: u64,
     path: PathProbe,
     next_want: u32,
     /// Time-outs without anything in between.
     silent: u32,
+    /// So many of them make it doubt whether datagrams of this size pass.
+    silent_path: u32,
     /// When something came, or was asked while nothing was in flight.
     progress_at: Time,
     over: bool,
@@ -157,6 +161,8 @@ struct Pending {
     missing: FragmentMask,
     /// Those of the missing ones that are in flight.
     asked: FragmentMask,
+    /// It stands in `fresh`.
+    fresh: bool,
     /// It stands in `lost`.
     queued: bool,
 }
@@ -172,9 +178,11 @@ impl PullEngine {
             lost: VecDeque::new(),
             flight: Flight::default(),
             window: Window::new(buffer_bytes, now),
+            allowed: 0,
             path: PathProbe::new(now),
             next_want: 0,
             silent: 0,
+            silent_path: SILENT_PATH,
             progress_at: now,
             over: false,
             statistics: PullStatistics::default(),
@@ -206,14 +214,12 @@ impl PullEngine {
     pub fn data(&mut self, now: Time, head: DataHead, len: usize) -> Result<Fate, Violation> {
         let chunk = self.geometry.chunk(head.chunk).ok_or(Violation::Unasked)?;
         let chunk_len = self.geometry.chunk_len(chunk);
-        let landed = self.flight.landed(head.want, chunk, head.fragment);
+        let landed = self.flight.landed(head.want, (chunk, head.fragment), len);
         let layout = match landed {
             Landed::Strange => return Err(Violation::Unasked),
+            Landed::Misfit => return Err(Violation::Length),
             Landed::Forgotten => None,
             Landed::Known { layout, sent_at, early, late, again } => {
-                if layout.range(chunk_len, head.fragment).len() != len {
-                    return Err(Violation::Length);
-                }
                 if !again {
                     self.window.arrived(len as u64, early.then(|| now.since(sent_at)));
                 }
@@ -239,7 +245,7 @@ impl PullEngine {
         let place = pending.layout.range(chunk_len, head.fragment);
         let completes = pending.missing.is_empty().then_some(pending.request);
         if completes.is_some() {
-            self.chunks.remove(&chunk);
+            self.complete(chunk);
         }
         Ok(Fate::Keep { chunk, place, completes })
     }
@@ -272,6 +278,11 @@ impl PullEngine {
         self.flight.bytes()
     }
 
+    /// How much might be in flight when something happened last: the source's part of the budget.
+    pub fn allowed(&self) -> u64 {
+        self.allowed
+    }
+
     /// How much may be in flight, as far as this source alone is concerned.
     pub fn window(&self) -> &Window {
         &self.window
@@ -296,7 +307,8 @@ impl PullEngine {
             let layout = self.path.layout();
             let missing = layout.all(self.geometry.chunk_len(chunk));
             let asked = FragmentMask::EMPTY;
-            self.chunks.insert(chunk, Pending { request, layout, missing, asked, queued: false });
+            self.chunks
+                .insert(chunk, Pending { request, layout, missing, asked, fresh: true, queued: false });
             self.fresh.push_back(chunk);
         }
     }
@@ -312,6 +324,16 @@ impl PullEngine {
         });
         self.fresh.retain(|chunk| self.chunks.contains_key(chunk));
         self.lost.retain(|chunk| self.chunks.contains_key(chunk));
+    }
+
+    /// Nothing is missing of it any more. What came late may have completed it while it still waited to be asked for.
+    fn complete(&mut self, chunk: ChunkIndex) {
+        let Some(pending) = self.chunks.remove(&chunk) else { return };
+        if pending.queued {
+            self.lost.retain(|queued| *queued != chunk);
+        } else if pending.fresh {
+            self.fresh.retain(|fresh| *fresh != chunk);
+        }
     }
 
     /// Finds what is lost, adjusts the window, and asks for as much as it allows.
@@ -331,8 +353,8 @@ impl PullEngine {
         self.probe(now);
         let limited = self.flight.bytes() + self.want_bytes(self.window.bytes()) > self.window.bytes();
         self.window.adjust(now, limited || !self.nothing_to_ask());
-        let allowed = budget.allow(now, self.member, &self.window);
-        while self.send_want(now, allowed) {}
+        self.allowed = budget.allow(now, self.member, &self.window);
+        while self.send_want(now, self.allowed) {}
     }
 
     fn nothing_to_ask(&self) -> bool {
@@ -346,7 +368,8 @@ impl PullEngine {
     }
 
     fn ask_again(&mut self, chunk: ChunkIndex, fragments: FragmentMask) {
-        let Some(pending) = self.chunks.get_mut(&chunk) else { return };
+        // One that was cancelled and wanted again waits among the fresh ones, whatever is lost of it.
+        let Some(pending) = self.chunks.get_mut(&chunk).filter(|pending| !pending.fresh) else { return };
         pending.asked = pending.asked.without(fragments);
         if !pending.missing.without(pending.asked).is_empty() && !std::mem::replace(&mut pending.queued, true)
         {
@@ -363,6 +386,10 @@ impl PullEngine {
 
     fn time_out(&mut self, now: Time) {
         self.statistics.time_outs += 1;
+        if self.silent == 0 {
+            // Where much is lost, everything in flight may be without a reason.
+            self.silent_path = if self.window.loss() > LOSSY { SILENT_PATH_LOSSY } else { SILENT_PATH };
+        }
         self.silent += 1;
         self.progress_at = now;
         for (chunk, fragments) in self.flight.give_up() {
@@ -373,8 +400,9 @@ impl PullEngine {
         }
         if self.silent >= SILENT_MAX {
             self.over = true;
+            self.allowed = 0;
             self.outputs.push_back(Output::Silent);
-        } else if self.silent >= SILENT_PATH {
+        } else if self.silent >= self.silent_path {
             // Perhaps datagrams of this size do not pass any more.
             self.path.fall_back(now);
         }
@@ -399,7 +427,7 @@ impl PullEngine {
             let Some(pending) = self.chunks.get_mut(&chunk) else { continue };
             (pending.layout, pending.missing, pending.asked) = (layout, all, FragmentMask::EMPTY);
             // What was never asked still stands among the fresh ones.
-            if !pending.queued && !self.fresh.contains(&chunk) {
+            if !pending.queued && !pending.fresh {
                 pending.queued = true;
                 self.lost.push_back(chunk);
             }
@@ -471,6 +499,7 @@ impl PullEngine {
             let mask = first(open, room);
             pending.asked = pending.asked.union(mask);
             let done = mask == open;
+            pending.fresh = false;
             if done {
                 pending.queued = false;
             }
@@ -511,9 +540,12 @@ impl PullEngine {
             assert!(pending.asked.without(pending.missing).is_empty(), "what has arrived is not asked for");
             let open = !pending.missing.without(pending.asked).is_empty();
             assert_eq!(pending.queued, self.lost.contains(chunk));
-            assert!(!open || pending.queued || self.fresh.contains(chunk), "what is missing will be asked");
-            assert!(!(pending.queued && self.fresh.contains(chunk)), "a chunk waits in one queue");
+            assert_eq!(pending.fresh, self.fresh.contains(chunk));
+            assert!(!open || pending.queued || pending.fresh, "what is missing will be asked");
+            assert!(!(pending.queued && pending.fresh), "a chunk waits in one queue");
         }
+        let waiting = self.chunks.values().filter(|pending| pending.queued || pending.fresh).count();
+        assert_eq!(waiting, self.fresh.len() + self.lost.len(), "and once, and only if it is wanted");
         let mut in_flight: BTreeMap<ChunkIndex, FragmentMask> = BTreeMap::new();
         for (chunk, fragment) in self.flight.all() {
             let mask = in_flight.entry(chunk).or_default();
@@ -546,6 +578,8 @@ const WANT_BYTES_MAX: u64 = 128 * 1024;
 /// Longest wait before everything in flight is taken for lost.
 const PATIENCE_MAX: Duration = Duration::from_secs(2);
 
-/// Time-outs in a row after which smaller datagrams are tried, and after which the lane is given up.
-const SILENT_PATH: u32 = 4;
+/// Time-outs in a row after which smaller datagrams are tried, also where much is lost anyway; and after which the lane
+/// is given up.
+const SILENT_PATH: u32 = 2;
+const SILENT_PATH_LOSSY: u32 = 4;
 const SILENT_MAX: u32 = 8;

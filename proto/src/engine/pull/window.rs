@@ -202,7 +202,7 @@ impl Window {
     /// by itself.
     fn slack(&self) -> f64 {
         let deviation = self.delay.map_or(0.0, |delay| delay.deviation);
-        (3.0 * deviation).clamp(SLACK_MIN, SLACK_MAX)
+        (4.0 * deviation).clamp(SLACK_MIN, SLACK_MAX)
     }
 
     /// Whether there is as much waiting on the path as is wanted.
