@@ -30,7 +30,7 @@ use super::source::{Source, SourceArguments, SourceMessage};
 use crate::catalog::Content;
 use crate::clock::Clock;
 use crate::error::{Code, Error};
-use crate::fetch::candidates::{Candidates, Drought};
+use crate::fetch::candidates::Candidates;
 use crate::fetch::landing::Landing;
 use crate::fetch::lane::{Described, LaneEnd};
 use crate::fetch::meter::LaneMeter;
@@ -436,7 +436,8 @@ impl FetcherState {
         }
         // Whether nobody is there or those who are give nothing, it comes to the same for whoever waits.
         if now.since(self.fed_at) >= self.settings.patience {
-            let error = self.starved();
+            let what = format!("{} ({})", self.settings.name, self.settings.root.short());
+            let error = self.candidates.drought().error(&what, self.engine.progress(), self.settings.patience);
             self.fail(myself, error);
         }
     }
@@ -447,41 +448,6 @@ impl FetcherState {
         if let Some(catalog) = self.settings.catalog.actor().filter(|actor| *told != Some(actor.get_id())) {
             *told = Some(catalog.get_id());
             let _ = catalog.cast(CatalogMessage::AddPartial(Arc::clone(content)));
-        }
-    }
-
-    /// The error for a fetch that nobody feeds any more.
-    fn starved(&self) -> Error {
-        let seconds = self.settings.patience.as_secs_f64();
-        let progress = self.engine.progress();
-        let what = format!("{} ({})", self.settings.name, self.settings.root.short());
-        match self.candidates.drought() {
-            Drought::Lied(why) => {
-                let message = format!(
-                    "{what}: every node that has it sent wrong data ({why}); nothing wrong was kept; the same \
-                     command goes on when another node has it"
-                );
-                Error::new(Code::Integrity, message)
-            }
-            _ if progress.bytes > 0 => {
-                let message = format!(
-                    "{what}: no node has given the rest for {seconds} s; {} of {} bytes are here and verified; \
-                     the same command goes on from there",
-                    progress.bytes, progress.bytes_total
-                );
-                Error::new(Code::Partial, message)
-            }
-            Drought::Refused(refusal) => {
-                Error::new(Code::Refused, format!("{what}: the nodes that had it do not give it: {refusal}"))
-            }
-            Drought::Nobody(dropped) => {
-                let why = match dropped {
-                    Some(why) => format!("one was dropped since {why}"),
-                    None => "see `-v` for why".to_owned(),
-                };
-                let message = format!("{what}: no node that has it gave anything for {seconds} s; {why}");
-                Error::new(Code::Timeout, message)
-            }
         }
     }
 

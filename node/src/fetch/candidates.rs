@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ftx_proto::digest::{Instance, NodeId};
-use ftx_proto::engine::fetch::{DropReason, FetchEngine, SourceId};
+use ftx_proto::engine::fetch::{DropReason, FetchEngine, Progress, SourceId};
 use ftx_proto::engine::pull::choice::LaneKind;
 use ftx_proto::name::printable;
 use ftx_proto::time::Time;
@@ -27,6 +27,7 @@ use super::lane::{Described, LaneEnd};
 use super::meter::LaneMeter;
 use super::report::{SourceReport, SourceState};
 use crate::actors::source::SourceMessage;
+use crate::error::{Code, Error};
 use crate::limits::SOURCES_MAX;
 use crate::net::connection::Peer;
 
@@ -86,6 +87,41 @@ pub enum Drought {
     Refused(Refusal),
     /// Nobody is there. Perhaps somebody was dropped, for this reason.
     Nobody(Option<String>),
+}
+
+impl Drought {
+    /// The error for a fetch of `what` that nobody has fed for so long.
+    pub fn error(self, what: &str, progress: Progress, patience: Duration) -> Error {
+        let seconds = patience.as_secs_f64();
+        match self {
+            Drought::Lied(why) => {
+                let message = format!(
+                    "{what}: every node that has it sent wrong data ({why}); nothing wrong was kept; the same \
+                     command goes on when another node has it"
+                );
+                Error::new(Code::Integrity, message)
+            }
+            _ if progress.bytes > 0 => {
+                let message = format!(
+                    "{what}: no node has given the rest for {seconds} s; {} of {} bytes are here and verified; \
+                     the same command goes on from there",
+                    progress.bytes, progress.bytes_total
+                );
+                Error::new(Code::Partial, message)
+            }
+            Drought::Refused(refusal) => {
+                Error::new(Code::Refused, format!("{what}: the nodes that had it do not give it: {refusal}"))
+            }
+            Drought::Nobody(dropped) => {
+                let why = match dropped {
+                    Some(why) => format!("one was dropped since {why}"),
+                    None => "see `-v` for why".to_owned(),
+                };
+                let message = format!("{what}: no node that has it gave anything for {seconds} s; {why}");
+                Error::new(Code::Timeout, message)
+            }
+        }
+    }
 }
 
 impl Candidates {
