@@ -437,7 +437,8 @@ impl FetcherState {
         // Whether nobody is there or those who are give nothing, it comes to the same for whoever waits.
         if now.since(self.fed_at) >= self.settings.patience {
             let what = format!("{} ({})", self.settings.name, self.settings.root.short());
-            let error = self.candidates.drought().error(&what, self.engine.progress(), self.settings.patience);
+            let error =
+                self.candidates.drought().error(&what, self.engine.progress(), self.settings.patience);
             self.fail(myself, error);
         }
     }
