@@ -73,7 +73,6 @@ pub(super) async fn run(
     meter: Arc<LaneMeter>,
 ) {
     let (lane, source_actor) = (arguments.lane, arguments.source_actor.clone());
-    let (budget, member) = (Arc::clone(&arguments.budget), Member(arguments.source.0));
     let end = match Pull::begin(arguments, asked, meter) {
         Ok(mut pull) => {
             let carried = pull.carry(commands).await;
@@ -81,13 +80,14 @@ pub(super) async fn run(
         }
         Err(error) => LaneEnd::Broke(format!("no socket for datagrams: {error}")),
     };
-    budget.lock().unwrap_or_else(PoisonError::into_inner).leave(member);
     let _ = source_actor.cast(SourceMessage::LaneDown(lane, end));
 }
 
 impl Drop for Pull {
-    /// Also when the lane is dropped in the middle.
+    /// Also when the lane is dropped in the middle: what it claimed of the budget is for the others.
     fn drop(&mut self) {
+        let mut budget = self.arguments.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.leave(Member(self.arguments.source.0));
         let window = self.engine.window();
         tracing::debug!(
             peer = %self.arguments.peer,
@@ -249,6 +249,7 @@ impl Pull {
         whole: &mut Vec<WholeChunk<'a>>,
     ) -> Result<bool, LaneEnd> {
         let mut came = false;
+        let now = self.arguments.clock.now();
         for (route, datagram) in received.datagrams() {
             if route.peer.ip() != self.arguments.peer.ip() {
                 continue;
@@ -257,7 +258,6 @@ impl Pull {
             came = true;
             match Serving::decode(body).map_err(|error| violation(&error.to_string()))? {
                 Serving::Data(head, bytes) => {
-                    let now = self.arguments.clock.now();
                     let fate = self.engine.data(now, head, bytes.len());
                     match fate.map_err(|error| violation(&error.to_string()))? {
                         Fate::Keep { chunk, place, completes } => {
