@@ -355,10 +355,11 @@ async fn read<R: AsyncRead + Unpin>(
                 None
             }
             Message::Datagrams { root, at } if root == arguments.root => {
-                let here = at.map(|at| DatagramsHere {
-                    peer: SocketAddr::new(arguments.dialling.addr.ip(), at.port),
-                    connection: ConnectionId(at.connection),
-                    secret: secret.clone(),
+                let here = at.map(|at| {
+                    // With its scope, without which a link-local address leads nowhere.
+                    let mut peer = arguments.dialling.addr;
+                    peer.set_port(at.port);
+                    DatagramsHere { peer, connection: ConnectionId(at.connection), secret: secret.clone() }
                 });
                 let _ = arguments.source_actor.cast(SourceMessage::Datagrams(arguments.lane, here));
                 None
