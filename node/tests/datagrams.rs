@@ -1,6 +1,5 @@
 //! The serving side of the datagram lane, as somebody who asks meets it, on loopback.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -595,51 +594,3 @@ async fn a_node_at_every_address_serves_both_families() {
         assert_eq!(asker.fragments(2 * 15).await.len(), 2 * 15, "{ip}");
     }
 }
-
-/// How fast one connection is served. With `cargo test --release -p ftx-node --test datagrams -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn how_fast() {
-    let giver = Giver::at(Some(Ipv4Addr::LOCALHOST.into()), Mode::Batched, None, 64 << 20).await;
-    for layout in Layout::ALL {
-        let mut asker = giver.asker().await;
-        // As many Wants under way as the queue takes, and again when a fragment of the last chunk comes.
-        let chunks = WINDOW_BYTES / CHUNK_SIZE;
-        let per_want = (240 / u32::from(layout.fragments())).min(chunks);
-        let count = giver.geometry().chunk_count() / per_want;
-        let (mut asked, mut open) = (0, BTreeMap::new());
-        let begun = Instant::now();
-        let (mut bytes, mut quiet) = (0, 0);
-        while begun.elapsed() < Duration::from_secs(3) {
-            while open.len() * (per_want as usize) < chunks as usize {
-                let first = asked % count * per_want;
-                let want = giver.want(asked, layout, first..first + per_want);
-                asker.ask(&want.encode()).await;
-                open.insert(asked as u16, want.fragments());
-                asked += 1;
-            }
-            if timeout(Duration::from_millis(5), asker.socket.recv(&mut asker.received)).await.is_err() {
-                // Lost, where the buffer was too small: ask for others.
-                quiet += 1;
-                open.clear();
-                continue;
-            }
-            for (_, datagram) in asker.received.datagrams() {
-                let (_, body) = asker.opener.open(datagram).unwrap();
-                let Serving::Data(head, part) = Serving::decode(body).unwrap() else { panic!("no fragment") };
-                bytes += part.len();
-                if let Some(left) = open.get_mut(&head.want) {
-                    *left -= 1;
-                    if *left == 0 {
-                        open.remove(&head.want);
-                    }
-                }
-            }
-        }
-        let rate = bytes as f64 / begun.elapsed().as_secs_f64() / 1e6;
-        println!("{layout:?}: {rate:.0} MB/s, quiet {quiet} times, {:?}", giver.datagrams.statistics());
-    }
-}
-
-/// What the measurement keeps under way: within what a stock receive buffer holds.
-const WINDOW_BYTES: u32 = 6 * CHUNK_SIZE;

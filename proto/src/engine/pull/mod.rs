@@ -200,7 +200,7 @@ impl PullEngine {
         match input {
             Input::Ask { request, span } => self.ask(request, span),
             Input::Cancel { request } => self.cancel(request),
-            Input::Padding { number } => self.path.answered(number, now),
+            Input::Padding { number } => self.path.answered(number),
             Input::Tick => {}
         }
         self.proceed(now, budget);

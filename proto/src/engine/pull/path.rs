@@ -71,7 +71,7 @@ impl PathProbe {
     }
 
     /// A probe came back.
-    pub(super) fn answered(&mut self, number: u32, _now: Time) {
+    pub(super) fn answered(&mut self, number: u32) {
         if let Some((_, size)) = self.sent.iter().find(|(sent, _)| *sent == number) {
             self.current = self.current.max(*size);
         }
