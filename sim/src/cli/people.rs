@@ -109,12 +109,26 @@ impl Text {
             sum(|source| source.bad)
         );
         self.line(self.strong(&total));
-        for fate in
-            outcome.sources.iter().filter(|fate| sent.iter().all(|(source, _)| source.node != fate.id))
-        {
+        let idle: Vec<&SourceFate> = outcome
+            .sources
+            .iter()
+            .filter(|fate| sent.iter().all(|(source, _)| source.node != fate.id))
+            .collect();
+        for fate in &idle {
             if let Some(note) = note(fate) {
                 self.line(format_args!("  {} took no part ({note})", fate.name));
             }
+        }
+        // A small file may be there before everybody was asked; whoever was not is told of all the same.
+        let slower: Vec<&str> =
+            idle.iter().filter(|fate| note(fate).is_none()).map(|fate| fate.name.as_str()).collect();
+        if !slower.is_empty() {
+            let more = match slower.len().saturating_sub(ROWS_MAX) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let named = slower[..slower.len().min(ROWS_MAX)].join(", ");
+            self.line(format_args!("  {named}{more} took no part (others were faster)"));
         }
     }
 }
