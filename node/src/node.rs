@@ -292,12 +292,12 @@ impl Node {
         let FetchRequest { resolved, target, force, patience, only, lane } = request;
         let geometry = Geometry::new(resolved.size)
             .map_err(|error| Error::other(format!("{}: {error}", resolved.name)))?;
-        if geometry.size() == 0 && PieceLayer::verify(geometry, resolved.root, Vec::new()).is_err() {
+        if geometry.size() == 0 && PieceLayer::verify(geometry.clone(), resolved.root, Vec::new()).is_err() {
             let message = format!("{}: {} is not the root of an empty file", resolved.name, resolved.root);
             return Err(Error::new(Code::Integrity, message));
         }
-        let opening =
-            tokio::task::spawn_blocking(move || PartFile::open(target, geometry, resolved.root, force));
+        let cut = geometry.clone();
+        let opening = tokio::task::spawn_blocking(move || PartFile::open(target, cut, resolved.root, force));
         let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))?;
         let (part, have) = opened?;
         let part = Arc::new(part);

@@ -200,7 +200,7 @@ impl Actor for Fetcher {
         let (resumed, size) = (have.bytes(), settings.geometry.size());
         let landing = Arc::new(Landing::new(Arc::clone(&settings.part), &have));
         let config = FetchConfig::default();
-        let engine = FetchEngine::new(config, settings.geometry, settings.root, have, rand::random());
+        let engine = FetchEngine::new(config, settings.geometry.clone(), settings.root, have, rand::random());
         let mut state = FetcherState {
             engine,
             landing,
@@ -464,7 +464,7 @@ impl FetcherState {
         self.committed_at = now;
         let pieces = std::mem::take(&mut self.uncommitted);
         let (part, geometry, myself) =
-            (Arc::clone(&self.settings.part), self.settings.geometry, myself.clone());
+            (Arc::clone(&self.settings.part), self.settings.geometry.clone(), myself.clone());
         let committing = tokio::task::spawn_blocking(move || {
             let bytes = pieces.iter().map(|piece| geometry.len_of(geometry.span_of(*piece))).sum();
             part.commit(&pieces).map(|()| bytes)

@@ -149,7 +149,7 @@ impl Content {
     }
 
     /// How it is cut.
-    pub fn geometry(&self) -> Geometry {
+    pub fn geometry(&self) -> &Geometry {
         self.layer.geometry()
     }
 
@@ -192,7 +192,7 @@ impl Content {
 
 impl ContentReader {
     /// How the content is cut.
-    pub fn geometry(&self) -> Geometry {
+    pub fn geometry(&self) -> &Geometry {
         self.layer.geometry()
     }
 
@@ -236,7 +236,7 @@ impl ContentReader {
         let mut buffer = vec![0; geometry.len_of(span) as usize];
         self.read(span, &mut buffer)?;
         let mut leaves = Vec::new();
-        hash::leaves(&buffer, &mut leaves);
+        hash::leaves_of(geometry, span, &buffer, &mut leaves);
         // A change that the stamp cannot show. Better told here than taken for a lie there.
         if self.layer.proves(piece, &leaves) { Ok(leaves) } else { Err(ReadError::Changed) }
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use ftx_proto::chunk_set::PieceSet;
-use ftx_proto::geometry::{Geometry, PIECE_SIZE};
+use ftx_proto::geometry::PIECE_SIZE;
 use ftx_proto::name::printable;
 
 use super::args::{CommonOptions, GetOptions};
@@ -211,29 +211,26 @@ impl Copying {
 fn copy_to_stdout(fetch: &Fetch) -> tokio::task::JoinHandle<std::io::Result<()>> {
     let (mut pieces, part) = (fetch.pieces.clone(), Arc::clone(&fetch.part));
     tokio::spawn(async move {
-        let geometry = part.geometry();
-        for piece in geometry.pieces() {
+        for piece in part.geometry().pieces() {
             let there = |pieces: &Arc<PieceSet>| pieces.contains(piece);
             if pieces.wait_for(there).await.is_err() {
                 // The fetch has ended before the piece was there, and says why.
                 return Ok(());
             }
             let part = Arc::clone(&part);
-            let copied = tokio::task::spawn_blocking(move || copy_piece(&part, geometry, piece));
+            let copied = tokio::task::spawn_blocking(move || copy_piece(&part, piece));
             copied.await.map_err(std::io::Error::other)??;
         }
         Ok(())
     })
 }
 
-fn copy_piece(
-    part: &PartFile,
-    geometry: Geometry,
-    piece: ftx_proto::geometry::PieceIndex,
-) -> std::io::Result<()> {
+fn copy_piece(part: &PartFile, piece: ftx_proto::geometry::PieceIndex) -> std::io::Result<()> {
+    let geometry = part.geometry();
     let mut buffer = vec![0; PIECE_SIZE as usize];
-    let bytes = geometry.len_of(geometry.span_of(piece)) as usize;
-    part.read_at(piece.offset(), &mut buffer[..bytes]).map_err(std::io::Error::other)?;
+    let place = geometry.bytes_of(geometry.span_of(piece));
+    let bytes = (place.end - place.start) as usize;
+    part.read_at(place.start, &mut buffer[..bytes]).map_err(std::io::Error::other)?;
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(&buffer[..bytes])?;
     stdout.flush()

@@ -25,7 +25,7 @@ pub struct Landing {
 impl Landing {
     /// A landing on `part`, where the pieces in `have` are verified already.
     pub fn new(part: Arc<PartFile>, have: &PieceSet) -> Self {
-        let geometry = have.geometry();
+        let geometry = have.geometry().clone();
         let claims = geometry
             .pieces()
             .map(|piece| AtomicU64::new(if have.contains(piece) { u64::MAX } else { 0 }))
@@ -34,8 +34,8 @@ impl Landing {
     }
 
     /// How the content is cut.
-    pub fn geometry(&self) -> Geometry {
-        self.geometry
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
     }
 
     /// Hashes chunks that arrived, and writes those that nobody else has written.
@@ -45,7 +45,7 @@ impl Landing {
     pub fn land(&self, span: Span, bytes: &[u8]) -> Result<Vec<Option<Digest>>, StoreError> {
         // Hashed before it is claimed: a claim is held no longer than the write takes.
         let mut leaves = Vec::new();
-        hash::leaves(bytes, &mut leaves);
+        hash::leaves_of(&self.geometry, span, bytes, &mut leaves);
         self.land_hashed(span, bytes, &leaves)
     }
 
@@ -63,10 +63,11 @@ impl Landing {
         let Some(claims) = self.claims.get(piece.get() as usize) else { return Ok(vec![None; leaves.len()]) };
         let before = ChunkMask(claims.fetch_or(wanted.0, Ordering::AcqRel));
         let ours = wanted.without(before);
-        for run in ours.spans(self.geometry, piece) {
-            let from = run.first().offset() - span.first().offset();
+        for run in ours.spans(&self.geometry, piece) {
+            let offset = self.geometry.offset_of(run.first());
+            let from = offset - self.geometry.offset_of(span.first());
             let to = from + self.geometry.len_of(run);
-            self.part.write_at(run.first().offset(), &bytes[from as usize..to as usize])?;
+            self.part.write_at(offset, &bytes[from as usize..to as usize])?;
         }
         let ours = span.chunks().map(|chunk| ours.contains(chunk.in_piece()));
         Ok(leaves.iter().zip(ours).map(|(leaf, ours)| ours.then_some(*leaf)).collect())

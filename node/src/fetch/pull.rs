@@ -162,7 +162,7 @@ impl Pull {
         let (geometry, member) = (arguments.landing.geometry(), Member(arguments.source.0));
         // The system counts its own bookkeeping too: about as much again as small datagrams have bytes.
         let buffer = socket.receive_buffer_bytes() as u64 / 2;
-        let engine = PullEngine::new(geometry, member, buffer, arguments.clock.now());
+        let engine = PullEngine::new(geometry.clone(), member, buffer, arguments.clock.now());
         Ok(Pull {
             arguments,
             asked,

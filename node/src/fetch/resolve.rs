@@ -307,6 +307,8 @@ pub fn is_named(wanted: &str, node: NodeId, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use ftx_proto::wire::discovery::OfferedKind;
+
     use super::*;
 
     const NAME: &str = "a/file.bin";
@@ -318,7 +320,7 @@ mod tests {
             port: 1,
             name: format!("node{who}"),
         };
-        let entry = OfferEntry { name: NAME.parse().unwrap(), size, mtime: 0, root };
+        let entry = OfferEntry { name: NAME.parse().unwrap(), kind: OfferedKind::File, size, mtime: 0, root };
         let offer = ftx_proto::wire::discovery::Offer { nonce: 0, from, entries: vec![entry], more: false };
         Found { addr: SocketAddr::from(([127, 0, 0, 1], 1)), offer }
     }

@@ -83,7 +83,7 @@ impl PartFile {
         let path = target.path();
         let part = |place, data, journal| {
             let (stage, journal) = (Mutex::new(Stage::Writing), RwLock::new(journal));
-            PartFile { place, path, geometry, data, stage, journal }
+            PartFile { place, path, geometry: geometry.clone(), data, stage, journal }
         };
         let folder = match target.into_place() {
             Place::Named(folder) => folder,
@@ -97,7 +97,7 @@ impl PartFile {
         };
         let lock = lock_unless_finished(&folder, force)?;
         let data = folder.open_own(&folder.part)?;
-        let (journal, pieces) = resume(&lock.0, &data, geometry, root)
+        let (journal, pieces) = resume(&lock.0, &data, &geometry, root)
             .map_err(|error| StoreError::from_io("resume", &folder.path_of(&folder.part), error))?;
         // What the names stand for now must survive a crash, or the first commit would say nothing.
         folder.sync()?;
@@ -113,8 +113,8 @@ impl PartFile {
     }
 
     /// How the content is cut.
-    pub fn geometry(&self) -> Geometry {
-        self.geometry
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
     }
 
     /// Where the finished file will be; `-` for a temporary one.
@@ -345,19 +345,19 @@ fn lock(folder: &Folder) -> Result<Lock, StoreError> {
 }
 
 /// The journal and the pieces that both it and the part vouch for.
-fn resume(lock: &File, data: &File, geometry: Geometry, root: Root) -> io::Result<(Journal, PieceSet)> {
+fn resume(lock: &File, data: &File, geometry: &Geometry, root: Root) -> io::Result<(Journal, PieceSet)> {
     let len = data.metadata()?.len();
     let Some((mut journal, claims)) = Journal::read(lock, geometry, root)? else {
         let journal = Journal::create(lock, geometry, root)?;
         data.set_len(0)?;
-        return Ok((journal, PieceSet::empty(geometry)));
+        return Ok((journal, PieceSet::empty(geometry.clone())));
     };
     let mut pieces = claims.synced.clone();
     for piece in claims.synced.iter().filter(|piece| geometry.bytes_of(geometry.span_of(*piece)).end > len) {
         pieces.remove(piece);
     }
     let is_whole = pieces.count() == claims.synced.count();
-    let mut proved = PieceSet::empty(geometry);
+    let mut proved = PieceSet::empty(geometry.clone());
     for (piece, hash) in claims.hints {
         if !pieces.contains(piece) && !proved.contains(piece) && is_there(data, geometry, piece, hash) {
             proved.insert(piece);
@@ -380,13 +380,13 @@ fn resume(lock: &File, data: &File, geometry: Geometry, root: Root) -> io::Resul
 }
 
 /// Whether the part has a piece with this hash. One that cannot be read is fetched again.
-fn is_there(data: &File, geometry: Geometry, piece: PieceIndex, hash: Digest) -> bool {
+fn is_there(data: &File, geometry: &Geometry, piece: PieceIndex, hash: Digest) -> bool {
     let place = geometry.bytes_of(geometry.span_of(piece));
     let mut bytes = vec![0; (place.end - place.start) as usize];
     let read = data.read_exact_at(&mut bytes, place.start);
     let mut leaves = Vec::new();
     hash::leaves(&bytes, &mut leaves);
-    read.is_ok() && piece_hash(geometry, &leaves) == hash
+    read.is_ok() && piece_hash(geometry, piece, &leaves) == hash
 }
 
 /// Gives the part its final name.
@@ -438,7 +438,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = Target::new(&folder.path().join("file"), &"ignored".parse().unwrap()).unwrap();
         let geometry = Geometry::new(10).unwrap();
-        let (part, _) = PartFile::open(target, geometry, Root([1; 32]), false).unwrap();
+        let (part, _) = PartFile::open(target, geometry.clone(), Root([1; 32]), false).unwrap();
         let (done, is_done) = mpsc::channel();
         // What a commit holds while it syncs.
         let syncing = (part.stage(), part.journal());

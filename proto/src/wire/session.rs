@@ -166,16 +166,18 @@ pub enum WhichHashes {
     },
 }
 
-/// One shared file in a listing.
+/// One shared file or folder in a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct ListingEntry {
     /// Its name.
     pub name: RelativePath,
-    /// Bytes.
+    /// Whether it is a folder.
+    pub is_folder: bool,
+    /// Bytes; of a folder those of all its files.
     pub size: u64,
     /// Seconds since 1970 of its last change.
     pub mtime: i64,
-    /// Its root, if it has been hashed.
+    /// Its root, if that is known.
     pub root: Option<Root>,
 }
 

@@ -113,7 +113,7 @@ impl Connection {
         place: OwnedSemaphorePermit,
     ) -> Self {
         Connection {
-            geometry: served.reader.geometry(),
+            geometry: served.reader.geometry().clone(),
             served,
             sealer,
             opener,
@@ -137,7 +137,7 @@ impl Connection {
             return Heard::Nothing;
         };
         self.route = Some(route);
-        match Asking::decode(body, self.geometry) {
+        match Asking::decode(body, &self.geometry) {
             Ok(Asking::Want(want)) => self.want(&want, counters),
             Ok(Asking::Probe { number, bytes }) if self.probes.take(now) => {
                 Heard::Probe(padding(number, bytes))
