@@ -43,7 +43,7 @@ use crate::net::connection::Dialling;
 use crate::net::datagram::serving::{Datagrams, DatagramsArguments};
 use crate::net::datagram::socket::Mode;
 use crate::net::tls::Tls;
-use crate::store::{PartFile, Target};
+use crate::store::{Part, PartFile, Target};
 use services::{Started, make_inbox};
 
 /// A running node. It stops when it is dropped; [`Node::stop`] says goodbye first.
@@ -300,7 +300,7 @@ impl Node {
         let opening = tokio::task::spawn_blocking(move || PartFile::open(target, cut, resolved.root, force));
         let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))?;
         let (part, have) = opened?;
-        let part = Arc::new(part);
+        let part: Arc<dyn Part> = Arc::new(part);
         let resumed = have.bytes();
         let (progress, watching) = watch::channel(Progress {
             phase: Phase::Waiting,
@@ -395,7 +395,7 @@ pub struct Fetch {
     /// Which pieces are verified.
     pub pieces: watch::Receiver<Arc<PieceSet>>,
     /// Where they can be read.
-    pub part: Arc<PartFile>,
+    pub part: Arc<dyn Part>,
     report: oneshot::Receiver<Result<Report, Error>>,
     fetcher: ActorRef<FetcherMessage>,
     finding: AbortHandle,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ftx_node::actors::catalog::{Catalog, CatalogArguments, CatalogMessage, CatalogStatus};
 use ftx_node::catalog::{Content, Have, ReadError, hash_file};
-use ftx_node::store::{PartFile, Target};
+use ftx_node::store::{Part, PartFile, Target};
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::Root;
 use ftx_proto::geometry::PIECE_SIZE;

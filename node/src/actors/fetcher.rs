@@ -39,7 +39,7 @@ use crate::fetch::report::{Phase, Progress, Report};
 use crate::limits::{JOURNAL_BYTES_MAX, JOURNAL_INTERVAL};
 use crate::net::connection::Dialling;
 use crate::net::tls::Tls;
-use crate::store::{PartFile, StoreError};
+use crate::store::{Part, StoreError};
 
 /// The Fetcher actor.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ pub struct FetchSettings {
     /// The name under which this node serves what it has of it.
     pub name: RelativePath,
     /// Where it goes.
-    pub part: Arc<PartFile>,
+    pub part: Arc<dyn Part>,
     /// Replace what has the final name.
     pub force: bool,
     /// How long to wait when no source is left.

@@ -18,7 +18,7 @@ use rustix::fs::OFlags;
 use tokio::sync::watch;
 
 use crate::hash;
-use crate::store::PartFile;
+use crate::store::Part;
 
 /// What tells one state of a file from another without reading it.
 ///
@@ -58,7 +58,7 @@ pub struct Content {
 #[derive(Debug)]
 enum Source {
     File { location: Location, stamp: Stamp },
-    Part { part: Arc<PartFile>, have: watch::Receiver<Arc<PieceSet>> },
+    Part { part: Arc<dyn Part>, have: watch::Receiver<Arc<PieceSet>> },
 }
 
 /// How much of a content is there.
@@ -80,7 +80,7 @@ pub struct ContentReader {
 #[derive(Debug)]
 enum Bytes {
     File { file: File, stamp: Stamp },
-    Part { part: Arc<PartFile>, have: watch::Receiver<Arc<PieceSet>> },
+    Part { part: Arc<dyn Part>, have: watch::Receiver<Arc<PieceSet>> },
 }
 
 /// Why a content cannot be read.
@@ -131,7 +131,7 @@ impl Content {
         name: RelativePath,
         mtime: (i64, u32),
         executable: bool,
-        part: Arc<PartFile>,
+        part: Arc<dyn Part>,
         have: watch::Receiver<Arc<PieceSet>>,
     ) -> Self {
         assert_eq!(layer.geometry(), part.geometry(), "the layer is that of the part");

@@ -22,7 +22,7 @@ use crate::fetch::report::Report;
 use crate::fetch::resolve::{Verdict, Wanted, is_named};
 use crate::interop::Url;
 use crate::node::{Fetch, FetchRequest, Node};
-use crate::store::{PartFile, Target};
+use crate::store::{Part, Target};
 
 pub(super) async fn get(
     options: GetOptions,
@@ -218,14 +218,14 @@ fn copy_to_stdout(fetch: &Fetch) -> tokio::task::JoinHandle<std::io::Result<()>>
                 return Ok(());
             }
             let part = Arc::clone(&part);
-            let copied = tokio::task::spawn_blocking(move || copy_piece(&part, piece));
+            let copied = tokio::task::spawn_blocking(move || copy_piece(&*part, piece));
             copied.await.map_err(std::io::Error::other)??;
         }
         Ok(())
     })
 }
 
-fn copy_piece(part: &PartFile, piece: ftx_proto::geometry::PieceIndex) -> std::io::Result<()> {
+fn copy_piece(part: &dyn Part, piece: ftx_proto::geometry::PieceIndex) -> std::io::Result<()> {
     let geometry = part.geometry();
     let mut buffer = vec![0; PIECE_SIZE as usize];
     let place = geometry.bytes_of(geometry.span_of(piece));

@@ -12,19 +12,19 @@ use ftx_proto::digest::Digest;
 use ftx_proto::geometry::{Geometry, PieceIndex, Span};
 
 use crate::hash;
-use crate::store::{PartFile, StoreError};
+use crate::store::{Part, StoreError};
 
 /// The target of one fetch, shared by all its lanes.
 #[derive(Debug)]
 pub struct Landing {
     geometry: Geometry,
-    part: Arc<PartFile>,
+    part: Arc<dyn Part>,
     claims: Vec<AtomicU64>,
 }
 
 impl Landing {
     /// A landing on `part`, where the pieces in `have` are verified already.
-    pub fn new(part: Arc<PartFile>, have: &PieceSet) -> Self {
+    pub fn new(part: Arc<dyn Part>, have: &PieceSet) -> Self {
         let geometry = have.geometry().clone();
         let claims = geometry
             .pieces()

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::journal::Journal;
 use super::target::{Folder, Place};
-use super::{StoreError, Target};
+use super::{Part, StoreError, Target};
 use crate::hash;
 
 /// The unfinished file of one fetch, with its journal.
@@ -112,93 +112,6 @@ impl PartFile {
         Ok((part, pieces))
     }
 
-    /// How the content is cut.
-    pub fn geometry(&self) -> &Geometry {
-        &self.geometry
-    }
-
-    /// Where the finished file will be; `-` for a temporary one.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Writes verified bytes at their place, which must lie within the content.
-    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        let end = offset.checked_add(bytes.len() as u64);
-        assert!(
-            end.is_some_and(|end| end <= self.geometry.size()),
-            "what is written lies within the content"
-        );
-        self.data.write_all_at(bytes, offset).map_err(|error| self.failed("write", error))
-    }
-
-    /// Reads bytes that were written; fills the buffer.
-    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
-        self.data.read_exact_at(buffer, offset).map_err(|error| self.failed("read", error))
-    }
-
-    /// Makes these pieces, which were verified and written, last: data first, then the journal that says so.
-    pub fn commit(&self, pieces: &[PieceIndex]) -> Result<(), StoreError> {
-        let mut stage = self.stage();
-        let journal = self.journal();
-        let Some((journal, _)) = journal.as_ref().filter(|_| !pieces.is_empty()) else { return Ok(()) };
-        self.sync(&mut stage, File::sync_data)?;
-        journal.append(&ranges_of(pieces)).map_err(|error| self.failed("write the journal of", error))
-    }
-
-    /// Remembers pieces that were verified and written, with the hashes that they have in the tree of the content, until
-    /// a commit makes them last. If the process is killed before that, the next one finds them.
-    ///
-    /// Waits for no disk, whatever is synced meanwhile. An error costs what it says, and nothing else.
-    pub fn note(&self, pieces: &[(PieceIndex, Digest)]) -> Result<(), StoreError> {
-        match &*self.journal() {
-            Some((journal, _)) if !pieces.is_empty() => {
-                journal.hint(pieces).map_err(|error| self.failed("write the journal of", error))
-            }
-            // Nobody can go on with a file without a name.
-            _ => Ok(()),
-        }
-    }
-
-    /// Gives the file its final name, with its time of change (seconds and nanoseconds since 1970) and execute bit.
-    ///
-    /// Every piece must have been verified and written. The handle can still be read from afterwards. A temporary file
-    /// stays without a name. If the target exists and `force` is not given, the part stays as it is.
-    pub fn finish(&self, mtime: (i64, u32), executable: bool, force: bool) -> Result<PathBuf, StoreError> {
-        let mut stage = self.stage();
-        let Place::Named(folder) = &self.place else {
-            *stage = Stage::Finished;
-            return Ok(self.path.clone());
-        };
-        self.set_attributes(mtime, executable);
-        self.sync(&mut stage, File::sync_all)?;
-        if !folder.is_same(&folder.part, &self.data)? {
-            return Err(StoreError::InTheWay(folder.path_of(&folder.part)));
-        }
-        rename(folder, force)?;
-        *stage = Stage::Finished;
-        folder.sync()?;
-        folder.remove(&folder.journal)?;
-        // Only now: without the name, the lock has nothing left to protect.
-        self.end_journal();
-        Ok(self.path.clone())
-    }
-
-    /// Removes part and journal. What was finished stays.
-    pub fn discard(&self) -> Result<(), StoreError> {
-        let mut stage = self.stage();
-        if let (Place::Named(folder), Stage::Writing | Stage::Broken) = (&self.place, *stage) {
-            *stage = Stage::Discarded;
-            // The journal first: a part without a journal is worth nothing, a journal must not outlive its data.
-            folder.remove(&folder.journal)?;
-            if folder.is_same(&folder.part, &self.data)? {
-                folder.remove(&folder.part)?;
-            }
-            self.end_journal();
-        }
-        Ok(())
-    }
-
     fn stage(&self) -> MutexGuard<'_, Stage> {
         // Nothing panics half-way through a change of it.
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
@@ -286,6 +199,81 @@ impl PartFile {
             return error.with_space(needed, available.unwrap_or_default());
         }
         error
+    }
+}
+
+impl Part for PartFile {
+    fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let end = offset.checked_add(bytes.len() as u64);
+        assert!(
+            end.is_some_and(|end| end <= self.geometry.size()),
+            "what is written lies within the content"
+        );
+        self.data.write_all_at(bytes, offset).map_err(|error| self.failed("write", error))
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
+        self.data.read_exact_at(buffer, offset).map_err(|error| self.failed("read", error))
+    }
+
+    fn commit(&self, pieces: &[PieceIndex]) -> Result<(), StoreError> {
+        let mut stage = self.stage();
+        let journal = self.journal();
+        let Some((journal, _)) = journal.as_ref().filter(|_| !pieces.is_empty()) else { return Ok(()) };
+        self.sync(&mut stage, File::sync_data)?;
+        journal.append(&ranges_of(pieces)).map_err(|error| self.failed("write the journal of", error))
+    }
+
+    fn note(&self, pieces: &[(PieceIndex, Digest)]) -> Result<(), StoreError> {
+        match &*self.journal() {
+            Some((journal, _)) if !pieces.is_empty() => {
+                journal.hint(pieces).map_err(|error| self.failed("write the journal of", error))
+            }
+            // Nobody can go on with a file without a name.
+            _ => Ok(()),
+        }
+    }
+
+    fn finish(&self, mtime: (i64, u32), executable: bool, force: bool) -> Result<PathBuf, StoreError> {
+        let mut stage = self.stage();
+        let Place::Named(folder) = &self.place else {
+            *stage = Stage::Finished;
+            return Ok(self.path.clone());
+        };
+        self.set_attributes(mtime, executable);
+        self.sync(&mut stage, File::sync_all)?;
+        if !folder.is_same(&folder.part, &self.data)? {
+            return Err(StoreError::InTheWay(folder.path_of(&folder.part)));
+        }
+        rename(folder, force)?;
+        *stage = Stage::Finished;
+        folder.sync()?;
+        folder.remove(&folder.journal)?;
+        // Only now: without the name, the lock has nothing left to protect.
+        self.end_journal();
+        Ok(self.path.clone())
+    }
+
+    fn discard(&self) -> Result<(), StoreError> {
+        let mut stage = self.stage();
+        if let (Place::Named(folder), Stage::Writing | Stage::Broken) = (&self.place, *stage) {
+            *stage = Stage::Discarded;
+            // The journal first: a part without a journal is worth nothing, a journal must not outlive its data.
+            folder.remove(&folder.journal)?;
+            if folder.is_same(&folder.part, &self.data)? {
+                folder.remove(&folder.part)?;
+            }
+            self.end_journal();
+        }
+        Ok(())
     }
 }
 

@@ -25,7 +25,7 @@ use super::{Repeat, StepClient, damaged};
 use crate::error::{Code, Error};
 use crate::interop::meter::{Meter, Phase};
 use crate::interop::sum::FollowingSum;
-use crate::store::{PartFile, Target};
+use crate::store::{Part, PartFile, Target};
 
 /// What is to be fetched, and how.
 #[derive(Debug)]
