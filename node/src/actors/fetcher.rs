@@ -5,12 +5,13 @@
 //! node serve what is verified. A failed source is a source less; only a full or broken disk ends a fetch at once.
 //! A crash loses nothing that the journal says: see [`crate::store`].
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ftx_proto::chunk_set::PieceSet;
+use ftx_proto::chunk_set::{ChunkMask, PieceSet};
 use ftx_proto::digest::{NodeId, Root};
 use ftx_proto::engine::fetch::{FetchConfig, FetchEngine, Input, Output, SourceId};
 use ftx_proto::engine::pull::choice::{LaneKind, LaneMode};
@@ -50,6 +51,8 @@ pub struct Fetcher;
 pub struct FetcherArguments {
     /// What is there of it already.
     pub have: PieceSet,
+    /// What of it is not wanted.
+    pub skipped: BTreeMap<PieceIndex, ChunkMask>,
     /// When it was last changed, in seconds and nanoseconds since 1970; a source may say it more exactly.
     pub mtime: (i64, u32),
     /// Only this node is asked, if one is given.
@@ -65,6 +68,8 @@ pub struct FetcherArguments {
 pub struct FetchSettings {
     /// The content.
     pub root: Root,
+    /// The root that people know it by: of the files of a folder, the folder's.
+    pub named: Root,
     /// How it is cut.
     pub geometry: Geometry,
     /// The name under which this node serves what it has of it.
@@ -195,12 +200,14 @@ impl Actor for Fetcher {
         myself: ActorRef<FetcherMessage>,
         arguments: FetcherArguments,
     ) -> Result<FetcherState, ActorProcessingErr> {
-        let FetcherArguments { have, mtime, only, done, settings } = arguments;
+        let FetcherArguments { have, skipped, mtime, only, done, settings } = arguments;
         let now = settings.clock.now();
-        let (resumed, size) = (have.bytes(), settings.geometry.size());
+        let size = settings.geometry.size();
         let landing = Arc::new(Landing::new(Arc::clone(&settings.part), &have));
         let config = FetchConfig::default();
-        let engine = FetchEngine::new(config, settings.geometry.clone(), settings.root, have, rand::random());
+        let (cut, seed) = (settings.geometry.clone(), rand::random());
+        let engine = FetchEngine::selecting(config, cut, settings.root, have, skipped, seed);
+        let resumed = engine.progress().bytes;
         let mut state = FetcherState {
             engine,
             landing,
@@ -436,7 +443,7 @@ impl FetcherState {
         }
         // Whether nobody is there or those who are give nothing, it comes to the same for whoever waits.
         if now.since(self.fed_at) >= self.settings.patience {
-            let what = format!("{} ({})", self.settings.name, self.settings.root.short());
+            let what = format!("{} ({})", self.settings.name, self.settings.named.short());
             let error =
                 self.candidates.drought().error(&what, self.engine.progress(), self.settings.patience);
             self.fail(myself, error);
@@ -533,8 +540,8 @@ impl FetcherState {
     fn finished(&mut self, myself: &ActorRef<FetcherMessage>, result: Result<PathBuf, StoreError>) {
         let result = result.map_err(Error::from).map(|path| Report {
             path,
-            size: self.settings.geometry.size(),
-            root: self.settings.root,
+            size: self.engine.progress().bytes_total,
+            root: self.settings.named,
             elapsed: self.settings.clock.now().since(self.begun),
             resumed: self.resumed,
             sources: self.candidates.reports(&self.engine),
@@ -552,7 +559,7 @@ impl FetcherState {
 
     fn tell_progress(&mut self) {
         let progress = self.engine.progress();
-        if self.settings.pieces.borrow().count() != progress.pieces {
+        if self.settings.pieces.borrow().count() != self.engine.have().count() {
             self.settings.pieces.send_replace(Arc::new(self.engine.have().clone()));
         }
         let joined = self.candidates.joined_count() > 0;

@@ -21,7 +21,7 @@ use crate::error::{Code, Error};
 use crate::fetch::report::Report;
 use crate::fetch::resolve::{Verdict, Wanted, is_named};
 use crate::interop::Url;
-use crate::node::{Fetch, FetchRequest, Node};
+use crate::node::{Fetch, FetchOptions, FetchRequest, Node};
 use crate::store::{Part, Target};
 
 pub(super) async fn get(
@@ -98,9 +98,9 @@ async fn find_and_fetch(
         let holder = resolved.holders.iter().find(|h| is_named(from, h.announce.node, &h.announce.name));
         holder.map(|holder| holder.announce.node)
     });
-    let patience = common.fetch_patience();
-    let request = FetchRequest { resolved, target, force: options.force, patience, only, lane: options.lane };
-    let mut fetch = node.fetch(request).await?;
+    let how =
+        FetchOptions { force: options.force, patience: common.fetch_patience(), only, lane: options.lane };
+    let mut fetch = node.fetch(FetchRequest { resolved, target, how }).await?;
     interrupt.the_fetch_has_begun();
     let mut copying = Copying(to_stdout.then(|| copy_to_stdout(&fetch)));
     let report = tokio::select! {

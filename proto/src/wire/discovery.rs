@@ -86,7 +86,7 @@ pub enum OfferedKind {
 }
 
 /// The encoded manifest of a folder, which is a content like any other. Those of nodes whose files have other times differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct OfferedManifest {
     /// Its Merkle root.
     pub root: Root,
