@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::journal::Journal;
 use super::target::{Folder, Place};
-use super::{Part, StoreError, Target};
+use super::{Part, StoreError, Target, sparse};
 use crate::hash;
 
 /// The unfinished file of one fetch, with its journal.
@@ -62,7 +62,7 @@ impl Drop for Lock {
 /// Writing -> Broken        the disk lost data: what is committed stays, nothing more is
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     Writing,
     Finished,
     Discarded,
@@ -217,7 +217,7 @@ impl Part for PartFile {
             end.is_some_and(|end| end <= self.geometry.size()),
             "what is written lies within the content"
         );
-        self.data.write_all_at(bytes, offset).map_err(|error| self.failed("write", error))
+        sparse::write_at(&self.data, bytes, offset).map_err(|error| self.failed("write", error))
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
@@ -311,7 +311,7 @@ pub(super) fn lock_unless_finished(folder: &Folder, force: bool) -> Result<Lock,
 }
 
 /// Opens and locks the journal. The lock goes with the handle, so with the process at the latest.
-fn lock(folder: &Folder) -> Result<Lock, StoreError> {
+pub(super) fn lock(folder: &Folder) -> Result<Lock, StoreError> {
     let path = || folder.path_of(&folder.name);
     for _ in 0..LOCK_ATTEMPTS_MAX {
         let file = folder.open_own(&folder.journal)?;
@@ -407,7 +407,7 @@ pub(super) fn rename(folder: &Folder, force: bool) -> Result<(), StoreError> {
 }
 
 /// These pieces as ranges of their numbers, in order and joined.
-fn ranges_of(pieces: &[PieceIndex]) -> Vec<Range<u32>> {
+pub(super) fn ranges_of(pieces: &[PieceIndex]) -> Vec<Range<u32>> {
     let mut numbers: Vec<u32> = pieces.iter().map(|piece| piece.get()).collect();
     numbers.sort_unstable();
     numbers.dedup();
