@@ -563,6 +563,17 @@ fn names_that_cannot_be_are_told_before_anything_is_made() {
         let selection = Selection::new([""; 0], ["*.ftx-*"]).unwrap();
         place.get_with(&model, FolderOptions { selection, ..place.options() });
     }
+    // Names that only some file systems take: this one does, or says which.
+    let place = Place::new();
+    let model = Model::default().file("a/what?", "1").file("end.", "2").folder("co:lon");
+    match place.open_with(&model, place.options()) {
+        Ok(opened) => {
+            fetch(&opened, &model, |_| true);
+            opened.part.finish(MTIME, false, false).unwrap();
+            model.assert_at(&place.target());
+        }
+        Err(error) => assert!(matches!(error, StoreError::Entry { .. }), "{error}"),
+    }
     // Names that only some file systems take for one: this one knows.
     let place = Place::new();
     let model = Model::default().file("x/Readme", "1").file("x/README", "2");
@@ -693,8 +704,21 @@ fn inner_full_disk() {
 
     // A target that is another file system has the staging folder within it.
     fs::remove_dir_all("/mnt/tree").unwrap();
-    let target = Target::new(Path::new("/mnt"), &"ignored".parse().unwrap()).unwrap();
-    assert_eq!(target.path(), Path::new("/mnt/ignored"));
+    fs::create_dir("/mnt/tree").unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "tmpfs", "/mnt/tree"]).status();
+    assert!(mounted.unwrap().success());
+    let opened = open(&model).unwrap();
+    assert!(Path::new("/mnt/tree/.tree.ftx-part").is_dir() && !Path::new("/mnt/.tree.ftx-part").exists());
+    let pieces = fetch(&opened, &model, |piece| piece.get() == 1);
+    opened.part.commit(&pieces).unwrap();
+    drop(opened);
+    let opened = open(&model).unwrap();
+    assert_eq!(opened.have.count(), 1);
+    fetch(&opened, &model, |_| true);
+    opened.part.finish(MTIME, false, false).unwrap();
+    model.assert_at(Path::new("/mnt/tree"));
+    assert_eq!(fs::metadata("/mnt/tree").unwrap().mtime(), MTIME.0);
+    assert_eq!(count(), 1);
 }
 
 fn any_model() -> impl Strategy<Value = Model> {

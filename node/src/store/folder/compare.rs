@@ -185,8 +185,8 @@ impl Comparison {
         let mut folders = vec![(PathBuf::new(), asked.selection.top())];
         while let Some((folder, above)) = folders.pop() {
             let listed = match tree.list(&folder) {
-                // Deeper than can be named: nothing of ours is there.
-                Err(Errno::NAMETOOLONG | Errno::NOENT | Errno::NOTDIR) => continue,
+                // Deeper than can be named, or not to be looked into: nothing of ours is there.
+                Err(Errno::NAMETOOLONG | Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => continue,
                 listed => listed.map_err(|error| tree.failed("list", &folder, error))?,
             };
             for (name, kind) in listed {

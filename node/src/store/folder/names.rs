@@ -1,4 +1,4 @@
-//! Names that cannot be: our own, and those that a file system takes for one and the same.
+//! Names that cannot be: our own, those that a file system does not take, and those that it takes for one and the same.
 //!
 //! Whether two names are one is asked of the file system itself, with empty files, where it is blind to case or to the
 //! ways of writing a letter with an accent at all. So nothing here has to know its tables.
@@ -6,9 +6,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use ftx_proto::manifest::Manifest;
+use ftx_proto::manifest::{EntryKind, Manifest};
 use ftx_proto::name::RelativePath;
+use rustix::io::Errno;
 
+use super::compare::Fate;
 use super::tree::{Seen, Tree};
 use crate::store::{StoreError, is_own_file};
 
@@ -27,18 +29,41 @@ pub(super) fn check_own(manifest: &Manifest, selected: &[bool], target: &Path) -
     }
 }
 
-/// Refuses entries that would be one and the same file in this tree.
-pub(super) fn check_alike(manifest: &Manifest, selected: &[bool], tree: &Tree) -> Result<(), StoreError> {
-    let paths = manifest.entries().iter().zip(selected).filter(|(_, wanted)| **wanted);
-    let groups = alike(paths.map(|(entry, _)| &entry.path));
-    if groups.is_empty() {
+/// Refuses entries that this tree cannot have, or that would be one and the same file in it.
+pub(super) fn check(manifest: &Manifest, fates: &[Fate], tree: &Tree) -> Result<(), StoreError> {
+    let entries = || {
+        let entries = manifest.entries().iter().zip(fates);
+        entries.filter(|(_, fate)| matches!(fate, Fate::Wanted | Fate::Same)).map(|(entry, _)| entry)
+    };
+    let groups = alike(entries().map(|entry| &entry.path));
+    let wanted = || {
+        let entries = manifest.entries().iter().zip(fates);
+        entries.filter(|(_, fate)| **fate == Fate::Wanted).map(|(entry, _)| entry)
+    };
+    let link = wanted().find(|entry| matches!(entry.kind, EntryKind::Link { .. }));
+    let mut doubtful = wanted().filter(|entry| is_doubtful(entry.path.file_name())).peekable();
+    if groups.is_empty() && link.is_none() && doubtful.peek().is_none() {
         return Ok(());
     }
     let probe = PathBuf::from(PROBE);
     let failed = |error| tree.failed("try names in", Path::new(""), error);
     let try_all = || {
         tree.make_folder(&probe).map_err(failed)?;
-        if !is_blind(tree, &probe).map_err(failed)? {
+        for entry in doubtful {
+            let tried = probe.join(entry.path.file_name());
+            let made = tree.create_file(&tried, false).and_then(|_| tree.remove_file(&tried));
+            made.map_err(|error| tree.failed("create", Path::new(entry.path.as_str()), error))?;
+        }
+        if let Some(link) = link {
+            match tree.make_link("nowhere", &probe.join("link")) {
+                Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    let path = tree.path_of(Path::new(link.path.as_str()));
+                    return Err(StoreError::Entry { path, reason: "this file system has no links" });
+                }
+                made => made.map_err(failed)?,
+            }
+        }
+        if groups.is_empty() || !is_blind(tree, &probe).map_err(failed)? {
             return Ok(());
         }
         for group in groups {
@@ -59,6 +84,15 @@ pub(super) fn check_alike(manifest: &Manifest, selected: &[bool], tree: &Tree) -
     tree.remove_all(&probe).map_err(failed)?;
     result
 }
+
+/// Whether some file systems do not take a name. More than need be: they are asked.
+fn is_doubtful(name: &str) -> bool {
+    let is_special = |character: char| character.is_control() || "<>:\"|?*".contains(character);
+    name.len() > NAME_LEN_SAFE || name.contains(is_special) || name.ends_with(['.', ' '])
+}
+
+/// Names of so many bytes are taken everywhere.
+const NAME_LEN_SAFE: usize = 140;
 
 /// Whether the file system takes one name for another at all.
 fn is_blind(tree: &Tree, probe: &Path) -> rustix::io::Result<bool> {
@@ -141,6 +175,16 @@ mod tests {
         }
         for (one, other) in [("a", "b"), ("a1", "a2"), ("caf\u{e9}", "cafe")] {
             assert_ne!(key(one), key(other), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn names_that_not_everybody_takes_are_tried() {
+        for name in ["a:b", "what?", "end.", "end ", "tab\t", &"x".repeat(141)] {
+            assert!(is_doubtful(name), "{name}");
+        }
+        for name in ["a", "a.b", " a", ".hidden", "\u{e9}", &"x".repeat(140)] {
+            assert!(!is_doubtful(name), "{name}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
@@ -42,8 +43,19 @@ pub(super) fn open(
     let is_first = !folder.exists(&folder.journal)? && !folder.exists(&folder.part)?;
     // Also kept here, so that what is left behind by a failure is removed under it.
     let lock = Arc::new(lock(&folder)?);
-    let place = Arc::new(open_tree(&folder, OsStr::new("."), &folder.path_of(OsStr::new("")))?);
-    let found = find_target(&folder, &path, &options)?;
+    let look = || {
+        let place = open_tree(&folder, OsStr::new("."), &folder.path_of(OsStr::new("")))?;
+        Ok((Arc::new(place), find_target(&folder, &path, &options)?))
+    };
+    let (place, found) = match look() {
+        Err(error) => {
+            if is_first {
+                let _ = folder.remove(&folder.journal);
+            }
+            return Err(error);
+        }
+        Ok(found) => found,
+    };
     let home = match &found.tree {
         // What is on another file system cannot be renamed into it.
         Some(tree) if is_elsewhere(tree, &place) => Arc::clone(tree),
@@ -129,11 +141,11 @@ impl Opening {
         let journal = resume::read(&self.lock, geometry, root).map_err(failed)?;
         let staging = self.open_staging()?;
         let survey = staging.survey(&comparison.fates)?;
-        names::check_alike(&self.manifest, &self.selected, staging.tree())?;
-        let missing = self.check_room(&wanted, &survey, staging.tree())?;
+        names::check(&self.manifest, &comparison.fates, staging.tree())?;
         let resumed = resume::check(journal, &self.lock, root, &staging, &survey, &wanted, geometry);
         let Resumed { journal, mut pieces, is_ours } = resumed.map_err(failed)?;
         let mut states = self.settle(&staging, &survey, &wanted, &pieces, is_ours);
+        let missing = self.check_room(&states, &pieces, &survey, staging.tree())?;
         staging.make_folders(self.folders(&comparison.fates))?;
         let mut summary = self.summarize(&comparison);
         self.copy(&staging, &comparison, &pieces, &mut states, &mut summary)?;
@@ -209,21 +221,35 @@ impl Opening {
     }
 
     /// Bytes that are still to be written, if there is room for them.
-    fn check_room(&self, wanted: &[bool], survey: &Survey, tree: &Tree) -> Result<u64, StoreError> {
-        let files = self.manifest.geometry().folder().map_or(&[][..], |folder| folder.files());
-        let sizes = files.iter().zip(wanted).filter(|(_, wanted)| **wanted).map(|(file, _)| file.size());
-        let (mut bytes, mut room) = (0, 0u64);
-        for size in sizes {
-            bytes += size;
-            room = room.saturating_add(size.next_multiple_of(BLOCK));
+    fn check_room(
+        &self,
+        states: &[State],
+        pieces: &PieceSet,
+        survey: &Survey,
+        tree: &Tree,
+    ) -> Result<u64, StoreError> {
+        let geometry = self.manifest.geometry();
+        let (mut missing, mut room, mut all) = (0, 0u64, 0u64);
+        let in_blocks = |bytes: &Range<u64>| (bytes.end - bytes.start).next_multiple_of(BLOCK);
+        for piece in geometry.pieces() {
+            for segment in geometry.segments(geometry.span_of(piece)) {
+                if states[segment.file] != State::NotWanted {
+                    all = all.saturating_add(in_blocks(&segment.bytes));
+                }
+                if states[segment.file] == State::Open && !pieces.contains(piece) {
+                    missing += segment.bytes.end - segment.bytes.start;
+                    room = room.saturating_add(in_blocks(&segment.bytes));
+                }
+            }
         }
-        let needed = room.saturating_sub(survey.occupied);
+        // What is here and takes no room is a hole; what is not verified may take room already.
+        let needed = room.min(all.saturating_sub(survey.occupied));
         match available(tree) {
             Some(available) if needed > available => {
                 let full = StoreError::from_io("write", &self.path, Errno::NOSPC);
                 Err(full.with_space(needed, available))
             }
-            _ => Ok(bytes.saturating_sub(survey.occupied)),
+            _ => Ok(missing),
         }
     }
 

@@ -100,7 +100,9 @@ impl Staging {
             return Ok(false);
         };
         if seen.is_executable() != *executable {
-            set_executable(&self.tree.open_file(path).map_err(failed)?, *executable).map_err(failed)?;
+            let set = self.tree.open_file(path).and_then(|file| set_executable(&file, *executable));
+            // Some file systems have no such bit.
+            set.unwrap_or_else(|error| tracing::debug!(%error, "{}: no execute bit", path.display()));
         }
         survey.occupied += seen.occupied.min(*size);
         if let Ok(file) = self.manifest.with_bytes().binary_search(&(number as u32)) {
