@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ftx_proto::digest::{Digest, Root};
@@ -141,6 +142,15 @@ enum ChunkBytes<'a> {
     Assembled { buffer: Box<[u8]>, len: usize },
 }
 
+impl WholeChunk<'_> {
+    /// Whether the other one is the next of the same request and piece.
+    fn is_followed_by(&self, next: &Self) -> bool {
+        self.request == next.request
+            && self.chunk.get() + 1 == next.chunk.get()
+            && self.chunk.piece() == next.chunk.piece()
+    }
+}
+
 impl ChunkBytes<'_> {
     fn as_slice(&self) -> &[u8] {
         match self {
@@ -181,16 +191,18 @@ impl Pull {
 
     async fn carry(&mut self, mut commands: mpsc::Receiver<LaneCommand>) -> Result<(), LaneEnd> {
         let mut received = Received::new();
+        // One timer, that is put off again and again: a new one each time wakes whoever waits for the system.
+        let mut due =
+            pin!(tokio::time::sleep_until(self.arguments.clock.instant(self.arguments.clock.now())));
         loop {
             self.carry_out()?;
             let deadline = self.engine.deadline().map(|at| self.arguments.clock.instant(at));
-            let due = async {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            if let Some(at) = deadline.filter(|at| *at != due.deadline()) {
+                due.as_mut().reset(at);
+            }
             tokio::select! {
+                // What has come is taken in before it is taken for lost, however late it is looked at.
+                biased;
                 command = commands.recv() => {
                     let Some(command) = command else { return Ok(()) };
                     self.command(command);
@@ -203,7 +215,7 @@ impl Pull {
                     result.map_err(|error| LaneEnd::Broke(format!("no datagrams can be received: {error}")))?;
                     self.take_in(&mut received)?;
                 }
-                () = due => self.feed(Input::Tick),
+                () = &mut due, if deadline.is_some() => self.feed(Input::Tick),
             }
         }
     }
@@ -230,16 +242,18 @@ impl Pull {
     fn take_in(&mut self, received: &mut Received) -> Result<(), LaneEnd> {
         let mut whole = Vec::new();
         let opened = self.open(received, &mut whole);
+        // Before the work on what has come: meanwhile the source works on what comes next.
+        self.feed(Input::Tick);
+        let asked = if opened.is_ok() { self.carry_out() } else { Ok(()) };
         // What came before somebody broke the protocol has come, and the fetch hears of it.
         let landed = self.land(whole);
         if matches!(opened, Ok(true)) && !std::mem::replace(&mut self.is_up, true) {
             let _ = self.arguments.source_actor.cast(SourceMessage::PullUp(self.arguments.lane));
         }
-        self.feed(Input::Tick);
         let statistics = self.engine.statistics();
         self.meter.packets(statistics.arrived + statistics.lost, statistics.lost);
         self.tell();
-        opened.and(landed)
+        opened.and(landed).and(asked)
     }
 
     /// Opens a batch of datagrams, collects the chunks that are whole with it, and says whether anything came.
@@ -297,13 +311,14 @@ impl Pull {
 
     /// Hashes the chunks that were asked for, side by side, and writes them.
     fn land(&mut self, whole: Vec<WholeChunk<'_>>) -> Result<(), LaneEnd> {
-        let landing = Arc::clone(&self.arguments.landing);
+        let geometry = self.arguments.landing.geometry();
         let mut result = Ok(());
         let mut wanted = Vec::with_capacity(whole.len());
+        let mut asked = locked(&self.asked);
         for chunk in &whole {
             let (first, bytes) = (chunk.chunk.get(), chunk.bytes.as_slice());
-            match locked(&self.asked).arrived(landing.geometry(), chunk.request, first, bytes.len()) {
-                Ok(Some(span)) => wanted.push((chunk, span, bytes)),
+            match asked.arrived(geometry, chunk.request, first, bytes.len()) {
+                Ok(Some(_)) => wanted.push(chunk),
                 Ok(None) => {}
                 Err(what) => {
                     result = Err(LaneEnd::Violation(what));
@@ -311,17 +326,17 @@ impl Pull {
                 }
             }
         }
-        let messages: Vec<&[u8]> = wanted.iter().map(|(_, _, bytes)| *bytes).collect();
+        drop(asked);
+        // They come shuffled. In order, neighbours are written with one call and told in one message.
+        wanted.sort_unstable_by_key(|chunk| chunk.chunk);
+        let messages: Vec<&[u8]> = wanted.iter().map(|chunk| chunk.bytes.as_slice()).collect();
         let mut leaves = Vec::new();
         hash::hash_many(&messages, &mut leaves);
-        for ((chunk, span, bytes), leaf) in wanted.into_iter().zip(leaves) {
-            self.meter.came(bytes.len() as u64);
-            match landing.land_hashed(span, bytes, &[leaf]) {
-                Ok(leaves) => self.arrivals.add(chunk.request, chunk.chunk, leaves),
-                Err(error) => {
-                    let _ = self.arguments.fetcher.cast(FetcherMessage::StoreFailed(error));
-                }
-            }
+        let mut from = 0;
+        for run in wanted.chunk_by(|one, next| one.is_followed_by(next)) {
+            let to = from + run.len();
+            self.land_run(run, &messages[from..to], &leaves[from..to]);
+            from = to;
         }
         for chunk in whole {
             if let ChunkBytes::Assembled { buffer, .. } = chunk.bytes {
@@ -329,6 +344,20 @@ impl Pull {
             }
         }
         result
+    }
+
+    /// Writes neighbours of one request.
+    fn land_run(&mut self, run: &[&WholeChunk<'_>], chunks: &[&[u8]], leaves: &[Digest]) {
+        let landing = &self.arguments.landing;
+        let Some(first) = run.first() else { return };
+        let Some(span) = landing.geometry().span(first.chunk.get(), run.len() as u32) else { return };
+        self.meter.came(landing.geometry().len_of(span));
+        match landing.land_hashed(span, chunks, leaves) {
+            Ok(leaves) => self.arrivals.add(first.request, first.chunk, leaves),
+            Err(error) => {
+                let _ = self.arguments.fetcher.cast(FetcherMessage::StoreFailed(error));
+            }
+        }
     }
 
     fn recycle(&mut self, buffer: Box<[u8]>) {

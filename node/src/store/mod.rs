@@ -38,10 +38,12 @@
 mod error;
 mod journal;
 mod part;
+mod parts;
 mod target;
 mod whole;
 
 pub use error::StoreError;
 pub use part::PartFile;
+pub(crate) use parts::read_parts_at;
 pub use target::{Target, is_own_file};
 pub use whole::{WholeData, WholeFile};
