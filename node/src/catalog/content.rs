@@ -1,7 +1,8 @@
 //! One content as its server sees it: what it is, and its bytes as long as they are what was hashed.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::{Digest, Root};
-use ftx_proto::geometry::{Geometry, PieceIndex, Span};
+use ftx_proto::geometry::{Geometry, PIECE_SIZE, PieceIndex, Span};
 use ftx_proto::merkle::PieceLayer;
 use ftx_proto::name::RelativePath;
 use ftx_proto::wire::session::Refusal;
@@ -18,7 +19,7 @@ use rustix::fs::OFlags;
 use tokio::sync::watch;
 
 use crate::hash;
-use crate::store::PartFile;
+use crate::store::{PartFile, read_parts_at};
 
 /// What tells one state of a file from another without reading it.
 ///
@@ -229,6 +230,45 @@ impl ContentReader {
         }
     }
 
+    /// Fills several buffers, each with the bytes from a place on that are within one chunk. Sorts them by their places.
+    /// Blocks on the disk.
+    ///
+    /// On an error the buffers hold nothing that may be given away.
+    pub fn read_parts(&self, parts: &mut [(u64, &mut [u8])]) -> Result<(), ReadError> {
+        parts.sort_unstable_by_key(|(offset, _)| *offset);
+        let runs = parts.chunk_by_mut(|(offset, buffer), next| offset + buffer.len() as u64 == next.0);
+        let runs = runs.filter_map(|run| {
+            let offset = run.first()?.0;
+            Some((offset, run.iter_mut().map(|(_, buffer)| IoSliceMut::new(buffer)).collect::<Vec<_>>()))
+        });
+        match &self.bytes {
+            Bytes::File { file, stamp } => {
+                for (offset, mut run) in runs {
+                    match read_parts_at(file, &mut run, offset) {
+                        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                            return Err(ReadError::Changed);
+                        }
+                        result => result?,
+                    }
+                }
+                // After the reads, as above; once for all of them.
+                check(file, stamp)
+            }
+            Bytes::Part { part, have } => {
+                let have = have.borrow().clone();
+                for (offset, mut run) in runs {
+                    let bytes = offset..offset + run.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
+                    if !pieces_of(self.geometry(), bytes).all(|piece| have.contains(piece)) {
+                        return Err(ReadError::Missing);
+                    }
+                    part.read_parts_at(offset, &mut run)
+                        .map_err(|error| ReadError::Unreadable(io::Error::other(error)))?;
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// The hashes of the chunks of a piece, in order; they are proved by the layer. Reads the piece.
     pub fn leaves(&self, piece: PieceIndex) -> Result<Vec<Digest>, ReadError> {
         let geometry = self.layer.geometry();
@@ -284,6 +324,12 @@ impl Location {
 /// The stamp of an open plain file.
 pub(crate) fn stamp_of(file: &File) -> io::Result<Stamp> {
     Stamp::of(&file.metadata()?).ok_or_else(|| io::Error::other("not a plain file"))
+}
+
+/// The pieces that bytes of a content lie in.
+fn pieces_of(geometry: Geometry, bytes: Range<u64>) -> impl Iterator<Item = PieceIndex> {
+    let numbers = bytes.start / PIECE_SIZE..bytes.end.div_ceil(PIECE_SIZE);
+    numbers.filter_map(move |number| geometry.piece(u32::try_from(number).ok()?))
 }
 
 /// Fails if an open file does not have this stamp.
