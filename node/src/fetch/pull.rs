@@ -29,6 +29,7 @@ use crate::actors::fetcher::FetcherMessage;
 use crate::actors::source::SourceMessage;
 use crate::clock::Clock;
 use crate::hash;
+use crate::limits::DATAGRAM_ASKED_BYTES_MAX;
 use crate::net::datagram::seal::{DatagramSecret, Opener, Sealer, Side};
 use crate::net::datagram::socket::{DatagramSocket, Mode, Received};
 
@@ -172,6 +173,8 @@ impl Pull {
         let (geometry, member) = (arguments.landing.geometry(), Member(arguments.source.0));
         // The system counts its own bookkeeping too: about as much again as small datagrams have bytes.
         let buffer = socket.receive_buffer_bytes() as u64 / 2;
+        // What is more than the source takes from one connection it drops.
+        let buffer = buffer.min(ASKED_BYTES_MAX);
         let engine = PullEngine::new(geometry, member, buffer, arguments.clock.now());
         Ok(Pull {
             arguments,
@@ -416,6 +419,9 @@ impl Arrivals {
         }
     }
 }
+
+/// Bytes of chunks that are asked for at most: with what is around them, a source keeps so many waiting.
+const ASKED_BYTES_MAX: u64 = DATAGRAM_ASKED_BYTES_MAX as u64 / 16 * 15;
 
 /// Bytes of a buffer for a chunk.
 const CHUNK_BYTES: usize = ftx_proto::geometry::CHUNK_SIZE as usize;
