@@ -1,7 +1,9 @@
 //! A running node, for the command line and for programs that want one inside them.
 
+mod fetching;
 mod services;
 
+pub use fetching::{Fetch, FetchOptions, FetchRequest, FolderRequest};
 pub use services::ServiceAddrs;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,32 +11,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::{Instance, NodeId};
-use ftx_proto::engine::pull::choice::LaneMode;
-use ftx_proto::geometry::Geometry;
 use ftx_proto::limits::NODE_NAME_BYTES_MAX;
-use ftx_proto::merkle::PieceLayer;
 use ftx_proto::wire::discovery::{Announce, Want};
 use ftx_proto::wire::session::Hello;
 use ractor::{Actor, ActorRef};
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::actors::catalog::{CatalogArguments, CatalogMessage, CatalogStatus};
 use crate::actors::discovery::{DiscoveryArguments, DiscoveryMessage, Found, Lookup};
-use crate::actors::fetcher::{FetchSettings, FetcherArguments, FetcherMessage};
 use crate::actors::node::{Links, NodeArguments, NodeMessage, NodeRoot, reason_of};
 use crate::actors::server::ServerArguments;
 use crate::actors::udp_get;
 use crate::clock::Clock;
 use crate::config::{NodeConfig, Sessions};
 use crate::error::{Code, Error};
-use crate::fetch::report::{Phase, Progress, Report};
 use crate::fetch::resolve::{Offers, Reading, Resolved, Verdict, Wanted, ambiguous};
 use crate::identity::Identity;
 use crate::interop::digests::Digests;
@@ -43,7 +39,6 @@ use crate::net::connection::Dialling;
 use crate::net::datagram::serving::{Datagrams, DatagramsArguments};
 use crate::net::datagram::socket::Mode;
 use crate::net::tls::Tls;
-use crate::store::{PartFile, Target};
 use services::{Started, make_inbox};
 
 /// A running node. It stops when it is dropped; [`Node::stop`] says goodbye first.
@@ -284,73 +279,6 @@ impl Node {
         receiver
     }
 
-    /// Starts to fetch a content from everybody who has it.
-    ///
-    /// # Errors
-    /// What [`PartFile::open`] says of the target.
-    pub async fn fetch(&self, request: FetchRequest) -> Result<Fetch, Error> {
-        let FetchRequest { resolved, target, force, patience, only, lane } = request;
-        let geometry = Geometry::new(resolved.size)
-            .map_err(|error| Error::other(format!("{}: {error}", resolved.name)))?;
-        if geometry.size() == 0 && PieceLayer::verify(geometry, resolved.root, Vec::new()).is_err() {
-            let message = format!("{}: {} is not the root of an empty file", resolved.name, resolved.root);
-            return Err(Error::new(Code::Integrity, message));
-        }
-        let opening =
-            tokio::task::spawn_blocking(move || PartFile::open(target, geometry, resolved.root, force));
-        let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))?;
-        let (part, have) = opened?;
-        let part = Arc::new(part);
-        let resumed = have.bytes();
-        let (progress, watching) = watch::channel(Progress {
-            phase: Phase::Waiting,
-            size: resolved.size,
-            bytes: resumed,
-            resumed,
-            safe: resumed,
-            sources: Vec::new(),
-        });
-        let (pieces, verified) = watch::channel(Arc::new(have.clone()));
-        let (done, report) = oneshot::channel();
-        let settings = FetchSettings {
-            root: resolved.root,
-            geometry,
-            name: resolved.name.clone(),
-            part: Arc::clone(&part),
-            force,
-            patience,
-            lane,
-            tls: self.tls.clone(),
-            hello: Hello { instance: self.announce.instance, name: self.announce.name.clone() },
-            local: self.config.bind,
-            catalog: self.links.catalog.clone(),
-            data: self.data.clone(),
-            clock: self.clock,
-            progress,
-            pieces,
-        };
-        let arguments = FetcherArguments { have, mtime: (resolved.mtime, 0), only, done, settings };
-        let starting = |reply| NodeMessage::Fetch(Box::new(arguments), reply);
-        let fetcher = match self.root.call(starting, Some(crate::actors::link::CALL_TIMEOUT)).await {
-            Ok(ractor::rpc::CallResult::Success(Some(fetcher))) => fetcher,
-            _ => return Err(Error::other("the fetch could not be started")),
-        };
-        let mut holders: Vec<_> = resolved.holders.iter().collect();
-        // Of several ways to one node the one over IPv4 is taken first: there each packet has more room.
-        holders.sort_by_key(|holder| holder.addr.is_ipv6());
-        for holder in holders {
-            let _ = fetcher.cast(FetcherMessage::Offered(holder.announce.clone(), holder.addr));
-        }
-        let finding = tokio::spawn(keep_finding(
-            self.links.discovery.clone(),
-            self.config.peers.clone(),
-            resolved.root,
-            fetcher.clone(),
-        ));
-        let finding = finding.abort_handle();
-        Ok(Fetch { progress: watching, pieces: verified, part, report, fetcher, finding })
-    }
-
     /// Waits until the node ends of itself, which it does only if something is beyond repair.
     pub async fn ended(&mut self) {
         let _ = (&mut self.ended).await;
@@ -367,80 +295,6 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.root.kill();
-    }
-}
-
-/// What is to be fetched, and how.
-#[derive(Debug)]
-pub struct FetchRequest {
-    /// The content, and who has it.
-    pub resolved: Resolved,
-    /// Where it goes.
-    pub target: Target,
-    /// Replace what is there.
-    pub force: bool,
-    /// How long to wait when no source is left.
-    pub patience: Duration,
-    /// Only from this node.
-    pub only: Option<NodeId>,
-    /// On which lanes sources are asked.
-    pub lane: LaneMode,
-}
-
-/// A running fetch. It is given up when this is dropped; what is verified by then stays.
-#[derive(Debug)]
-pub struct Fetch {
-    /// How it stands; changes many times a second.
-    pub progress: watch::Receiver<Progress>,
-    /// Which pieces are verified.
-    pub pieces: watch::Receiver<Arc<PieceSet>>,
-    /// Where they can be read.
-    pub part: Arc<PartFile>,
-    report: oneshot::Receiver<Result<Report, Error>>,
-    fetcher: ActorRef<FetcherMessage>,
-    finding: AbortHandle,
-}
-
-impl Fetch {
-    /// Waits for the end.
-    pub async fn done(&mut self) -> Result<Report, Error> {
-        (&mut self.report).await.unwrap_or_else(|_| {
-            let message = "the fetch failed inside this program; run the same command again to go on";
-            Err(Error::other(message))
-        })
-    }
-
-    /// Asks it to stop; [`Fetch::done`] then says so, once what is verified is safe.
-    pub fn interrupt(&self) {
-        let _ = self.fetcher.cast(FetcherMessage::Interrupt);
-    }
-}
-
-impl Drop for Fetch {
-    fn drop(&mut self) {
-        self.finding.abort();
-        self.fetcher.stop(None);
-    }
-}
-
-/// Looks for sources as long as the fetch runs.
-async fn keep_finding(
-    discovery: crate::actors::link::Link<DiscoveryMessage>,
-    peers: Vec<SocketAddr>,
-    root: ftx_proto::digest::Root,
-    fetcher: ActorRef<FetcherMessage>,
-) {
-    loop {
-        let (found, mut offers) = mpsc::channel(OFFERS_WAITING_MAX);
-        discovery.cast(DiscoveryMessage::Find { want: Want::Root(root.into()), peers: peers.clone(), found });
-        while let Some(Found { addr, offer }) = offers.recv().await {
-            let has_it = offer.entries.iter().any(|entry| entry.root.root() == Some(root));
-            if has_it && fetcher.cast(FetcherMessage::Offered(offer.from, addr)).is_err() {
-                return;
-            }
-        }
-        // Discovery is being restarted.
-        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

@@ -11,7 +11,7 @@ use ftx_node::clock::Clock;
 use ftx_proto::digest::{Digest, Instance, NodeId, Root};
 use ftx_proto::engine::discovery::Peer;
 use ftx_proto::name::RelativePath;
-use ftx_proto::wire::discovery::{Announce, Datagram, OfferEntry, OfferedRoot, Query, Want};
+use ftx_proto::wire::discovery::{Announce, Datagram, OfferEntry, OfferedKind, OfferedRoot, Query, Want};
 use ractor::{Actor, ActorRef};
 use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc;
@@ -83,7 +83,7 @@ impl Node {
 
     fn share(&self, name: &str) {
         let root = OfferedRoot::Whole(Root(Digest::of(name.as_bytes()).0));
-        let entry = OfferEntry { name: path(name), size: 5, mtime: 6, root };
+        let entry = OfferEntry { name: path(name), kind: OfferedKind::File, size: 5, mtime: 6, root };
         self.shared.lock().expect("no test panics with it").push(entry);
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ftx_node::actors::catalog::{Catalog, CatalogArguments, CatalogMessage, CatalogStatus};
 use ftx_node::catalog::{Content, Have, ReadError, hash_file};
-use ftx_node::store::{PartFile, Target};
+use ftx_node::store::{Part, PartFile, Target};
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::Root;
 use ftx_proto::geometry::PIECE_SIZE;
@@ -359,12 +359,12 @@ async fn what_is_being_fetched_is_offered_as_far_as_it_is_there() {
     let source = folder.path().join("source");
     fs::write(&source, &bytes).unwrap();
     let layer = hash_file(&source, NonZeroUsize::MIN, &|_| ()).unwrap();
-    let (geometry, root) = (layer.geometry(), layer.root());
+    let (geometry, root) = (layer.geometry().clone(), layer.root());
     let name: RelativePath = "copy".parse().unwrap();
     let target = Target::new(folder.path(), &name).unwrap();
-    let (part, _) = PartFile::open(target, geometry, root, false).unwrap();
+    let (part, _) = PartFile::open(target, geometry.clone(), root, false).unwrap();
     let part = Arc::new(part);
-    let (sender, have) = tokio::sync::watch::channel(Arc::new(PieceSet::empty(geometry)));
+    let (sender, have) = tokio::sync::watch::channel(Arc::new(PieceSet::empty(geometry.clone())));
     let content = Content::partial(layer, name, (5, 0), false, part.clone(), have);
 
     let catalog = Running::start(&[], None).await;
@@ -376,7 +376,7 @@ async fn what_is_being_fetched_is_offered_as_far_as_it_is_there() {
     assert!(matches!(reader.read(first, &mut buffer[..PIECE_SIZE as usize]), Err(ReadError::Missing)));
 
     part.write_at(0, &bytes[..PIECE_SIZE as usize]).unwrap();
-    let mut set = PieceSet::empty(geometry);
+    let mut set = PieceSet::empty(geometry.clone());
     set.insert(geometry.piece(0).unwrap());
     sender.send(Arc::new(set)).unwrap();
     reader.read(first, &mut buffer[..PIECE_SIZE as usize]).unwrap();

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use ftx_node::store::{PartFile, StoreError, Target};
+use ftx_node::store::{Part, PartFile, StoreError, Target};
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::{Digest, Root};
 use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PIECE_CHUNKS, PIECE_SIZE, PieceIndex};
@@ -66,7 +66,7 @@ impl Fetch {
             let place = self.geometry().bytes_of(self.geometry().span_of(piece));
             let bytes = &self.bytes[place.start as usize..place.end as usize];
             let leaves: Vec<Digest> = bytes.chunks(CHUNK_SIZE as usize).map(leaf_hash).collect();
-            (piece, piece_hash(self.geometry(), &leaves))
+            (piece, piece_hash(&self.geometry(), piece, &leaves))
         };
         self.pieces(numbers).into_iter().map(hash).collect()
     }
@@ -438,7 +438,7 @@ fn a_part_that_was_replaced_is_not_given_the_name() {
 #[test]
 fn a_temporary_file_leaves_nothing() {
     let geometry = Geometry::new(2 * PIECE_SIZE).unwrap();
-    let (part, pieces) = PartFile::open(Target::temporary(), geometry, ROOT, false).unwrap();
+    let (part, pieces) = PartFile::open(Target::temporary(), geometry.clone(), ROOT, false).unwrap();
     assert!(pieces.is_empty());
     part.write_at(PIECE_SIZE, b"hello").unwrap();
     part.note(&[(geometry.piece(0).unwrap(), Digest::ZERO)]).unwrap();
@@ -494,11 +494,12 @@ fn inner_killed_process() {
     let Some(path) = std::env::var_os("STORE_PART_TARGET") else { return };
     let target = Target::new(Path::new(&path), &"ignored".parse().unwrap()).unwrap();
     let geometry = Geometry::new(3 * PIECE_SIZE).unwrap();
-    let (part, _) = PartFile::open(target, geometry, ROOT, false).unwrap();
+    let (part, _) = PartFile::open(target, geometry.clone(), ROOT, false).unwrap();
     part.write_at(PIECE_SIZE, &vec![7; 2 * PIECE_SIZE as usize]).unwrap();
     part.commit(&[geometry.piece(1).unwrap()]).unwrap();
     let leaves = [leaf_hash(&[7; CHUNK_SIZE as usize]); PIECE_CHUNKS as usize];
-    part.note(&[(geometry.piece(2).unwrap(), piece_hash(geometry, &leaves))]).unwrap();
+    part.note(&[(geometry.piece(2).unwrap(), piece_hash(&geometry, geometry.piece(2).unwrap(), &leaves))])
+        .unwrap();
     println!("committed");
     // Until the end: nobody writes to it.
     std::io::stdin().read_line(&mut String::new()).unwrap();
@@ -535,7 +536,7 @@ fn inner_full_disk() {
 
     // Too large from the beginning: nothing is left behind.
     let geometry = Geometry::new(5 * mib).unwrap();
-    match PartFile::open(target("large"), geometry, ROOT, false) {
+    match PartFile::open(target("large"), geometry.clone(), ROOT, false) {
         Err(StoreError::DiskFull { needed, available, .. }) => {
             assert_eq!(needed, 5 * mib);
             assert!(available > 2 * mib && available <= 3 * mib, "{available}");
@@ -546,7 +547,7 @@ fn inner_full_disk() {
 
     // Another file takes the space meanwhile.
     let geometry = Geometry::new(2 * mib).unwrap();
-    let (part, _) = PartFile::open(target("file"), geometry, ROOT, false).unwrap();
+    let (part, _) = PartFile::open(target("file"), geometry.clone(), ROOT, false).unwrap();
     part.write_at(0, &vec![1; mib as usize]).unwrap();
     part.commit(&[geometry.piece(0).unwrap()]).unwrap();
     assert!(fs::write("/mnt/greedy", vec![0; 3 * mib as usize]).is_err());
@@ -557,12 +558,12 @@ fn inner_full_disk() {
     );
     drop(part);
     // Still full: what is there stays.
-    let error = PartFile::open(target("file"), geometry, ROOT, false).unwrap_err();
+    let error = PartFile::open(target("file"), geometry.clone(), ROOT, false).unwrap_err();
     assert!(matches!(error, StoreError::DiskFull { .. }));
     assert!(error.to_string().contains("/mnt/file"), "{error}");
 
     fs::remove_file("/mnt/greedy").unwrap();
-    let (part, pieces) = PartFile::open(target("file"), geometry, ROOT, false).unwrap();
+    let (part, pieces) = PartFile::open(target("file"), geometry.clone(), ROOT, false).unwrap();
     assert_eq!(pieces.count(), 1);
     part.write_at(mib, &vec![2; mib as usize]).unwrap();
     part.finish(MTIME, false, false).unwrap();

@@ -10,25 +10,26 @@ pub struct PieceSet {
     geometry: Geometry,
     words: Vec<u64>,
     count: u32,
+    bytes: u64,
 }
 
 impl PieceSet {
     /// No piece.
     pub fn empty(geometry: Geometry) -> Self {
         let words = vec![0; geometry.piece_count().div_ceil(64) as usize];
-        PieceSet { geometry, words, count: 0 }
+        PieceSet { geometry, words, count: 0, bytes: 0 }
     }
 
     /// Every piece.
     pub fn full(geometry: Geometry) -> Self {
         let mut set = Self::empty(geometry);
-        set.insert_range(0..geometry.piece_count());
+        set.insert_range(0..set.geometry.piece_count());
         set
     }
 
     /// The content whose pieces these are.
-    pub fn geometry(&self) -> Geometry {
-        self.geometry
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
     }
 
     /// Whether the piece is in the set.
@@ -43,6 +44,7 @@ impl PieceSet {
         if let (true, Some(word)) = (added, self.words.get_mut(piece.get() as usize / 64)) {
             *word |= 1 << (piece.get() % 64);
             self.count += 1;
+            self.bytes += self.geometry.len_of(self.geometry.span_of(piece));
         }
         added
     }
@@ -53,6 +55,7 @@ impl PieceSet {
         if let (true, Some(word)) = (there, self.words.get_mut(piece.get() as usize / 64)) {
             *word &= !(1 << (piece.get() % 64));
             self.count -= 1;
+            self.bytes -= self.geometry.len_of(self.geometry.span_of(piece));
         }
         there
     }
@@ -102,14 +105,7 @@ impl PieceSet {
 
     /// Bytes of the pieces in the set.
     pub fn bytes(&self) -> u64 {
-        let last = self.geometry.piece(self.geometry.piece_count().wrapping_sub(1));
-        let full = u64::from(self.count) * crate::geometry::PIECE_SIZE;
-        match last {
-            Some(piece) if self.contains(piece) => {
-                full - crate::geometry::PIECE_SIZE + self.geometry.len_of(self.geometry.span_of(piece))
-            }
-            _ => full,
-        }
+        self.bytes
     }
 }
 
@@ -177,7 +173,7 @@ impl ChunkMask {
     }
 
     /// The set as spans of chunks of `piece`, which must have all of them.
-    pub fn spans(self, geometry: Geometry, piece: PieceIndex) -> Vec<Span> {
+    pub fn spans(self, geometry: &Geometry, piece: PieceIndex) -> Vec<Span> {
         let base = piece.get() * PIECE_CHUNKS;
         let mut rest = self.0;
         let mut spans = Vec::new();
@@ -202,7 +198,7 @@ mod tests {
         #[test]
         fn a_piece_set_is_a_set(pieces in 1u32..300, numbers in prop::collection::vec((0u32..300, any::<bool>()), 0..200)) {
             let geometry = Geometry::new(u64::from(pieces) * PIECE_SIZE - 5).unwrap();
-            let mut set = PieceSet::empty(geometry);
+            let mut set = PieceSet::empty(geometry.clone());
             let mut model = BTreeSet::new();
             for (number, insert) in numbers {
                 let Some(piece) = geometry.piece(number) else { continue };
@@ -214,7 +210,7 @@ mod tests {
             }
             prop_assert_eq!(set.count() as usize, model.len());
             prop_assert_eq!(set.iter().map(PieceIndex::get).collect::<BTreeSet<_>>(), model.clone());
-            let mut again = PieceSet::empty(geometry);
+            let mut again = PieceSet::empty(geometry.clone());
             for range in set.ranges() {
                 again.insert_range(range);
             }
@@ -228,7 +224,7 @@ mod tests {
             let geometry = Geometry::new(3 * PIECE_SIZE).unwrap();
             let piece = geometry.piece(1).unwrap();
             let mask = ChunkMask(bits);
-            let spans = mask.spans(geometry, piece);
+            let spans = mask.spans(&geometry, piece);
             let union = spans.iter().fold(ChunkMask::EMPTY, |m, s| m.union(ChunkMask::of(*s)));
             prop_assert_eq!(union, mask);
             prop_assert_eq!(spans.iter().map(Span::count).sum::<u32>(), mask.count());

@@ -7,6 +7,7 @@
 //!
 //! * values that cannot be wrong once made: [`digest`] (roots, node ids), [`geometry`] (chunks, pieces, spans),
 //!   [`merkle`] (the tree that names a content), [`name`] (safe relative paths), [`chunk_set`] (who has what);
+//! * [`manifest`]: what a folder holds;
 //! * [`wire`]: the messages of discovery and of sessions, their codec, and [`limits`];
 //! * [`engine`]: the state machines that decide: fetching, serving, discovery;
 //! * [`interop`]: the older systems that a node speaks with, frames and sessions.
@@ -18,6 +19,7 @@ pub mod engine;
 pub mod geometry;
 pub mod interop;
 pub mod limits;
+pub mod manifest;
 pub mod merkle;
 pub mod name;
 pub mod time;

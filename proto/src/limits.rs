@@ -7,6 +7,15 @@ use crate::geometry::{CHUNK_SIZE, PIECE_CHUNKS};
 /// Largest content, in bytes: 16 TiB. Keeps chunk numbers in a `u32` and a piece layer under 512 MiB.
 pub const FILE_SIZE_MAX: u64 = 1 << 44;
 
+/// Largest encoded manifest of a folder, in bytes.
+pub const MANIFEST_BYTES_MAX: usize = 192 << 20;
+
+/// Most entries of a folder that is fetched at once.
+pub const MANIFEST_ENTRIES_MAX: usize = 2 << 20;
+
+/// Longest target of a symbolic link, in bytes.
+pub const LINK_TARGET_BYTES_MAX: usize = 4095;
+
 /// Largest discovery datagram, in bytes of UDP payload: fits every link's MTU without fragments.
 pub const DATAGRAM_SIZE_MAX: usize = 1200;
 

@@ -11,7 +11,9 @@ use ftx_proto::limits::{
     SOURCE_ANSWERS_BURST, SOURCE_ANSWERS_PER_SECOND,
 };
 use ftx_proto::time::Time;
-use ftx_proto::wire::discovery::{Announce, Datagram, Offer, OfferEntry, OfferedRoot, Query, Want};
+use ftx_proto::wire::discovery::{
+    Announce, Datagram, Offer, OfferEntry, OfferedKind, OfferedRoot, Query, Want,
+};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
@@ -88,7 +90,7 @@ fn query(nonce: u64) -> Datagram {
 
 fn large_entry(number: usize) -> OfferEntry {
     let name = format!("{number}/{}", "x".repeat(200)).parse().expect("a good name");
-    OfferEntry { name, size: 1, mtime: 1, root: OfferedRoot::Hashing(1) }
+    OfferEntry { name, kind: OfferedKind::File, size: 1, mtime: 1, root: OfferedRoot::Hashing(1) }
 }
 
 fn addr(number: u32) -> SocketAddr {

@@ -29,12 +29,11 @@ fn leaf(chunk: u32) -> Digest {
 impl Bench {
     fn new(pieces: u32) -> Self {
         let geometry = Geometry::new(u64::from(pieces) * PIECE_SIZE).unwrap();
-        let hash =
-            |span: Span| piece_hash(geometry, &span.chunks().map(|c| leaf(c.get())).collect::<Vec<_>>());
-        let hashes = geometry.pieces().map(|piece| hash(geometry.span_of(piece))).collect();
-        let layer = PieceLayer::from_hashes(geometry, hashes).unwrap();
-        let have = PieceSet::empty(geometry);
-        let engine = FetchEngine::new(FetchConfig::default(), geometry, layer.root(), have, 1);
+        let leaves = |span: Span| span.chunks().map(|c| leaf(c.get())).collect::<Vec<_>>();
+        let hash = |piece| piece_hash(&geometry, piece, &leaves(geometry.span_of(piece)));
+        let layer = PieceLayer::from_hashes(geometry.clone(), geometry.pieces().map(hash).collect()).unwrap();
+        let have = PieceSet::empty(geometry.clone());
+        let engine = FetchEngine::new(FetchConfig::default(), geometry.clone(), layer.root(), have, 1);
         let mut bench = Bench { engine, geometry, now: Time::ZERO, outputs: Vec::new() };
         bench.tell(Input::LayerKnown(Arc::new(layer)));
         bench
@@ -160,7 +159,8 @@ fn a_wrong_layer_from_elsewhere_is_not_believed() {
     let other = Bench::new(3).engine.layer().cloned().unwrap();
     let geometry = Geometry::new(2 * PIECE_SIZE).unwrap();
     let root = Bench::new(2).engine.layer().unwrap().root();
-    let mut engine = FetchEngine::new(FetchConfig::default(), geometry, root, PieceSet::empty(geometry), 1);
+    let mut engine =
+        FetchEngine::new(FetchConfig::default(), geometry.clone(), root, PieceSet::empty(geometry), 1);
     engine.handle(Time::ZERO, Input::LayerKnown(other));
     assert_eq!((engine.poll(), engine.layer()), (None, None));
 }

@@ -64,7 +64,7 @@ fn ms(random: &mut ChaCha8Rng, range: std::ops::Range<u64>) -> Duration {
     Duration::from_millis(random.random_range(range))
 }
 
-fn behaviour(random: &mut ChaCha8Rng, faults: &Faults, geometry: Geometry) -> Behaviour {
+fn behaviour(random: &mut ChaCha8Rng, faults: &Faults, geometry: &Geometry) -> Behaviour {
     let mut good = Behaviour {
         rate: 10f64.powf(random.random_range(2.0..4.5)),
         latency: ms(random, 0..30),
@@ -158,7 +158,7 @@ fn network(seed: u64) -> World {
     }
     let mut world = World::resumed(seed, size, &resumed, config);
     for _ in 0..random.random_range(1..7) {
-        let behaviour = behaviour(&mut random, &faults, geometry);
+        let behaviour = behaviour(&mut random, &faults, &geometry);
         world.add(behaviour);
     }
     world

@@ -322,8 +322,13 @@ fn the_largest_content_can_be_begun() {
     use ftx_proto::time::Time;
 
     let geometry = Geometry::new((1 << 24) * PIECE_SIZE).unwrap();
-    let mut engine =
-        FetchEngine::new(FetchConfig::default(), geometry, Root([1; 32]), PieceSet::empty(geometry), 27);
+    let mut engine = FetchEngine::new(
+        FetchConfig::default(),
+        geometry.clone(),
+        Root([1; 32]),
+        PieceSet::empty(geometry),
+        27,
+    );
     let source = SourceId(1);
     engine.handle(Time::ZERO, Input::SourceJoined { source, whole: false });
     engine.handle(Time::ZERO, Input::SourceHas { source, pieces: vec![0..1000, 5..u32::MAX] });

@@ -37,8 +37,11 @@ fn every_vector_matches() {
         assert_eq!(Digest::of(&data).to_string(), vector.sha256, "the generator is the file's");
         let geometry = Geometry::new(vector.size as u64).unwrap();
         let leaves: Vec<_> = data.chunks(CHUNK_SIZE as usize).map(leaf_hash).collect();
-        let hashes: Vec<_> =
-            leaves.chunks(PIECE_CHUNKS as usize).map(|leaves| piece_hash(geometry, leaves)).collect();
+        let hashes: Vec<_> = leaves
+            .chunks(PIECE_CHUNKS as usize)
+            .zip(geometry.pieces())
+            .map(|(leaves, piece)| piece_hash(&geometry, piece, leaves))
+            .collect();
         if !vector.piece_layer.is_empty() {
             let expected: Vec<Digest> = vector.piece_layer.iter().map(|h| h.parse().unwrap()).collect();
             assert_eq!(hashes, expected, "piece layer of {} bytes", vector.size);

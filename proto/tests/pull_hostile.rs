@@ -26,8 +26,8 @@ impl Lane {
     fn new(size: u64) -> Self {
         let geometry = Geometry::new(size).unwrap();
         let mut lane = Lane {
+            engine: PullEngine::new(geometry.clone(), Member(0), 1 << 20, Time::ZERO),
             geometry,
-            engine: PullEngine::new(geometry, Member(0), 1 << 20, Time::ZERO),
             budget: Budget::new(),
             now: Time::ZERO,
             answers: Vec::new(),

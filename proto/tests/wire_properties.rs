@@ -9,7 +9,9 @@ use ftx_proto::limits::{
 };
 use ftx_proto::name::RelativePath;
 use ftx_proto::wire::codec::DecodeError;
-use ftx_proto::wire::discovery::{Announce, Datagram, MAGIC, Offer, OfferEntry, OfferedRoot, Query, Want};
+use ftx_proto::wire::discovery::{
+    Announce, Datagram, MAGIC, Offer, OfferEntry, OfferedKind, OfferedManifest, OfferedRoot, Query, Want,
+};
 use ftx_proto::wire::session::{HEADER_LEN, Header, Hello, ListingEntry, Message, RequestId};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -163,7 +165,13 @@ fn lengths_at_the_bounds_pass_and_beyond_are_refused() {
     assert!(passes(have(HAVE_RANGES_MAX)) && !passes(have(HAVE_RANGES_MAX + 1)));
     let listing = |count| Message::Listing {
         entries: vec![
-            ListingEntry { name: "a".parse().expect("a name"), size: 0, mtime: 0, root: None };
+            ListingEntry {
+                name: "a".parse().expect("a name"),
+                is_folder: false,
+                size: 0,
+                mtime: 0,
+                root: None
+            };
             count
         ],
         more: false,
@@ -219,6 +227,7 @@ fn a_number_written_the_long_way_does_not_save_the_padding() {
 fn an_offer_holds_as_many_entries_as_fit() {
     let entry = |number: usize, len: usize| OfferEntry {
         name: format!("{number}-{}", "x".repeat(len)).parse().expect("a name"),
+        kind: OfferedKind::File,
         size: u64::MAX,
         mtime: i64::MIN,
         root: OfferedRoot::Partial { root: Root([255; 32]), pieces: u32::MAX },
@@ -245,7 +254,8 @@ fn the_longest_name_fits_an_offer_and_a_query() {
     assert_eq!(long.len(), PATH_BYTES_MAX);
     let name: RelativePath = long.parse().expect("a name");
     let root = OfferedRoot::Partial { root: Root([255; 32]), pieces: u32::MAX };
-    let entry = OfferEntry { name: name.clone(), size: u64::MAX, mtime: i64::MIN, root };
+    let kind = OfferedKind::Folder(Some(OfferedManifest { root: Root([255; 32]), size: u64::MAX }));
+    let entry = OfferEntry { name: name.clone(), kind, size: u64::MAX, mtime: i64::MIN, root };
     let from = announce("n".repeat(NODE_NAME_BYTES_MAX));
     for datagram in [
         Datagram::Offer(Offer { nonce: u64::MAX, from, entries: vec![entry], more: false }),
@@ -260,7 +270,13 @@ fn a_listing_holds_as_many_entries_as_fit() {
     for (count, len) in [(0, 1), (512, 1), (513, 1), (512, 250), (60, 890), (70, 890)] {
         let name = vec!["x".repeat(len.min(222)); (len / 222).max(1)].join("/");
         let name: RelativePath = name.parse().expect("a name");
-        let entry = ListingEntry { name, size: u64::MAX, mtime: i64::MIN, root: Some(Root([255; 32])) };
+        let entry = ListingEntry {
+            name,
+            is_folder: true,
+            size: u64::MAX,
+            mtime: i64::MIN,
+            root: Some(Root([255; 32])),
+        };
         let bytes = Message::listing(vec![entry; count], false).encode(0);
         let Ok(Message::Listing { entries, more }) = Message::decode(&bytes[HEADER_LEN..], 0) else {
             panic!("{count} entries of {len}")

@@ -10,7 +10,7 @@ use ftx_node::Node;
 use ftx_node::error::{Code, Error};
 use ftx_node::fetch::report::{Phase, Progress, Report, SourceState};
 use ftx_node::fetch::resolve::{Resolved, Wanted};
-use ftx_node::node::FetchRequest;
+use ftx_node::node::{FetchOptions, FetchRequest};
 use ftx_node::store::Target;
 use ftx_proto::engine::pull::choice::LaneMode;
 use tokio::runtime::Handle;
@@ -286,15 +286,8 @@ async fn fetch(
     let found = (node.name().to_owned(), resolved.clone(), begun.elapsed());
     telling.change(|stand| stand.found = Some(found));
     let target = Target::new(&folder.join(""), &resolved.name)?;
-    let request = FetchRequest {
-        resolved,
-        target,
-        force: false,
-        patience: FETCH_PATIENCE,
-        only: None,
-        lane: LaneMode::Auto,
-    };
-    let mut fetch = node.fetch(request).await?;
+    let how = FetchOptions { force: false, patience: FETCH_PATIENCE, only: None, lane: LaneMode::Auto };
+    let mut fetch = node.fetch(FetchRequest { resolved, target, how }).await?;
     let mut progress = fetch.progress.clone();
     loop {
         tokio::select! {

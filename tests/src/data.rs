@@ -35,8 +35,8 @@ impl Content {
     pub fn root(&self) -> String {
         let geometry = Geometry::new(self.size()).expect("a content of a test is small");
         let leaves: Vec<_> = self.bytes.chunks(CHUNK_SIZE as usize).map(leaf_hash).collect();
-        let hashes =
-            leaves.chunks(PIECE_CHUNKS as usize).map(|leaves| piece_hash(geometry, leaves)).collect();
+        let pieces = geometry.pieces().zip(leaves.chunks(PIECE_CHUNKS as usize));
+        let hashes = pieces.map(|(piece, leaves)| piece_hash(&geometry, piece, leaves)).collect();
         let layer = PieceLayer::from_hashes(geometry, hashes).expect("one hash a piece");
         let root: Root = layer.root();
         root.to_string()

@@ -15,7 +15,9 @@ use ftx_node::net::tls::{Tls, server_name};
 use ftx_proto::digest::{Digest, Instance, Root};
 use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PIECE_CHUNKS};
 use ftx_proto::merkle::{leaf_hash, piece_hash};
-use ftx_proto::wire::discovery::{Announce, Datagram, Offer, OfferEntry, OfferedRoot, Query, Want};
+use ftx_proto::wire::discovery::{
+    Announce, Datagram, Offer, OfferEntry, OfferedKind, OfferedRoot, Query, Want,
+};
 use ftx_proto::wire::session::{Hello, Message, WhichHashes};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -81,6 +83,7 @@ impl Evil {
         let hello = Hello { instance: from.instance, name: from.name.clone() };
         let entry = OfferEntry {
             name: name.parse().expect("a name"),
+            kind: OfferedKind::File,
             size: content.size(),
             mtime: 0,
             root: OfferedRoot::Whole(content.root().parse::<Root>().expect("a root")),
@@ -140,10 +143,15 @@ impl Serving {
             Message::WantHashes { request, which, .. } => {
                 let leaves: Vec<Digest> =
                     self.content.bytes.chunks(CHUNK_SIZE as usize).map(leaf_hash).collect();
-                let mut pieces = leaves.chunks(PIECE_CHUNKS as usize);
+                let geometry = &self.geometry;
+                let mut pieces = geometry.pieces().zip(leaves.chunks(PIECE_CHUNKS as usize));
                 let hashes = match which {
-                    WhichHashes::PieceLayer => pieces.map(|piece| piece_hash(self.geometry, piece)).collect(),
-                    WhichHashes::Leaves { piece } => pieces.nth(piece as usize).unwrap_or_default().to_vec(),
+                    WhichHashes::PieceLayer => {
+                        pieces.map(|(piece, leaves)| piece_hash(geometry, piece, leaves)).collect()
+                    }
+                    WhichHashes::Leaves { piece } => {
+                        pieces.nth(piece as usize).map(|(_, leaves)| leaves.to_vec()).unwrap_or_default()
+                    }
                 };
                 let payload = hashes.iter().flat_map(|hash| hash.0).collect();
                 vec![(Message::Hashes { request, first: 0, last: true }, payload)]

@@ -285,6 +285,7 @@ impl SessionState {
             | Message::Have { .. }
             | Message::Hashes { .. }
             | Message::Chunks { .. }
+            | Message::Zeros { .. }
             | Message::Refused { .. }
             | Message::Datagrams { .. }
             | Message::Pong(_) => return Err("sends what only the serving side may send".to_owned()),
@@ -496,10 +497,10 @@ async fn tell_what_is_new(
     outgoing: mpsc::Sender<Outgoing>,
     permits: Arc<Semaphore>,
 ) {
-    let mut told = PieceSet::empty(pieces.borrow().geometry());
+    let mut told = PieceSet::empty(pieces.borrow().geometry().clone());
     loop {
         let now = Arc::clone(&pieces.borrow_and_update());
-        let mut new = PieceSet::empty(now.geometry());
+        let mut new = PieceSet::empty(now.geometry().clone());
         for piece in now.iter().filter(|piece| !told.contains(*piece)) {
             new.insert(piece);
         }

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::{Digest, Root};
-use ftx_proto::geometry::{Geometry, PIECE_SIZE, PieceIndex, Span};
+use ftx_proto::geometry::{ChunkIndex, Geometry, PieceIndex, Span};
 use ftx_proto::merkle::PieceLayer;
 use ftx_proto::name::RelativePath;
 use ftx_proto::wire::session::Refusal;
@@ -19,7 +18,7 @@ use rustix::fs::OFlags;
 use tokio::sync::watch;
 
 use crate::hash;
-use crate::store::{PartFile, read_parts_at};
+use crate::store::{Part, read_parts_at};
 
 /// What tells one state of a file from another without reading it.
 ///
@@ -59,7 +58,7 @@ pub struct Content {
 #[derive(Debug)]
 enum Source {
     File { location: Location, stamp: Stamp },
-    Part { part: Arc<PartFile>, have: watch::Receiver<Arc<PieceSet>> },
+    Part { part: Arc<dyn Part>, have: watch::Receiver<Arc<PieceSet>> },
 }
 
 /// How much of a content is there.
@@ -81,7 +80,24 @@ pub struct ContentReader {
 #[derive(Debug)]
 enum Bytes {
     File { file: File, stamp: Stamp },
-    Part { part: Arc<PartFile>, have: watch::Receiver<Arc<PieceSet>> },
+    Part { part: Arc<dyn Part>, have: watch::Receiver<Arc<PieceSet>> },
+}
+
+/// Bytes of one chunk that are to be read.
+#[derive(Debug)]
+pub struct ChunkPart<'a> {
+    /// Which chunk.
+    pub chunk: ChunkIndex,
+    /// From which of its bytes on.
+    pub from: usize,
+    /// Where they go, and how many.
+    pub buffer: &'a mut [u8],
+}
+
+impl ChunkPart<'_> {
+    fn slices(parts: &mut [Self]) -> Vec<IoSliceMut<'_>> {
+        parts.iter_mut().map(|part| IoSliceMut::new(part.buffer)).collect()
+    }
 }
 
 /// Why a content cannot be read.
@@ -132,7 +148,7 @@ impl Content {
         name: RelativePath,
         mtime: (i64, u32),
         executable: bool,
-        part: Arc<PartFile>,
+        part: Arc<dyn Part>,
         have: watch::Receiver<Arc<PieceSet>>,
     ) -> Self {
         assert_eq!(layer.geometry(), part.geometry(), "the layer is that of the part");
@@ -150,7 +166,7 @@ impl Content {
     }
 
     /// How it is cut.
-    pub fn geometry(&self) -> Geometry {
+    pub fn geometry(&self) -> &Geometry {
         self.layer.geometry()
     }
 
@@ -193,7 +209,7 @@ impl Content {
 
 impl ContentReader {
     /// How the content is cut.
-    pub fn geometry(&self) -> Geometry {
+    pub fn geometry(&self) -> &Geometry {
         self.layer.geometry()
     }
 
@@ -230,21 +246,19 @@ impl ContentReader {
         }
     }
 
-    /// Fills several buffers, each with the bytes from a place on that are within one chunk. Sorts them by their places.
-    /// Blocks on the disk.
+    /// Fills the buffers of all of these, and sorts them by their places. Blocks on the disk.
     ///
     /// On an error the buffers hold nothing that may be given away.
-    pub fn read_parts(&self, parts: &mut [(u64, &mut [u8])]) -> Result<(), ReadError> {
-        parts.sort_unstable_by_key(|(offset, _)| *offset);
-        let runs = parts.chunk_by_mut(|(offset, buffer), next| offset + buffer.len() as u64 == next.0);
-        let runs = runs.filter_map(|run| {
-            let offset = run.first()?.0;
-            Some((offset, run.iter_mut().map(|(_, buffer)| IoSliceMut::new(buffer)).collect::<Vec<_>>()))
-        });
+    pub fn read_parts(&self, parts: &mut [ChunkPart<'_>]) -> Result<(), ReadError> {
+        let geometry = self.layer.geometry();
+        parts.sort_unstable_by_key(|part| (part.chunk, part.from));
+        let offset = |part: &ChunkPart<'_>| geometry.offset_of(part.chunk) + part.from as u64;
+        let runs = parts.chunk_by_mut(|part, next| offset(part) + part.buffer.len() as u64 == offset(next));
         match &self.bytes {
             Bytes::File { file, stamp } => {
-                for (offset, mut run) in runs {
-                    match read_parts_at(file, &mut run, offset) {
+                for run in runs {
+                    let place = run.first().map_or(0, offset);
+                    match read_parts_at(file, &mut ChunkPart::slices(run), place) {
                         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                             return Err(ReadError::Changed);
                         }
@@ -256,12 +270,12 @@ impl ContentReader {
             }
             Bytes::Part { part, have } => {
                 let have = have.borrow().clone();
-                for (offset, mut run) in runs {
-                    let bytes = offset..offset + run.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
-                    if !pieces_of(self.geometry(), bytes).all(|piece| have.contains(piece)) {
+                for run in runs {
+                    if !run.iter().all(|part| have.contains(part.chunk.piece())) {
                         return Err(ReadError::Missing);
                     }
-                    part.read_parts_at(offset, &mut run)
+                    let place = run.first().map_or(0, offset);
+                    part.read_parts_at(place, &mut ChunkPart::slices(run))
                         .map_err(|error| ReadError::Unreadable(io::Error::other(error)))?;
                 }
                 Ok(())
@@ -276,7 +290,7 @@ impl ContentReader {
         let mut buffer = vec![0; geometry.len_of(span) as usize];
         self.read(span, &mut buffer)?;
         let mut leaves = Vec::new();
-        hash::leaves(&buffer, &mut leaves);
+        hash::leaves_of(geometry, span, &buffer, &mut leaves);
         // A change that the stamp cannot show. Better told here than taken for a lie there.
         if self.layer.proves(piece, &leaves) { Ok(leaves) } else { Err(ReadError::Changed) }
     }
@@ -324,12 +338,6 @@ impl Location {
 /// The stamp of an open plain file.
 pub(crate) fn stamp_of(file: &File) -> io::Result<Stamp> {
     Stamp::of(&file.metadata()?).ok_or_else(|| io::Error::other("not a plain file"))
-}
-
-/// The pieces that bytes of a content lie in.
-fn pieces_of(geometry: Geometry, bytes: Range<u64>) -> impl Iterator<Item = PieceIndex> {
-    let numbers = bytes.start / PIECE_SIZE..bytes.end.div_ceil(PIECE_SIZE);
-    numbers.filter_map(move |number| geometry.piece(u32::try_from(number).ok()?))
 }
 
 /// Fails if an open file does not have this stamp.

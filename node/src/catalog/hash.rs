@@ -102,12 +102,12 @@ impl FileHash {
         Ok(FileHash {
             file,
             stamp,
-            geometry,
             next_run: AtomicU32::new(0),
             runs_left: AtomicU32::new(runs),
             bytes_done: AtomicU64::new(0),
             cancelled: AtomicBool::new(false),
             hashes: Mutex::new(vec![Digest::ZERO; geometry.piece_count() as usize]),
+            geometry,
         })
     }
 
@@ -165,7 +165,7 @@ impl FileHash {
                 self.bytes_done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             }
             self.check()?;
-            hashes.push(piece_hash(self.geometry, &leaves));
+            hashes.push(piece_hash(&self.geometry, piece, &leaves));
         }
         let mut all = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
         all[first..first + hashes.len()].copy_from_slice(&hashes);
@@ -178,7 +178,7 @@ impl FileHash {
         assert_eq!(self.runs_left.load(Ordering::Relaxed), 0, "every run is hashed");
         self.check()?;
         let hashes = std::mem::take(&mut *self.hashes.lock().unwrap_or_else(PoisonError::into_inner));
-        PieceLayer::from_hashes(self.geometry, hashes).map_err(|error| io::Error::other(error).into())
+        PieceLayer::from_hashes(self.geometry.clone(), hashes).map_err(|error| io::Error::other(error).into())
     }
 
     fn check(&self) -> Result<(), HashError> {
@@ -216,8 +216,11 @@ mod tests {
         file.write_all(&bytes).unwrap();
         let geometry = Geometry::new(bytes.len() as u64).unwrap();
         let leaves: Vec<Digest> = bytes.chunks(CHUNK_SIZE as usize).map(leaf_hash).collect();
-        let pieces =
-            leaves.chunks(PIECE_CHUNKS as usize).map(|leaves| piece_hash(geometry, leaves)).collect();
+        let pieces = leaves
+            .chunks(PIECE_CHUNKS as usize)
+            .zip(geometry.pieces())
+            .map(|(leaves, piece)| piece_hash(&geometry, piece, leaves))
+            .collect();
         let expected = PieceLayer::from_hashes(geometry, pieces).unwrap();
         for count in [1, 2, 7] {
             let most = AtomicU64::new(0);

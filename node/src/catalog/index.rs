@@ -21,7 +21,7 @@ use ftx_proto::digest::{Root, RootPrefix};
 use ftx_proto::limits::LISTING_ENTRIES_MAX;
 use ftx_proto::merkle::PieceLayer;
 use ftx_proto::name::RelativePath;
-use ftx_proto::wire::discovery::{OfferEntry, OfferedRoot, Want};
+use ftx_proto::wire::discovery::{OfferEntry, OfferedKind, OfferedRoot, Want};
 use ftx_proto::wire::session::ListingEntry;
 
 use super::content::{Content, Have, Stamp};
@@ -289,7 +289,13 @@ impl Index {
                 return (entries, true);
             }
             let name = RelativePath::clone(name);
-            entries.push(ListingEntry { name, size: file.stamp.size, mtime: file.stamp.mtime.0, root });
+            entries.push(ListingEntry {
+                name,
+                is_folder: false,
+                size: file.stamp.size,
+                mtime: file.stamp.mtime.0,
+                root,
+            });
         }
         (entries, false)
     }
@@ -313,7 +319,13 @@ impl Index {
             State::Unsettled => OfferedRoot::Hashing(0),
             State::Failed => return None,
         };
-        Some(OfferEntry { name: name.clone(), size: file.stamp.size, mtime: file.stamp.mtime.0, root })
+        Some(OfferEntry {
+            name: name.clone(),
+            kind: OfferedKind::File,
+            size: file.stamp.size,
+            mtime: file.stamp.mtime.0,
+            root,
+        })
     }
 
     fn behind(&self, after: Option<&RelativePath>) -> impl Iterator<Item = (&Arc<RelativePath>, &File)> {
@@ -349,6 +361,7 @@ fn offer_partial(content: &Content) -> OfferEntry {
     };
     OfferEntry {
         name: content.name().clone(),
+        kind: OfferedKind::File,
         size: content.geometry().size(),
         mtime: content.mtime().0,
         root,

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use ftx_proto::chunk_set::PieceSet;
-use ftx_proto::geometry::{Geometry, PIECE_SIZE};
+use ftx_proto::geometry::PIECE_SIZE;
 use ftx_proto::name::printable;
 
 use super::args::{CommonOptions, GetOptions};
@@ -21,8 +21,8 @@ use crate::error::{Code, Error};
 use crate::fetch::report::Report;
 use crate::fetch::resolve::{Verdict, Wanted, is_named};
 use crate::interop::Url;
-use crate::node::{Fetch, FetchRequest, Node};
-use crate::store::{PartFile, Target};
+use crate::node::{Fetch, FetchOptions, FetchRequest, Node};
+use crate::store::{Part, Target};
 
 pub(super) async fn get(
     options: GetOptions,
@@ -98,9 +98,9 @@ async fn find_and_fetch(
         let holder = resolved.holders.iter().find(|h| is_named(from, h.announce.node, &h.announce.name));
         holder.map(|holder| holder.announce.node)
     });
-    let patience = common.fetch_patience();
-    let request = FetchRequest { resolved, target, force: options.force, patience, only, lane: options.lane };
-    let mut fetch = node.fetch(request).await?;
+    let how =
+        FetchOptions { force: options.force, patience: common.fetch_patience(), only, lane: options.lane };
+    let mut fetch = node.fetch(FetchRequest { resolved, target, how }).await?;
     interrupt.the_fetch_has_begun();
     let mut copying = Copying(to_stdout.then(|| copy_to_stdout(&fetch)));
     let report = tokio::select! {
@@ -134,7 +134,9 @@ fn check_target(options: &GetOptions, wanted: &Wanted) -> Result<(), Error> {
     {
         let output = options.output.clone().unwrap_or_else(|| PathBuf::from("./"));
         let target = Target::new(&output, name)?;
-        if !options.force && std::fs::symlink_metadata(target.path()).is_ok() {
+        // A folder that is there may be brought up to date; whether it is one on the other side is not known yet.
+        let is_file = std::fs::symlink_metadata(target.path()).is_ok_and(|metadata| !metadata.is_dir());
+        if !options.force && is_file {
             return Err(crate::store::StoreError::Exists(target.path()).into());
         }
     }
@@ -211,29 +213,26 @@ impl Copying {
 fn copy_to_stdout(fetch: &Fetch) -> tokio::task::JoinHandle<std::io::Result<()>> {
     let (mut pieces, part) = (fetch.pieces.clone(), Arc::clone(&fetch.part));
     tokio::spawn(async move {
-        let geometry = part.geometry();
-        for piece in geometry.pieces() {
+        for piece in part.geometry().pieces() {
             let there = |pieces: &Arc<PieceSet>| pieces.contains(piece);
             if pieces.wait_for(there).await.is_err() {
                 // The fetch has ended before the piece was there, and says why.
                 return Ok(());
             }
             let part = Arc::clone(&part);
-            let copied = tokio::task::spawn_blocking(move || copy_piece(&part, geometry, piece));
+            let copied = tokio::task::spawn_blocking(move || copy_piece(&*part, piece));
             copied.await.map_err(std::io::Error::other)??;
         }
         Ok(())
     })
 }
 
-fn copy_piece(
-    part: &PartFile,
-    geometry: Geometry,
-    piece: ftx_proto::geometry::PieceIndex,
-) -> std::io::Result<()> {
+fn copy_piece(part: &dyn Part, piece: ftx_proto::geometry::PieceIndex) -> std::io::Result<()> {
+    let geometry = part.geometry();
     let mut buffer = vec![0; PIECE_SIZE as usize];
-    let bytes = geometry.len_of(geometry.span_of(piece)) as usize;
-    part.read_at(piece.offset(), &mut buffer[..bytes]).map_err(std::io::Error::other)?;
+    let place = geometry.bytes_of(geometry.span_of(piece));
+    let bytes = (place.end - place.start) as usize;
+    part.read_at(place.start, &mut buffer[..bytes]).map_err(std::io::Error::other)?;
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(&buffer[..bytes])?;
     stdout.flush()

@@ -22,7 +22,7 @@ use crate::error::{Code, Error};
 use crate::interop::Url;
 use crate::interop::meter::Meter;
 use crate::interop::step_client::{Account, Download, Downloaded, StepClient, Upload, Uploaded};
-use crate::store::PartFile;
+use crate::store::{Part, PartFile};
 
 pub(super) async fn put(
     options: PutOptions,

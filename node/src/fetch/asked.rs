@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 
 use ftx_proto::chunk_set::ChunkMask;
 use ftx_proto::digest::Digest;
-use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PieceIndex, Span};
+use ftx_proto::geometry::{Geometry, PieceIndex, Span};
 use ftx_proto::wire::session::RequestId;
 
 use crate::limits::LANE_CLOSED_REQUESTS_MAX;
@@ -52,7 +52,7 @@ pub(super) fn leaves_request(piece: PieceIndex) -> RequestId {
 }
 
 /// The piece whose leaves a request with this number is for.
-pub(super) fn piece_of_leaves(geometry: Geometry, request: RequestId) -> Option<PieceIndex> {
+pub(super) fn piece_of_leaves(geometry: &Geometry, request: RequestId) -> Option<PieceIndex> {
     let number = request.0.checked_sub(LEAVES_REQUESTS)?;
     geometry.piece(u32::try_from(number).ok()?)
 }
@@ -75,7 +75,7 @@ impl Asked {
     }
 
     /// Closes all requests, and says what has not come of them.
-    pub(super) fn close_all(&mut self, geometry: Geometry) -> Vec<(RequestId, Span)> {
+    pub(super) fn close_all(&mut self, geometry: &Geometry) -> Vec<(RequestId, Span)> {
         let mut all = Vec::new();
         for request in self.all_open() {
             if let Some(owed) = self.open.get(&request) {
@@ -117,7 +117,7 @@ impl Asked {
     /// Which chunks these are, if they were asked for. `Ok(None)`: it was so long ago that nobody remembers.
     pub(super) fn arrived(
         &mut self,
-        geometry: Geometry,
+        geometry: &Geometry,
         request: RequestId,
         first: u32,
         bytes: usize,
@@ -131,10 +131,9 @@ impl Asked {
                 None => return Err("it sent chunks that nobody asked for".to_owned()),
             },
         };
-        let count = (bytes as u64).div_ceil(u64::from(CHUNK_SIZE)) as u32;
         let span = geometry
-            .span(first, count)
-            .filter(|span| owed.span.contains(*span) && geometry.len_of(*span) == bytes as u64)
+            .span_of_bytes(first, bytes as u64)
+            .filter(|span| owed.span.contains(*span))
             .ok_or("it sent other chunks than it was asked for")?;
         let run = ChunkMask::of(span);
         if !run.without(owed.missing).is_empty() {
@@ -142,7 +141,7 @@ impl Asked {
         }
         owed.missing = owed.missing.without(run);
         if is_open {
-            self.outstanding -= count;
+            self.outstanding -= span.count();
             if owed.missing.is_empty() {
                 self.open.remove(&request);
             }
@@ -169,7 +168,7 @@ impl Asked {
     /// Takes in a frame of hashes; `Ok(None)` until the last one is here.
     pub(super) fn hashes_arrived(
         &mut self,
-        geometry: Geometry,
+        geometry: &Geometry,
         request: RequestId,
         first: u32,
         last: bool,
@@ -203,6 +202,8 @@ impl Asked {
 
 #[cfg(test)]
 mod tests {
+    use ftx_proto::geometry::CHUNK_SIZE;
+
     use super::*;
 
     const CHUNK: usize = CHUNK_SIZE as usize;
@@ -221,7 +222,7 @@ mod tests {
     #[test]
     fn what_was_asked_is_taken_in_any_order_and_once() {
         let mut asked = asked(1, 64, 37);
-        let mut arrived = |first, bytes| asked.arrived(geometry(), RequestId(1), first, bytes);
+        let mut arrived = |first, bytes| asked.arrived(&geometry(), RequestId(1), first, bytes);
         assert_eq!(arrived(80, 20 * CHUNK + 1), Ok(geometry().span(80, 21)));
         assert!(arrived(100, 1).unwrap_err().contains("twice"));
         assert_eq!(arrived(64, 16 * CHUNK), Ok(geometry().span(64, 16)));
@@ -239,7 +240,7 @@ mod tests {
             (1, 10, CHUNK + 1),
             (1, 200, 1),
         ] {
-            let arrived = asked(1, 10, 4).arrived(geometry(), RequestId(request), first, bytes);
+            let arrived = asked(1, 10, 4).arrived(&geometry(), RequestId(request), first, bytes);
             assert!(arrived.is_err(), "{request} {first} {bytes}");
         }
     }
@@ -250,8 +251,8 @@ mod tests {
         assert!(asked.close(RequestId(1)));
         assert!(!asked.close(RequestId(1)), "it is closed already");
         assert_eq!(asked.outstanding(), 0);
-        assert_eq!(asked.arrived(geometry(), RequestId(1), 11, CHUNK), Ok(geometry().span(11, 1)));
-        assert!(asked.arrived(geometry(), RequestId(1), 11, CHUNK).is_err());
+        assert_eq!(asked.arrived(&geometry(), RequestId(1), 11, CHUNK), Ok(geometry().span(11, 1)));
+        assert!(asked.arrived(&geometry(), RequestId(1), 11, CHUNK).is_err());
     }
 
     #[test]
@@ -262,7 +263,7 @@ mod tests {
             asked.close(RequestId(request));
         }
         assert_eq!(asked.closed.len(), LANE_CLOSED_REQUESTS_MAX);
-        assert_eq!(asked.arrived(geometry(), RequestId(0), 0, CHUNK), Ok(None));
+        assert_eq!(asked.arrived(&geometry(), RequestId(0), 0, CHUNK), Ok(None));
     }
 
     #[test]
@@ -270,7 +271,7 @@ mod tests {
         let leaves = leaves_request(geometry().piece(1).unwrap());
         let mut asked = Asked::default();
         let frame = |asked: &mut Asked, request, first, last, hashes: usize| {
-            asked.hashes_arrived(geometry(), request, first, last, &vec![7; 32 * hashes])
+            asked.hashes_arrived(&geometry(), request, first, last, &vec![7; 32 * hashes])
         };
         assert!(frame(&mut asked, LAYER_REQUEST, 0, true, 2).is_err(), "nobody asked");
         asked.open_hashes(leaves);

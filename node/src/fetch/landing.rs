@@ -12,20 +12,20 @@ use ftx_proto::digest::Digest;
 use ftx_proto::geometry::{Geometry, PieceIndex, Span};
 
 use crate::hash;
-use crate::store::{PartFile, StoreError};
+use crate::store::{Part, StoreError};
 
 /// The target of one fetch, shared by all its lanes.
 #[derive(Debug)]
 pub struct Landing {
     geometry: Geometry,
-    part: Arc<PartFile>,
+    part: Arc<dyn Part>,
     claims: Vec<AtomicU64>,
 }
 
 impl Landing {
     /// A landing on `part`, where the pieces in `have` are verified already.
-    pub fn new(part: Arc<PartFile>, have: &PieceSet) -> Self {
-        let geometry = have.geometry();
+    pub fn new(part: Arc<dyn Part>, have: &PieceSet) -> Self {
+        let geometry = have.geometry().clone();
         let claims = geometry
             .pieces()
             .map(|piece| AtomicU64::new(if have.contains(piece) { u64::MAX } else { 0 }))
@@ -34,8 +34,8 @@ impl Landing {
     }
 
     /// How the content is cut.
-    pub fn geometry(&self) -> Geometry {
-        self.geometry
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
     }
 
     /// Hashes chunks that arrived, and writes those that nobody else has written.
@@ -46,12 +46,13 @@ impl Landing {
         assert_eq!(bytes.len() as u64, self.geometry.len_of(span), "the lane checked the length");
         // Hashed before it is claimed: a claim is held no longer than the write takes.
         let mut leaves = Vec::new();
-        hash::leaves(bytes, &mut leaves);
+        hash::leaves_of(&self.geometry, span, bytes, &mut leaves);
         let ours = self.claim(span);
-        for run in ours.spans(self.geometry, span.first().piece()) {
-            let from = run.first().offset() - span.first().offset();
+        for run in ours.spans(&self.geometry, span.first().piece()) {
+            let offset = self.geometry.offset_of(run.first());
+            let from = offset - self.geometry.offset_of(span.first());
             let to = from + self.geometry.len_of(run);
-            self.part.write_at(run.first().offset(), &bytes[from as usize..to as usize])?;
+            self.part.write_at(offset, &bytes[from as usize..to as usize])?;
         }
         Ok(Self::landed(span, ours, &leaves))
     }
@@ -71,9 +72,10 @@ impl Landing {
             "one a chunk"
         );
         let ours = self.claim(span);
-        for run in ours.spans(self.geometry, span.first().piece()) {
+        for run in ours.spans(&self.geometry, span.first().piece()) {
             let from = (run.first().get() - span.first().get()) as usize;
-            self.part.write_parts_at(run.first().offset(), &chunks[from..from + run.count() as usize])?;
+            let chunks = &chunks[from..from + run.count() as usize];
+            self.part.write_parts_at(self.geometry.offset_of(run.first()), chunks)?;
         }
         Ok(Self::landed(span, ours, leaves))
     }

@@ -149,7 +149,7 @@ impl Lane {
         data: &tokio::runtime::Handle,
     ) -> (Self, tokio::task::AbortHandle) {
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
-        let geometry = arguments.landing.geometry();
+        let geometry = arguments.landing.geometry().clone();
         let lane = Lane { commands, asked: Arc::default(), meter: Arc::default(), geometry };
         let task = data.spawn(run(arguments, queue, Arc::clone(&lane.asked), Arc::clone(&lane.meter)));
         (lane, task.abort_handle())
@@ -161,7 +161,7 @@ impl Lane {
         data: &tokio::runtime::Handle,
     ) -> (Self, tokio::task::AbortHandle) {
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
-        let geometry = arguments.landing.geometry();
+        let geometry = arguments.landing.geometry().clone();
         let lane = Lane { commands, asked: Arc::default(), meter: Arc::default(), geometry };
         let task = pull::run(arguments, queue, Arc::clone(&lane.asked), Arc::clone(&lane.meter));
         (lane, Apart::start("datagrams-in", data).run(task))
@@ -205,8 +205,7 @@ impl Lane {
 
     /// Takes back what has not come of all requests, to ask for it elsewhere. What is on its way still counts.
     pub fn take_back(&self) -> Vec<(RequestId, Span)> {
-        let geometry = self.geometry;
-        let taken = self.lock().close_all(geometry);
+        let taken = self.lock().close_all(&self.geometry);
         for request in taken.iter().map(|(request, _)| *request).collect::<BTreeSet<_>>() {
             let _ = self.commands.try_send(LaneCommand::Cancel(request));
         }
@@ -421,6 +420,12 @@ fn take(
                 Err(error) => FetcherMessage::StoreFailed(error),
             })
         }
+        Message::Zeros { request, first, count } => {
+            let none = || violation("it sent zeros for chunks that do not exist");
+            let span = geometry.span(first, count).ok_or_else(none)?;
+            let bytes = vec![0; geometry.len_of(span) as usize];
+            return take(Message::Chunks { request, first }, &bytes, arguments, asked);
+        }
         Message::Hashes { request, first, last } => {
             let arrived = locked(asked).hashes_arrived(geometry, request, first, last, payload);
             arrived.map_err(LaneEnd::Violation)?.map(|here| match here {
@@ -453,7 +458,7 @@ fn take(
 }
 
 /// The pieces in a `Have`: in order, apart from each other, and of this content.
-fn pieces_of(geometry: Geometry, ranges: &[(u32, u32)]) -> Option<Vec<Range<u32>>> {
+fn pieces_of(geometry: &Geometry, ranges: &[(u32, u32)]) -> Option<Vec<Range<u32>>> {
     let mut end = 0;
     let checked = ranges.iter().map(|&(from, to)| {
         let fits = end <= from && from < to && to <= geometry.piece_count();
@@ -470,9 +475,9 @@ mod tests {
     #[test]
     fn pieces_that_do_not_exist_and_ranges_that_overlap_are_refused() {
         let geometry = Geometry::new(10 << 20).unwrap();
-        assert_eq!(pieces_of(geometry, &[(0, 3), (3, 4), (9, 10)]), Some(vec![0..3, 3..4, 9..10]));
+        assert_eq!(pieces_of(&geometry, &[(0, 3), (3, 4), (9, 10)]), Some(vec![0..3, 3..4, 9..10]));
         for ranges in [&[(0, 11)][..], &[(3, 3)], &[(4, 2)], &[(0, 5), (4, 6)], &[(5, 6), (0, 1)]] {
-            assert_eq!(pieces_of(geometry, ranges), None, "{ranges:?}");
+            assert_eq!(pieces_of(&geometry, ranges), None, "{ranges:?}");
         }
     }
 }

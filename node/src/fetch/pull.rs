@@ -175,7 +175,7 @@ impl Pull {
         let buffer = socket.receive_buffer_bytes() as u64 / 2;
         // What is more than the source takes from one connection it drops.
         let buffer = buffer.min(ASKED_BYTES_MAX);
-        let engine = PullEngine::new(geometry, member, buffer, arguments.clock.now());
+        let engine = PullEngine::new(geometry.clone(), member, buffer, arguments.clock.now());
         Ok(Pull {
             arguments,
             asked,
@@ -314,13 +314,13 @@ impl Pull {
 
     /// Hashes the chunks that were asked for, side by side, and writes them.
     fn land(&mut self, whole: Vec<WholeChunk<'_>>) -> Result<(), LaneEnd> {
-        let geometry = self.arguments.landing.geometry();
+        let landing = Arc::clone(&self.arguments.landing);
         let mut result = Ok(());
         let mut wanted = Vec::with_capacity(whole.len());
         let mut asked = locked(&self.asked);
         for chunk in &whole {
             let (first, bytes) = (chunk.chunk.get(), chunk.bytes.as_slice());
-            match asked.arrived(geometry, chunk.request, first, bytes.len()) {
+            match asked.arrived(landing.geometry(), chunk.request, first, bytes.len()) {
                 Ok(Some(_)) => wanted.push(chunk),
                 Ok(None) => {}
                 Err(what) => {

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use ftx_proto::digest::{Instance, NodeId, Root, RootPrefix};
 use ftx_proto::geometry::Geometry;
+use ftx_proto::limits::MANIFEST_BYTES_MAX;
 use ftx_proto::merkle::PieceLayer;
 use ftx_proto::name::{NameError, RelativePath, printable};
-use ftx_proto::wire::discovery::{Announce, OfferEntry, OfferedRoot, Want};
+use ftx_proto::wire::discovery::{Announce, OfferEntry, OfferedKind, OfferedManifest, OfferedRoot, Want};
 
 use crate::actors::discovery::Found;
 use crate::error::{Code, ContentGroup, Error};
@@ -82,6 +83,17 @@ pub struct Holder {
     pub announce: Announce,
     /// Where its sessions are.
     pub addr: SocketAddr,
+    /// Of a folder, what says what is in it.
+    pub manifest: Option<OfferedManifest>,
+}
+
+/// What a content is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContentKind {
+    /// A file.
+    File,
+    /// A folder.
+    Folder,
 }
 
 /// One content, and who has it.
@@ -89,7 +101,9 @@ pub struct Holder {
 pub struct Resolved {
     /// Its root.
     pub root: Root,
-    /// Bytes.
+    /// What it is.
+    pub kind: ContentKind,
+    /// Bytes; of a folder those of all its files.
     pub size: u64,
     /// Seconds since 1970 of its last change, as the first of the holders says.
     pub mtime: i64,
@@ -129,6 +143,7 @@ pub struct Offers {
 #[derive(Debug)]
 struct Group {
     root: Option<Root>,
+    kind: ContentKind,
     size: u64,
     mtime: i64,
     name: RelativePath,
@@ -171,7 +186,11 @@ impl Offers {
         if !answers || !chosen || !is_possible(entry) {
             return;
         }
-        let holder = Holder { announce: found.offer.from.clone(), addr: found.addr };
+        let (kind, manifest) = match entry.kind {
+            OfferedKind::File => (ContentKind::File, None),
+            OfferedKind::Folder(manifest) => (ContentKind::Folder, manifest),
+        };
+        let holder = Holder { announce: found.offer.from.clone(), addr: found.addr, manifest };
         // What a node says of itself replaces what it said before: hashing goes on.
         for group in &mut self.groups {
             group.holders.retain(|known| {
@@ -183,7 +202,11 @@ impl Offers {
             OfferedRoot::Hashing(bytes) => bytes.min(entry.size),
             OfferedRoot::Whole(_) | OfferedRoot::Partial { .. } => entry.size,
         };
-        match self.groups.iter_mut().find(|group| group.root == root && group.size == entry.size) {
+        match self
+            .groups
+            .iter_mut()
+            .find(|group| (group.root, group.kind, group.size) == (root, kind, entry.size))
+        {
             Some(group) => {
                 group.hashed = group.hashed.max(hashed);
                 if !group.holders.contains(&holder) {
@@ -192,6 +215,7 @@ impl Offers {
             }
             None => self.groups.push(Group {
                 root,
+                kind,
                 size: entry.size,
                 mtime: entry.mtime,
                 name: entry.name.clone(),
@@ -205,16 +229,17 @@ impl Offers {
     pub fn verdict(&self) -> Verdict {
         let known: Vec<&Group> = self.groups.iter().filter(|group| group.root.is_some()).collect();
         // Who still hashes a content of the same size most likely has the same.
-        let others = self
-            .groups
-            .iter()
-            .filter(|group| group.root.is_none() && known.iter().all(|known| known.size != group.size));
+        let others =
+            self.groups.iter().filter(|group| group.root.is_none()).filter(|group| {
+                known.iter().all(|known| (known.kind, known.size) != (group.kind, group.size))
+            });
         let contents: Vec<&Group> = known.iter().copied().chain(others).collect();
         match contents.as_slice() {
             [] => Verdict::Nothing,
             [only] => match only.root {
                 Some(root) => Verdict::One(Resolved {
                     root,
+                    kind: only.kind,
                     size: only.size,
                     mtime: only.mtime,
                     name: only.name.clone(),
@@ -270,6 +295,11 @@ impl Group {
 /// Whether there can be such a content at all. One root names nothing, and nothing else has no bytes: who took an offer of
 /// an empty file under another root at its word would hold an empty file for what that root names.
 pub fn is_possible(entry: &OfferEntry) -> bool {
+    if let OfferedKind::Folder(manifest) = entry.kind {
+        let sizes = 1..=MANIFEST_BYTES_MAX as u64;
+        return entry.root.root().is_none()
+            || manifest.is_some_and(|manifest| sizes.contains(&manifest.size));
+    }
     let Ok(geometry) = Geometry::new(entry.size) else { return false };
     match entry.root.root() {
         Some(root) if geometry.size() == 0 => PieceLayer::verify(geometry, root, Vec::new()).is_ok(),
@@ -318,7 +348,7 @@ mod tests {
             port: 1,
             name: format!("node{who}"),
         };
-        let entry = OfferEntry { name: NAME.parse().unwrap(), size, mtime: 0, root };
+        let entry = OfferEntry { name: NAME.parse().unwrap(), kind: OfferedKind::File, size, mtime: 0, root };
         let offer = ftx_proto::wire::discovery::Offer { nonce: 0, from, entries: vec![entry], more: false };
         Found { addr: SocketAddr::from(([127, 0, 0, 1], 1)), offer }
     }

@@ -9,7 +9,7 @@
 //! engines give the same digests.
 
 use ftx_proto::digest::Digest;
-use ftx_proto::geometry::CHUNK_SIZE;
+use ftx_proto::geometry::{CHUNK_SIZE, Geometry, Span};
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -32,6 +32,37 @@ pub fn leaves(bytes: &[u8], out: &mut Vec<Digest>) {
         }
         hash_many(&messages[..count], out);
     }
+}
+
+/// Appends the leaf hash of each chunk of a span, whose bytes these are. In a folder chunks end where files end.
+pub fn leaves_of(geometry: &Geometry, span: Span, bytes: &[u8], out: &mut Vec<Digest>) {
+    if geometry.folder().is_none() {
+        return leaves(bytes, out);
+    }
+    let (mut rest, mut whole, mut short) = (bytes, Vec::new(), Vec::new());
+    let is_whole: Vec<bool> = span
+        .chunks()
+        .map(|chunk| {
+            let (message, behind) = rest.split_at(geometry.chunk_len(chunk) as usize);
+            rest = behind;
+            let is_whole = message.len() == CHUNK_BYTES;
+            if is_whole {
+                whole.push(message)
+            } else {
+                short.push(message)
+            }
+            is_whole
+        })
+        .collect();
+    // Only messages of the same length are hashed side by side.
+    let mut hashes = Vec::with_capacity(is_whole.len());
+    hash_many(&whole, &mut hashes);
+    hash_many(&short, &mut hashes);
+    let mut of_short = hashes.split_off(whole.len()).into_iter();
+    let mut of_whole = hashes.into_iter();
+    out.extend(
+        is_whole.into_iter().filter_map(|whole| if whole { of_whole.next() } else { of_short.next() }),
+    );
 }
 
 /// Appends the SHA-256 of each message, in order.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{Services, StepAuth, StepConfig};
+use crate::fetch::report::Report;
+use crate::store::Target;
 
 /// What makes a node on loopback that shares a folder of `dir`.
 fn config(dir: &Path, port: u16) -> NodeConfig {
@@ -41,7 +43,11 @@ async fn fetch(node: &Node, name: &str, into: &Path) -> Result<Report, Error> {
     let resolved = node.resolve(&wanted, None, Duration::from_secs(20), |_| {}).await?;
     let target = Target::new(into, &resolved.name)?;
     let patience = Duration::from_secs(20);
-    let request = FetchRequest { resolved, target, force: true, patience, only: None, lane: LaneMode::Auto };
+    let request = FetchRequest {
+        resolved,
+        target,
+        how: FetchOptions { force: true, patience, only: None, lane: LaneMode::Auto },
+    };
     node.fetch(request).await?.done().await
 }
 

@@ -73,7 +73,7 @@ impl Journal {
     /// The journal in `file` for this content, and what it says; `None` if it is for another content, or for none.
     ///
     /// What stands behind the last good record or hint is cut off; [`Journal::forget_hints`] cuts off the rest.
-    pub(super) fn read(file: &File, geometry: Geometry, root: Root) -> io::Result<Option<(Self, Claims)>> {
+    pub(super) fn read(file: &File, geometry: &Geometry, root: Root) -> io::Result<Option<(Self, Claims)>> {
         let file = file.try_clone()?;
         let header = header_of(geometry, root);
         let mut reader = BufReader::new(&file);
@@ -82,7 +82,7 @@ impl Journal {
         if !read_whole(&mut reader, &mut found)? || found != header {
             return Ok(None);
         }
-        let mut synced = PieceSet::empty(geometry);
+        let mut synced = PieceSet::empty(geometry.clone());
         let mut end = HEADER_LEN as u64;
         let mut record = [0; RECORD_LEN];
         while read_whole(&mut reader, &mut record)? {
@@ -102,7 +102,7 @@ impl Journal {
     }
 
     /// An empty journal for this content, in place of whatever `file` held; it is on the disk when this returns.
-    pub(super) fn create(file: &File, geometry: Geometry, root: Root) -> io::Result<Self> {
+    pub(super) fn create(file: &File, geometry: &Geometry, root: Root) -> io::Result<Self> {
         let file = file.try_clone()?;
         let header = header_of(geometry, root);
         // The old claims must be gone before the new header stands over them.
@@ -174,7 +174,7 @@ fn read_hints(
     file: &File,
     header: &[u8; HEADER_LEN],
     end: u64,
-    geometry: Geometry,
+    geometry: &Geometry,
 ) -> io::Result<(Vec<Hint>, u64)> {
     let mut bytes = Vec::new();
     let mut reader = file;
@@ -202,7 +202,7 @@ fn is_in(ranges: &[Range<u32>], number: u32) -> bool {
     after.checked_sub(1).and_then(|last| ranges.get(last)).is_some_and(|range| number < range.end)
 }
 
-fn header_of(geometry: Geometry, root: Root) -> [u8; HEADER_LEN] {
+fn header_of(geometry: &Geometry, root: Root) -> [u8; HEADER_LEN] {
     let mut header = [0; HEADER_LEN];
     header[..8].copy_from_slice(&MAGIC);
     header[8..40].copy_from_slice(&root.0);
@@ -284,7 +284,7 @@ mod tests {
 
     /// What a journal with these bytes says: the numbers of synced pieces, and of hinted ones.
     fn claims_in(bytes: &[u8]) -> (Vec<u32>, Vec<u32>) {
-        let (_, claims) = Journal::read(&file_of(bytes), geometry(), ROOT).unwrap().unwrap();
+        let (_, claims) = Journal::read(&file_of(bytes), &geometry(), ROOT).unwrap().unwrap();
         assert!(claims.hints.iter().all(|(piece, hash)| hash.0 == [piece.get() as u8; 32]));
         let hinted = claims.hints.iter().map(|(piece, _)| piece.get()).collect();
         (claims.synced.iter().map(PieceIndex::get).collect(), hinted)
@@ -293,7 +293,7 @@ mod tests {
     /// The bytes of a journal with three records of two pieces each.
     fn bytes() -> Vec<u8> {
         let file = tempfile::tempfile().unwrap();
-        let journal = Journal::create(&file, geometry(), ROOT).unwrap();
+        let journal = Journal::create(&file, &geometry(), ROOT).unwrap();
         journal.append(&[0..2, 4..6]).unwrap();
         journal.append(std::slice::from_ref(&(8..10))).unwrap();
         contents(&file)
@@ -301,11 +301,11 @@ mod tests {
 
     fn pieces_in(bytes: &[u8]) -> Option<Vec<Range<u32>>> {
         let file = file_of(bytes);
-        let (journal, claims) = Journal::read(&file, geometry(), ROOT).unwrap()?;
+        let (journal, claims) = Journal::read(&file, &geometry(), ROOT).unwrap()?;
         assert!(claims.hints.is_empty());
         // Whatever was cut off, what is appended now is found again.
         journal.append(std::slice::from_ref(&(6..7))).unwrap();
-        let (_, again) = Journal::read(&file, geometry(), ROOT).unwrap().unwrap();
+        let (_, again) = Journal::read(&file, &geometry(), ROOT).unwrap().unwrap();
         assert_eq!(again.synced.count(), claims.synced.count() + 1);
         Some(claims.synced.ranges())
     }
@@ -346,15 +346,15 @@ mod tests {
     fn a_journal_of_another_content_is_none_of_ours() {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&bytes(), 0).unwrap();
-        assert!(Journal::read(&file, geometry(), Root([8; 32])).unwrap().is_none());
+        assert!(Journal::read(&file, &geometry(), Root([8; 32])).unwrap().is_none());
         let larger = Geometry::new(11 * PIECE_SIZE).unwrap();
-        assert!(Journal::read(&file, larger, ROOT).unwrap().is_none());
+        assert!(Journal::read(&file, &larger, ROOT).unwrap().is_none());
     }
 
     #[test]
     fn hints_torn_or_changed_at_any_byte_are_lost_alone() {
         let file = tempfile::tempfile().unwrap();
-        let journal = Journal::create(&file, geometry(), ROOT).unwrap();
+        let journal = Journal::create(&file, &geometry(), ROOT).unwrap();
         journal.append(std::slice::from_ref(&(0..2))).unwrap();
         journal.hint(&[hint(3), hint(7)]).unwrap();
         journal.hint(&[hint(5)]).unwrap();
@@ -378,7 +378,7 @@ mod tests {
     #[test]
     fn records_take_the_place_of_hints_and_those_behind_a_tear_are_found() {
         let file = tempfile::tempfile().unwrap();
-        let journal = Journal::create(&file, geometry(), ROOT).unwrap();
+        let journal = Journal::create(&file, &geometry(), ROOT).unwrap();
         journal.hint(&[hint(0), hint(2), hint(5), hint(9)]).unwrap();
         let before = contents(&file);
         // 5 was verified while the data of the others was synced.
@@ -412,13 +412,13 @@ mod tests {
         let geometry = Geometry::new((HINTS_MAX as u64 + 5) * PIECE_SIZE).unwrap();
         let hints: Vec<Hint> = geometry.pieces().map(|piece| (piece, Digest([1; 32]))).collect();
         let file = tempfile::tempfile().unwrap();
-        let journal = Journal::create(&file, geometry, ROOT).unwrap();
+        let journal = Journal::create(&file, &geometry, ROOT).unwrap();
         for _ in 0..3 {
             journal.hint(&hints).unwrap();
             journal.hint(&hints).unwrap();
             let len = contents(&file).len();
             assert!(len <= HEADER_LEN + 2 * RECORD_LEN + HINTS_MAX * HINT_LEN, "{len} bytes");
-            let (_, claims) = Journal::read(&file, geometry, ROOT).unwrap().unwrap();
+            let (_, claims) = Journal::read(&file, &geometry, ROOT).unwrap().unwrap();
             assert_eq!(claims.hints, hints[..HINTS_MAX]);
             journal.append(std::slice::from_ref(&(0..geometry.piece_count()))).unwrap();
         }

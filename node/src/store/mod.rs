@@ -13,8 +13,8 @@
 //!
 //! # What a crash loses
 //!
-//! If the process is killed: nothing that was noted ([`PartFile::note`]). If the machine goes down: at most the pieces
-//! since the last [`PartFile::commit`]. Why, step by step:
+//! If the process is killed: nothing that was noted ([`Part::note`]). If the machine goes down: at most the pieces
+//! since the last [`Part::commit`]. Why, step by step:
 //!
 //! 1. `commit` syncs the data, then appends to the journal, then syncs that. So a journal record never speaks of bytes
 //!    that are not on the disk; the reverse, bytes without a record, costs fetching them again.
@@ -42,8 +42,56 @@ mod parts;
 mod target;
 mod whole;
 
+use std::io::IoSliceMut;
+use std::path::{Path, PathBuf};
+
+use ftx_proto::digest::Digest;
+use ftx_proto::geometry::{Geometry, PieceIndex};
+
 pub use error::StoreError;
 pub use part::PartFile;
 pub(crate) use parts::read_parts_at;
 pub use target::{Target, is_own_file};
 pub use whole::{WholeData, WholeFile};
+
+/// Where a fetched content is put together: verified bytes at their places, a journal, and the step to the final name.
+///
+/// All of it blocks on the disk.
+pub trait Part: std::fmt::Debug + Send + Sync {
+    /// How the content is cut.
+    fn geometry(&self) -> &Geometry;
+
+    /// Where it will be when it is finished; `-` for a temporary file.
+    fn path(&self) -> &Path;
+
+    /// Writes verified bytes at their place, which must lie within the content.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// Reads bytes that were written; fills the buffer.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError>;
+
+    /// Writes bytes that lie in several places of the memory, one behind the other, as [`Part::write_at`] does.
+    fn write_parts_at(&self, offset: u64, parts: &[&[u8]]) -> Result<(), StoreError>;
+
+    /// Reads bytes that were written; fills the buffers, one behind the other.
+    fn read_parts_at(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), StoreError>;
+
+    /// Makes these pieces, which were verified and written, last: data first, then the journal that says so.
+    fn commit(&self, pieces: &[PieceIndex]) -> Result<(), StoreError>;
+
+    /// Remembers pieces that were verified and written, with the hashes that they have in the tree of the content, until
+    /// a commit makes them last. If the process is killed before that, the next one finds them.
+    ///
+    /// Waits for no disk, whatever is synced meanwhile. An error costs what it says, and nothing else.
+    fn note(&self, pieces: &[(PieceIndex, Digest)]) -> Result<(), StoreError>;
+
+    /// Gives it its final name, with its time of change (seconds and nanoseconds since 1970) and, for a file, its execute
+    /// bit.
+    ///
+    /// Every piece must have been verified and written. The handle can still be read from afterwards. A temporary file
+    /// stays without a name. If a file is in the way and `force` is not given, the part stays as it is.
+    fn finish(&self, mtime: (i64, u32), executable: bool, force: bool) -> Result<PathBuf, StoreError>;
+
+    /// Removes part and journal. What was finished stays.
+    fn discard(&self) -> Result<(), StoreError>;
+}

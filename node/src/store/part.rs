@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::journal::Journal;
 use super::parts::{read_parts_at, write_parts_at};
 use super::target::{Folder, Place};
-use super::{StoreError, Target};
+use super::{Part, StoreError, Target};
 use crate::hash;
 
 /// The unfinished file of one fetch, with its journal.
@@ -84,7 +84,7 @@ impl PartFile {
         let path = target.path();
         let part = |place, data, journal| {
             let (stage, journal) = (Mutex::new(Stage::Writing), RwLock::new(journal));
-            PartFile { place, path, geometry, data, stage, journal }
+            PartFile { place, path, geometry: geometry.clone(), data, stage, journal }
         };
         let folder = match target.into_place() {
             Place::Named(folder) => folder,
@@ -98,7 +98,7 @@ impl PartFile {
         };
         let lock = lock_unless_finished(&folder, force)?;
         let data = folder.open_own(&folder.part)?;
-        let (journal, pieces) = resume(&lock.0, &data, geometry, root)
+        let (journal, pieces) = resume(&lock.0, &data, &geometry, root)
             .map_err(|error| StoreError::from_io("resume", &folder.path_of(&folder.part), error))?;
         // What the names stand for now must survive a crash, or the first commit would say nothing.
         folder.sync()?;
@@ -111,110 +111,6 @@ impl PartFile {
             return Err(error);
         }
         Ok((part, pieces))
-    }
-
-    /// How the content is cut.
-    pub fn geometry(&self) -> Geometry {
-        self.geometry
-    }
-
-    /// Where the finished file will be; `-` for a temporary one.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Writes verified bytes at their place, which must lie within the content.
-    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        let end = offset.checked_add(bytes.len() as u64);
-        assert!(
-            end.is_some_and(|end| end <= self.geometry.size()),
-            "what is written lies within the content"
-        );
-        self.data.write_all_at(bytes, offset).map_err(|error| self.failed("write", error))
-    }
-
-    /// Writes verified bytes that lie in parts, one behind the other, as [`PartFile::write_at`] does.
-    pub fn write_parts_at(&self, offset: u64, parts: &[&[u8]]) -> Result<(), StoreError> {
-        let len: usize = parts.iter().map(|part| part.len()).sum();
-        let end = offset.checked_add(len as u64);
-        assert!(
-            end.is_some_and(|end| end <= self.geometry.size()),
-            "what is written lies within the content"
-        );
-        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
-        write_parts_at(&self.data, &mut slices, offset).map_err(|error| self.failed("write", error))
-    }
-
-    /// Reads bytes that were written; fills the buffer.
-    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
-        self.data.read_exact_at(buffer, offset).map_err(|error| self.failed("read", error))
-    }
-
-    /// Reads bytes that were written; fills the buffers, one behind the other.
-    pub fn read_parts_at(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), StoreError> {
-        read_parts_at(&self.data, buffers, offset).map_err(|error| self.failed("read", error))
-    }
-
-    /// Makes these pieces, which were verified and written, last: data first, then the journal that says so.
-    pub fn commit(&self, pieces: &[PieceIndex]) -> Result<(), StoreError> {
-        let mut stage = self.stage();
-        let journal = self.journal();
-        let Some((journal, _)) = journal.as_ref().filter(|_| !pieces.is_empty()) else { return Ok(()) };
-        self.sync(&mut stage, File::sync_data)?;
-        journal.append(&ranges_of(pieces)).map_err(|error| self.failed("write the journal of", error))
-    }
-
-    /// Remembers pieces that were verified and written, with the hashes that they have in the tree of the content, until
-    /// a commit makes them last. If the process is killed before that, the next one finds them.
-    ///
-    /// Waits for no disk, whatever is synced meanwhile. An error costs what it says, and nothing else.
-    pub fn note(&self, pieces: &[(PieceIndex, Digest)]) -> Result<(), StoreError> {
-        match &*self.journal() {
-            Some((journal, _)) if !pieces.is_empty() => {
-                journal.hint(pieces).map_err(|error| self.failed("write the journal of", error))
-            }
-            // Nobody can go on with a file without a name.
-            _ => Ok(()),
-        }
-    }
-
-    /// Gives the file its final name, with its time of change (seconds and nanoseconds since 1970) and execute bit.
-    ///
-    /// Every piece must have been verified and written. The handle can still be read from afterwards. A temporary file
-    /// stays without a name. If the target exists and `force` is not given, the part stays as it is.
-    pub fn finish(&self, mtime: (i64, u32), executable: bool, force: bool) -> Result<PathBuf, StoreError> {
-        let mut stage = self.stage();
-        let Place::Named(folder) = &self.place else {
-            *stage = Stage::Finished;
-            return Ok(self.path.clone());
-        };
-        self.set_attributes(mtime, executable);
-        self.sync(&mut stage, File::sync_all)?;
-        if !folder.is_same(&folder.part, &self.data)? {
-            return Err(StoreError::InTheWay(folder.path_of(&folder.part)));
-        }
-        rename(folder, force)?;
-        *stage = Stage::Finished;
-        folder.sync()?;
-        folder.remove(&folder.journal)?;
-        // Only now: without the name, the lock has nothing left to protect.
-        self.end_journal();
-        Ok(self.path.clone())
-    }
-
-    /// Removes part and journal. What was finished stays.
-    pub fn discard(&self) -> Result<(), StoreError> {
-        let mut stage = self.stage();
-        if let (Place::Named(folder), Stage::Writing | Stage::Broken) = (&self.place, *stage) {
-            *stage = Stage::Discarded;
-            // The journal first: a part without a journal is worth nothing, a journal must not outlive its data.
-            folder.remove(&folder.journal)?;
-            if folder.is_same(&folder.part, &self.data)? {
-                folder.remove(&folder.part)?;
-            }
-            self.end_journal();
-        }
-        Ok(())
     }
 
     fn stage(&self) -> MutexGuard<'_, Stage> {
@@ -307,6 +203,96 @@ impl PartFile {
     }
 }
 
+impl Part for PartFile {
+    fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let end = offset.checked_add(bytes.len() as u64);
+        assert!(
+            end.is_some_and(|end| end <= self.geometry.size()),
+            "what is written lies within the content"
+        );
+        self.data.write_all_at(bytes, offset).map_err(|error| self.failed("write", error))
+    }
+
+    fn write_parts_at(&self, offset: u64, parts: &[&[u8]]) -> Result<(), StoreError> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let end = offset.checked_add(len as u64);
+        assert!(
+            end.is_some_and(|end| end <= self.geometry.size()),
+            "what is written lies within the content"
+        );
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        write_parts_at(&self.data, &mut slices, offset).map_err(|error| self.failed("write", error))
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
+        self.data.read_exact_at(buffer, offset).map_err(|error| self.failed("read", error))
+    }
+
+    fn read_parts_at(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), StoreError> {
+        read_parts_at(&self.data, buffers, offset).map_err(|error| self.failed("read", error))
+    }
+
+    fn commit(&self, pieces: &[PieceIndex]) -> Result<(), StoreError> {
+        let mut stage = self.stage();
+        let journal = self.journal();
+        let Some((journal, _)) = journal.as_ref().filter(|_| !pieces.is_empty()) else { return Ok(()) };
+        self.sync(&mut stage, File::sync_data)?;
+        journal.append(&ranges_of(pieces)).map_err(|error| self.failed("write the journal of", error))
+    }
+
+    fn note(&self, pieces: &[(PieceIndex, Digest)]) -> Result<(), StoreError> {
+        match &*self.journal() {
+            Some((journal, _)) if !pieces.is_empty() => {
+                journal.hint(pieces).map_err(|error| self.failed("write the journal of", error))
+            }
+            // Nobody can go on with a file without a name.
+            _ => Ok(()),
+        }
+    }
+
+    fn finish(&self, mtime: (i64, u32), executable: bool, force: bool) -> Result<PathBuf, StoreError> {
+        let mut stage = self.stage();
+        let Place::Named(folder) = &self.place else {
+            *stage = Stage::Finished;
+            return Ok(self.path.clone());
+        };
+        self.set_attributes(mtime, executable);
+        self.sync(&mut stage, File::sync_all)?;
+        if !folder.is_same(&folder.part, &self.data)? {
+            return Err(StoreError::InTheWay(folder.path_of(&folder.part)));
+        }
+        rename(folder, force)?;
+        *stage = Stage::Finished;
+        folder.sync()?;
+        folder.remove(&folder.journal)?;
+        // Only now: without the name, the lock has nothing left to protect.
+        self.end_journal();
+        Ok(self.path.clone())
+    }
+
+    fn discard(&self) -> Result<(), StoreError> {
+        let mut stage = self.stage();
+        if let (Place::Named(folder), Stage::Writing | Stage::Broken) = (&self.place, *stage) {
+            *stage = Stage::Discarded;
+            // The journal first: a part without a journal is worth nothing, a journal must not outlive its data.
+            folder.remove(&folder.journal)?;
+            if folder.is_same(&folder.part, &self.data)? {
+                folder.remove(&folder.part)?;
+            }
+            self.end_journal();
+        }
+        Ok(())
+    }
+}
+
 /// `TMPFS_MAGIC` of Linux.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
@@ -363,19 +349,19 @@ fn lock(folder: &Folder) -> Result<Lock, StoreError> {
 }
 
 /// The journal and the pieces that both it and the part vouch for.
-fn resume(lock: &File, data: &File, geometry: Geometry, root: Root) -> io::Result<(Journal, PieceSet)> {
+fn resume(lock: &File, data: &File, geometry: &Geometry, root: Root) -> io::Result<(Journal, PieceSet)> {
     let len = data.metadata()?.len();
     let Some((mut journal, claims)) = Journal::read(lock, geometry, root)? else {
         let journal = Journal::create(lock, geometry, root)?;
         data.set_len(0)?;
-        return Ok((journal, PieceSet::empty(geometry)));
+        return Ok((journal, PieceSet::empty(geometry.clone())));
     };
     let mut pieces = claims.synced.clone();
     for piece in claims.synced.iter().filter(|piece| geometry.bytes_of(geometry.span_of(*piece)).end > len) {
         pieces.remove(piece);
     }
     let is_whole = pieces.count() == claims.synced.count();
-    let mut proved = PieceSet::empty(geometry);
+    let mut proved = PieceSet::empty(geometry.clone());
     for (piece, hash) in claims.hints {
         if !pieces.contains(piece) && !proved.contains(piece) && is_there(data, geometry, piece, hash) {
             proved.insert(piece);
@@ -398,13 +384,13 @@ fn resume(lock: &File, data: &File, geometry: Geometry, root: Root) -> io::Resul
 }
 
 /// Whether the part has a piece with this hash. One that cannot be read is fetched again.
-fn is_there(data: &File, geometry: Geometry, piece: PieceIndex, hash: Digest) -> bool {
+fn is_there(data: &File, geometry: &Geometry, piece: PieceIndex, hash: Digest) -> bool {
     let place = geometry.bytes_of(geometry.span_of(piece));
     let mut bytes = vec![0; (place.end - place.start) as usize];
     let read = data.read_exact_at(&mut bytes, place.start);
     let mut leaves = Vec::new();
     hash::leaves(&bytes, &mut leaves);
-    read.is_ok() && piece_hash(geometry, &leaves) == hash
+    read.is_ok() && piece_hash(geometry, piece, &leaves) == hash
 }
 
 /// Gives the part its final name.
@@ -456,7 +442,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = Target::new(&folder.path().join("file"), &"ignored".parse().unwrap()).unwrap();
         let geometry = Geometry::new(10).unwrap();
-        let (part, _) = PartFile::open(target, geometry, Root([1; 32]), false).unwrap();
+        let (part, _) = PartFile::open(target, geometry.clone(), Root([1; 32]), false).unwrap();
         let (done, is_done) = mpsc::channel();
         // What a commit holds while it syncs.
         let syncing = (part.stage(), part.journal());

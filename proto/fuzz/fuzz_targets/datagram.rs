@@ -13,7 +13,7 @@ fuzz_target!(|input: &[u8]| {
     }
     let Some((&[a, b, c], body)) = input.split_first_chunk::<3>() else { return };
     let Ok(geometry) = Geometry::new(u64::from_be_bytes([0, 0, 0, 0, 0, a, b, c])) else { return };
-    if let Ok(asking) = Asking::decode(body, geometry) {
+    if let Ok(asking) = Asking::decode(body, &geometry) {
         assert_eq!(asking.encode(), body);
         if let Asking::Want(want) = asking {
             assert!(want.chunks.len() <= WANT_CHUNKS_MAX && want.fragments() <= WANT_FRAGMENTS_MAX);

@@ -39,7 +39,7 @@ impl Run {
         // Between one byte and 64 chunks; the last chunk is whole, or almost, or a byte.
         let size = (u64::from(size / 4) * u64::from(CHUNK_SIZE) + u64::from(size % 4) * 5461).max(1);
         let geometry = Geometry::new(size).expect("not too large");
-        let engine = PullEngine::new(geometry, Member(0), u64::from(buffer) << 12, Time::ZERO);
+        let engine = PullEngine::new(geometry.clone(), Member(0), u64::from(buffer) << 12, Time::ZERO);
         let mut run = Run {
             geometry,
             engine,
@@ -163,7 +163,7 @@ impl Run {
             assert!(!self.over, "nothing comes after the end");
             match output {
                 Output::Send(asking) => {
-                    let read = Asking::decode(&asking.encode(), self.geometry);
+                    let read = Asking::decode(&asking.encode(), &self.geometry);
                     assert_eq!(read.as_ref(), Ok(&asking), "a source understands it");
                     self.sent(asking);
                 }

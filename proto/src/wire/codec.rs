@@ -11,6 +11,7 @@ use bincode::error::{DecodeError as BincodeDecodeError, EncodeError};
 pub(crate) use bincode::{BorrowDecode, Decode, Encode};
 
 use crate::digest::{Digest, Instance, NodeId, Root, RootPrefix};
+use crate::limits::{MANIFEST_BYTES_MAX, MANIFEST_ENTRIES_MAX};
 use crate::name::RelativePath;
 
 /// Bytes that are no message of the expected kind.
@@ -68,6 +69,19 @@ pub(crate) fn decode_prefix<T: Decode<()>, const LIMIT: usize>(
         .map_err(|error: BincodeDecodeError| DecodeError::Malformed(error.to_string()))?;
     Ok((message, bytes.get(used..).unwrap_or_default()))
 }
+
+/// The manifest that `bytes` are, exactly; the caller has looked at how many they are.
+pub(crate) fn decode_long<T: Decode<()>>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let config = bincode::config::standard().with_limit::<LONG_MEMORY_LIMIT>();
+    match bincode::decode_from_slice(bytes, config) {
+        Ok((message, used)) if used == bytes.len() => Ok(message),
+        Ok((_, used)) => Err(DecodeError::Trailing(bytes.len() - used)),
+        Err(error) => Err(DecodeError::Malformed(error.to_string())),
+    }
+}
+
+/// What decoding a manifest may claim: its bytes, and each entry with its size in memory.
+const LONG_MEMORY_LIMIT: usize = MANIFEST_BYTES_MAX + MANIFEST_ENTRIES_MAX * 128;
 
 /// What decoding one message may claim, in bytes: lists of structs count with their size in memory.
 const MEMORY_LIMIT: usize = 1 << 20;

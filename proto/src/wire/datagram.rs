@@ -199,7 +199,7 @@ impl Want {
         body
     }
 
-    fn decode(body: &[u8], geometry: Geometry) -> Result<Self, DecodeError> {
+    fn decode(body: &[u8], geometry: &Geometry) -> Result<Self, DecodeError> {
         let (head, chunks) =
             body.split_first_chunk::<WANT_HEAD_LEN>().ok_or(DecodeError::Limit("length of a Want"))?;
         let &[_, a, b, c, d, fragments] = head;
@@ -259,7 +259,7 @@ impl Asking {
     }
 
     /// What an opened body says about a content of this geometry. Everything that it names exists.
-    pub fn decode(body: &[u8], geometry: Geometry) -> Result<Self, DecodeError> {
+    pub fn decode(body: &[u8], geometry: &Geometry) -> Result<Self, DecodeError> {
         match *body {
             [WANT, ..] => Want::decode(body, geometry).map(Asking::Want),
             [PROBE, a, b, c, d, e, f] => {
@@ -457,9 +457,9 @@ mod tests {
         let layout = Layout::SMALLEST;
         let chunks = vec![(chunk(3), FragmentMask(0x7fff)), (chunk(10), FragmentMask(1))];
         let want = Asking::Want(Want { number: 0xdead_beef, layout, chunks });
-        assert_eq!(Asking::decode(&want.encode(), geometry()), Ok(want));
+        assert_eq!(Asking::decode(&want.encode(), &geometry()), Ok(want));
         let probe = Asking::Probe { number: 9, bytes: 1400 };
-        assert_eq!(Asking::decode(&probe.encode(), geometry()), Ok(probe));
+        assert_eq!(Asking::decode(&probe.encode(), &geometry()), Ok(probe));
 
         let head = DataHead { want: 0xfedc, chunk: 0x0102_0304, fragment: 15 };
         let body = [&head.encode()[..], b"bytes"].concat();
@@ -477,23 +477,23 @@ mod tests {
             body.extend(mask.to_be_bytes());
             body
         };
-        assert!(Asking::decode(&body(12, 3, 0x0fff), geometry()).is_ok());
+        assert!(Asking::decode(&body(12, 3, 0x0fff), &geometry()).is_ok());
         for (layout, chunk, mask) in
             [(0, 3, 1), (17, 3, 1), (12, 11, 1), (12, u32::MAX, 1), (12, 3, 0), (12, 3, 0x1000), (12, 10, 2)]
         {
             assert!(
-                Asking::decode(&body(layout, chunk, mask), geometry()).is_err(),
+                Asking::decode(&body(layout, chunk, mask), &geometry()).is_err(),
                 "{layout} {chunk} {mask}"
             );
         }
-        assert!(Asking::decode(&[WANT, 0, 0, 0, 1, 12], geometry()).is_err(), "no chunk");
-        assert!(Asking::decode(&body(12, 3, 1)[..11], geometry()).is_err(), "half a chunk");
+        assert!(Asking::decode(&[WANT, 0, 0, 0, 1, 12], &geometry()).is_err(), "no chunk");
+        assert!(Asking::decode(&body(12, 3, 1)[..11], &geometry()).is_err(), "half a chunk");
         let many: Vec<u8> =
             body(1, 3, 1)[..6].iter().copied().chain([0, 0, 0, 3, 0, 1].repeat(2000)).collect();
-        assert!(Asking::decode(&many, geometry()).is_err(), "too many");
+        assert!(Asking::decode(&many, &geometry()).is_err(), "too many");
         for bytes in [0u16, 30, u16::MAX] {
             let body = [&[PROBE, 0, 0, 0, 1][..], &bytes.to_be_bytes()].concat();
-            assert!(Asking::decode(&body, geometry()).is_err(), "a probe of {bytes}");
+            assert!(Asking::decode(&body, &geometry()).is_err(), "a probe of {bytes}");
         }
     }
 

@@ -63,12 +63,35 @@ pub struct Offer {
 pub struct OfferEntry {
     /// The name it has there.
     pub name: RelativePath,
-    /// Bytes.
+    /// What it is.
+    pub kind: OfferedKind,
+    /// Bytes; of a folder those of all its files.
     pub size: u64,
     /// Seconds since 1970 of its last change; for people to choose by.
     pub mtime: i64,
     /// Its root, or how far hashing is.
     pub root: OfferedRoot,
+}
+
+/// What is offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+pub enum OfferedKind {
+    /// A file.
+    File,
+    /// A folder.
+    Folder(
+        /// Its manifest as this node gives it; once the root is known.
+        Option<OfferedManifest>,
+    ),
+}
+
+/// The encoded manifest of a folder, which is a content like any other. Those of nodes whose files have other times differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct OfferedManifest {
+    /// Its Merkle root.
+    pub root: Root,
+    /// Its bytes.
+    pub size: u64,
 }
 
 /// Whether a node knows the root of what it offers.

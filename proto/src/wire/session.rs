@@ -10,7 +10,7 @@ use super::codec::{self, Decode, DecodeError, Encode};
 use crate::digest::{Instance, Root};
 use crate::limits::{
     FRAME_HASHES_MAX, FRAME_META_MAX, FRAME_PAYLOAD_MAX, HAVE_RANGES_MAX, LISTING_ENTRIES_MAX,
-    NODE_NAME_BYTES_MAX, TEXT_BYTES_MAX,
+    NODE_NAME_BYTES_MAX, RUN_CHUNKS_MAX, TEXT_BYTES_MAX,
 };
 use crate::name::RelativePath;
 
@@ -134,6 +134,15 @@ pub enum Message {
         /// Where they are asked for; `None` if there is no such way now.
         at: Option<DatagramsAt>,
     },
+    /// Stands for `Chunks` all of whose bytes are zero: holes of a file that has such.
+    Zeros {
+        /// From the request.
+        request: RequestId,
+        /// First chunk.
+        first: u32,
+        /// How many chunks; no more than a frame of them.
+        count: u32,
+    },
 }
 
 /// Where chunks of one content are given in datagrams, at the address of the session.
@@ -166,16 +175,18 @@ pub enum WhichHashes {
     },
 }
 
-/// One shared file in a listing.
+/// One shared file or folder in a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct ListingEntry {
     /// Its name.
     pub name: RelativePath,
-    /// Bytes.
+    /// Whether it is a folder.
+    pub is_folder: bool,
+    /// Bytes; of a folder those of all its files.
     pub size: u64,
     /// Seconds since 1970 of its last change.
     pub mtime: i64,
-    /// Its root, if it has been hashed.
+    /// Its root, if that is known.
     pub root: Option<Root>,
 }
 
@@ -261,6 +272,9 @@ impl Message {
             }
             Message::Have { pieces, .. } if pieces.len() > HAVE_RANGES_MAX => {
                 return Err(DecodeError::Limit("number of ranges"));
+            }
+            Message::Zeros { count, .. } if *count > RUN_CHUNKS_MAX => {
+                return Err(DecodeError::Limit("number of chunks"));
             }
             Message::Goodbye(text) if text.len() > TEXT_BYTES_MAX => {
                 return Err(DecodeError::Limit("length of the reason"));

@@ -7,7 +7,9 @@ use ftx_proto::name::RelativePath;
 use ftx_proto::wire::datagram::{
     self, Asking, ConnectionId, DataHead, FragmentMask, Header, Layout, SEQUENCE_MAX, padding,
 };
-use ftx_proto::wire::discovery::{Announce, Datagram, Offer, OfferEntry, OfferedRoot, Query, Want};
+use ftx_proto::wire::discovery::{
+    Announce, Datagram, Offer, OfferEntry, OfferedKind, OfferedManifest, OfferedRoot, Query, Want,
+};
 use ftx_proto::wire::session::{DatagramsAt, Hello, ListingEntry, Message, Refusal, RequestId, WhichHashes};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -15,7 +17,10 @@ use proptest::prelude::*;
 /// Every datagram, with a name for it.
 pub(crate) fn datagrams() -> Vec<(&'static str, Datagram)> {
     let query = |want| Datagram::Query(Query { nonce: 0x0123_4567_89ab_cdef, instance: Instance(7), want });
-    let entry = |root| OfferEntry { name: path("pictures/a.iso"), size: 5_000_000_000, mtime: -1, root };
+    let file = OfferedKind::File;
+    let entry =
+        |kind, root| OfferEntry { name: path("pictures/a.iso"), kind, size: 5_000_000_000, mtime: -1, root };
+    let manifest = OfferedManifest { root: Root([0x12; 32]), size: 70_000 };
     let offer = |entries, more| Datagram::Offer(Offer { nonce: 300, from: announce(), entries, more });
     vec![
         ("query name", query(Want::Name(path("ubuntu 24.04.iso")))),
@@ -26,9 +31,11 @@ pub(crate) fn datagrams() -> Vec<(&'static str, Datagram)> {
             "offer full",
             offer(
                 vec![
-                    entry(OfferedRoot::Whole(Root([0x11; 32]))),
-                    entry(OfferedRoot::Partial { root: Root([0x22; 32]), pieces: 70_000 }),
-                    entry(OfferedRoot::Hashing(251)),
+                    entry(file, OfferedRoot::Whole(Root([0x11; 32]))),
+                    entry(file, OfferedRoot::Partial { root: Root([0x22; 32]), pieces: 70_000 }),
+                    entry(file, OfferedRoot::Hashing(251)),
+                    entry(OfferedKind::Folder(Some(manifest)), OfferedRoot::Whole(Root([0x11; 32]))),
+                    entry(OfferedKind::Folder(None), OfferedRoot::Hashing(251)),
                 ],
                 true,
             ),
@@ -42,14 +49,24 @@ pub(crate) fn datagrams() -> Vec<(&'static str, Datagram)> {
 pub(crate) fn messages() -> Vec<(&'static str, Message, usize)> {
     let root = Root([0x33; 32]);
     let request = RequestId(1 << 40);
-    let entry = |root| ListingEntry { name: path("a/b"), size: 250, mtime: 1_700_000_000, root };
+    let entry = |is_folder, root| ListingEntry {
+        name: path("a/b"),
+        is_folder,
+        size: 250,
+        mtime: 1_700_000_000,
+        root,
+    };
     let refused = |reason| Message::Refused { request: Some(request), root, reason };
     let want = |which| Message::WantHashes { request, root, which };
     vec![
         ("hello", Message::Hello(Hello { instance: Instance(u64::MAX), name: "küche".into() }), 0),
         ("list", Message::List { after: None }, 0),
         ("list after", Message::List { after: Some(path("a/b")) }, 0),
-        ("listing", Message::Listing { entries: vec![entry(None), entry(Some(root))], more: true }, 0),
+        (
+            "listing",
+            Message::Listing { entries: vec![entry(true, None), entry(false, Some(root))], more: true },
+            0,
+        ),
         ("subscribe", Message::Subscribe { root }, 0),
         (
             "describe",
@@ -85,6 +102,7 @@ pub(crate) fn messages() -> Vec<(&'static str, Message, usize)> {
             0,
         ),
         ("no datagrams", Message::Datagrams { root, at: None }, 0),
+        ("zeros", Message::Zeros { request, first: 65_536, count: 16 }, 0),
     ]
 }
 
@@ -225,15 +243,14 @@ fn any_offer_entry() -> impl Strategy<Value = OfferEntry> {
         (any_root(), any::<u32>()).prop_map(|(root, pieces)| OfferedRoot::Partial { root, pieces }),
         any::<u64>().prop_map(OfferedRoot::Hashing),
     ];
-    ("[a-z]{1,100}", any::<u64>(), any::<i64>(), root).prop_map(|(name, size, mtime, root)| OfferEntry {
-        name: path(&name),
-        size,
-        mtime,
-        root,
-    })
+    let manifest = (any_root(), any::<u64>()).prop_map(|(root, size)| OfferedManifest { root, size });
+    let kind =
+        prop_oneof![Just(OfferedKind::File), proptest::option::of(manifest).prop_map(OfferedKind::Folder),];
+    ("[a-z]{1,100}", kind, any::<u64>(), any::<i64>(), root)
+        .prop_map(|(name, kind, size, mtime, root)| OfferEntry { name: path(&name), kind, size, mtime, root })
 }
 
 fn any_listing_entry() -> impl Strategy<Value = ListingEntry> {
-    (any_path(), any::<u64>(), any::<i64>(), proptest::option::of(any_root()))
-        .prop_map(|(name, size, mtime, root)| ListingEntry { name, size, mtime, root })
+    (any_path(), any::<bool>(), any::<u64>(), any::<i64>(), proptest::option::of(any_root()))
+        .prop_map(|(name, is_folder, size, mtime, root)| ListingEntry { name, is_folder, size, mtime, root })
 }

@@ -10,7 +10,7 @@ use ftx_proto::engine::discovery::{
 };
 use ftx_proto::name::RelativePath;
 use ftx_proto::time::Time;
-use ftx_proto::wire::discovery::{Announce, Datagram, Offer, OfferEntry, OfferedRoot, Want};
+use ftx_proto::wire::discovery::{Announce, Datagram, Offer, OfferEntry, OfferedKind, OfferedRoot, Want};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
@@ -63,7 +63,7 @@ pub(crate) fn name(text: &str) -> RelativePath {
 
 pub(crate) fn entry(text: &str, content: u8) -> OfferEntry {
     let root = OfferedRoot::Whole(Root(Digest::of(&[content]).0));
-    OfferEntry { name: name(text), size: 1000, mtime: 1_700_000_000, root }
+    OfferEntry { name: name(text), kind: OfferedKind::File, size: 1000, mtime: 1_700_000_000, root }
 }
 
 impl Network {

@@ -156,7 +156,7 @@ pub(crate) fn layer_of(geometry: Geometry, truth: &[Digest]) -> PieceLayer {
         .pieces()
         .map(|piece| {
             let span = geometry.span_of(piece);
-            piece_hash(geometry, &truth[span.first().get() as usize..span.end() as usize])
+            piece_hash(&geometry, piece, &truth[span.first().get() as usize..span.end() as usize])
         })
         .collect();
     PieceLayer::from_hashes(geometry, hashes).unwrap()
@@ -172,11 +172,11 @@ impl World {
         let geometry = Geometry::new(size).unwrap();
         let truth: Vec<_> = (0..geometry.chunk_count()).map(|n| Digest::of(&n.to_le_bytes())).collect();
         let layer = if size == 0 {
-            PieceLayer::from_hashes(geometry, Vec::new()).unwrap()
+            PieceLayer::from_hashes(geometry.clone(), Vec::new()).unwrap()
         } else {
-            layer_of(geometry, &truth)
+            layer_of(geometry.clone(), &truth)
         };
-        let mut have = PieceSet::empty(geometry);
+        let mut have = PieceSet::empty(geometry.clone());
         for &piece in pieces {
             have.insert_range(piece..piece + 1);
         }
@@ -187,7 +187,7 @@ impl World {
             reported.insert(chunk.get());
         }
         let root: Root = layer.root();
-        let engine = FetchEngine::new(config, geometry, root, have.clone(), seed);
+        let engine = FetchEngine::new(config, geometry.clone(), root, have.clone(), seed);
         let mut world = World {
             engine,
             now: Time::ZERO,
@@ -230,7 +230,7 @@ impl World {
                 behaviour,
                 stay: 0,
                 here: false,
-                announced: PieceSet::empty(self.geometry),
+                announced: PieceSet::empty(self.geometry.clone()),
                 queue: Vec::new(),
                 serving: false,
                 asked: BTreeMap::new(),
@@ -245,7 +245,7 @@ impl World {
     }
 
     pub(crate) fn geometry(&self) -> Geometry {
-        self.geometry
+        self.geometry.clone()
     }
 
     pub(crate) fn stats(&self, id: SourceId) -> SourceStats {
@@ -343,10 +343,10 @@ impl World {
         }
         peer.here = true;
         peer.stay += 1;
-        peer.announced = PieceSet::empty(self.geometry);
+        peer.announced = PieceSet::empty(self.geometry.clone());
         let parts = peer.behaviour.parts.clone();
         if parts.is_none() {
-            peer.announced = PieceSet::full(self.geometry);
+            peer.announced = PieceSet::full(self.geometry.clone());
         }
         self.tell(Input::SourceJoined { source: id, whole: parts.is_none() });
         for (delay, range) in parts.into_iter().flatten() {

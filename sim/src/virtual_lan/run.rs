@@ -252,7 +252,7 @@ impl PullRun {
     fn open(&mut self, source: usize) {
         let state = &mut self.sources[source];
         let fetch = &self.fetches[state.fetch];
-        state.engine = Some(PullEngine::new(fetch.geometry, state.member, fetch.buffer, self.now));
+        state.engine = Some(PullEngine::new(fetch.geometry.clone(), state.member, fetch.buffer, self.now));
         self.feed(source);
         self.carry_out(source);
     }
@@ -263,7 +263,7 @@ impl PullRun {
         if lane != state.lane {
             return;
         }
-        let answers = answers(self.fetches[state.fetch].geometry, asking);
+        let answers = answers(&self.fetches[state.fetch].geometry, asking);
         let idle = state.to_send.is_empty();
         state.to_send.extend(answers);
         if idle {
@@ -475,14 +475,14 @@ impl Packet {
 }
 
 /// What a source sends for what it is asked.
-fn answers(geometry: Geometry, asking: &Asking) -> Vec<Answer> {
+fn answers(geometry: &Geometry, asking: &Asking) -> Vec<Answer> {
     match asking {
         Asking::Probe { number, bytes } => vec![Answer::Padding(*number, usize::from(*bytes))],
         Asking::Want(want) => fragments(geometry, want),
     }
 }
 
-fn fragments(geometry: Geometry, want: &Want) -> Vec<Answer> {
+fn fragments(geometry: &Geometry, want: &Want) -> Vec<Answer> {
     let mut answers = Vec::new();
     for (chunk, mask) in want.send_order() {
         let len = geometry.chunk_len(chunk);

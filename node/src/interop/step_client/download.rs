@@ -25,7 +25,7 @@ use super::{Repeat, StepClient, damaged};
 use crate::error::{Code, Error};
 use crate::interop::meter::{Meter, Phase};
 use crate::interop::sum::FollowingSum;
-use crate::store::{PartFile, Target};
+use crate::store::{Part, PartFile, Target};
 
 /// What is to be fetched, and how.
 #[derive(Debug)]
@@ -288,7 +288,7 @@ impl Drop for JournalKeeper<'_> {
 fn whole_pieces(
     plan: BlockPlan,
     missing: &[Range<u64>],
-    geometry: Geometry,
+    geometry: &Geometry,
 ) -> impl Iterator<Item = PieceIndex> {
     let mut gaps: Vec<Range<u64>> = missing.iter().map(|blocks| bytes_of(plan, blocks)).rev().collect();
     geometry.pieces().filter(move |piece| {
@@ -367,8 +367,8 @@ mod tests {
             // Clipped, sorted and joined by the plan.
             let gaps = gaps.into_iter().map(|(start, len)| start..start + len);
             let missing = DownloadPlan::resume(plan, gaps).missing();
-            let mut pieces = PieceSet::empty(geometry);
-            for piece in whole_pieces(plan, &missing, geometry) {
+            let mut pieces = PieceSet::empty(geometry.clone());
+            for piece in whole_pieces(plan, &missing, &geometry) {
                 pieces.insert(piece);
             }
             let again = missing_blocks(plan, &pieces);

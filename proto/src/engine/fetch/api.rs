@@ -14,6 +14,11 @@ use crate::wire::session::{Refusal, RequestId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(pub u32);
 
+impl SourceId {
+    /// Stands for chunks that were found on this machine. No source has this number.
+    pub(super) const DISK: SourceId = SourceId(u32::MAX - 1);
+}
+
 /// What a fetch may be tuned with; the default is right for a local network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FetchConfig {
@@ -79,6 +84,16 @@ pub enum Input {
         /// For every chunk the hash of what was written, or `None` if it was a duplicate and dropped.
         leaves: Vec<Option<Digest>>,
     },
+    /// A run of consecutive chunks of one piece was found on this machine, claimed, and written to its place: what an
+    /// older copy has there, which may be right. To be told once the layer is known.
+    Found {
+        /// The first chunk of the run.
+        first: ChunkIndex,
+        /// The hash of each.
+        leaves: Vec<Digest>,
+    },
+    /// No further [`Input::Found`] will come.
+    Searched,
     /// The source does not answer this request, or not to its end.
     Refused {
         /// Who.

@@ -16,17 +16,26 @@ impl FetchEngine {
     }
 
     fn check_pieces(&self) {
-        let (mut unassigned, mut missing) = (0, 0);
+        let (mut unassigned, mut missing, mut unfinished) = (0, 0, 0);
         for piece in self.geometry.pieces() {
             let fresh = self.fresh.contains(self.order.place_of(piece.get()));
             let active = self.active.get(&piece);
-            let states = [fresh, active.is_some(), self.have.contains(piece)];
+            let all = ChunkMask::of(self.geometry.span_of(piece));
+            let wanted = all.without(self.skipped.get(&piece).copied().unwrap_or_default());
+            let is_done = !fresh && active.is_none();
+            if wanted == all {
+                assert_eq!(self.have.contains(piece), is_done, "what is verified is told");
+            } else {
+                assert!(!self.have.contains(piece), "what is not all here is not told");
+            }
+            unfinished += u32::from(!is_done);
+            let states = [fresh, active.is_some(), is_done];
             assert_eq!(
                 states.iter().filter(|&&is| is).count(),
                 1,
                 "a piece is in one state: {piece:?} {states:?}"
             );
-            let chunks = u64::from(self.geometry.span_of(piece).count());
+            let chunks = u64::from(wanted.count());
             if fresh {
                 unassigned += chunks;
                 missing += chunks;
@@ -45,6 +54,7 @@ impl FetchEngine {
             missing += chunks - u64::from(active.arrived().count());
         }
         assert_eq!((self.unassigned, self.missing), (unassigned, missing), "totals are sums");
+        assert_eq!(self.unfinished, unfinished, "what is neither fresh nor active is done");
         assert!(self.open.iter().chain(&self.suspects).all(|piece| self.active.contains_key(piece)));
     }
 

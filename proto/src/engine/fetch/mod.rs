@@ -13,7 +13,7 @@
 //! * *active* (in `active`): some chunks are here or asked for. In `open` as well while chunks are unassigned;
 //!   With all chunks here it waits for the layer, if that is not known;
 //! * *suspect* (in `active` and `suspects`): all chunks are here and do not prove the piece; its leaves are wanted;
-//! * *verified* (in `have`): for good.
+//! * *verified* (in `have`, if all of it is wanted): for good. With nothing wanted of it, a piece counts as that at once.
 //!
 //! fresh → active when a source is asked, or a chunk comes late · active → verified or suspect with the last chunk ·
 //! suspect → active when the bad chunks are known and reset · active → fresh only when too many are active.
@@ -79,6 +79,13 @@ pub struct FetchEngine {
 
     layer: Option<Arc<PieceLayer>>,
     have: PieceSet,
+    /// Chunks that are not wanted, by their pieces.
+    skipped: BTreeMap<PieceIndex, ChunkMask>,
+    /// How many pieces there is still something to get of.
+    unfinished: u32,
+    /// Bytes that are here and verified, and that are wanted in all.
+    bytes: u64,
+    bytes_total: u64,
     /// Pieces that nobody has begun, by their places in the order.
     fresh: PlaceSet,
     order: Shuffle,
@@ -96,6 +103,8 @@ pub struct FetchEngine {
     stats: BTreeMap<SourceId, SourceStats>,
     liars: BTreeMap<SourceId, Lie>,
     joined: u32,
+    /// Whether this machine is still being searched for chunks; nobody else is asked for any until it has been.
+    searching: bool,
     /// How many sources with a part of the content have each piece; empty until there is such a source.
     availability: Vec<u16>,
 }
@@ -105,14 +114,43 @@ impl FetchEngine {
     ///
     /// Panics if `have` is not of this geometry.
     pub fn new(config: FetchConfig, geometry: Geometry, root: Root, have: PieceSet, seed: u64) -> Self {
-        assert_eq!(have.geometry(), geometry, "the pieces are those of this content");
+        Self::selecting(config, geometry, root, have, BTreeMap::new(), seed)
+    }
+
+    /// The same without the chunks `skipped`, all those of some files of a folder; all of each small file or none.
+    ///
+    /// Pieces of which nothing else is wanted may be in `have` or not.
+    pub fn selecting(
+        config: FetchConfig,
+        geometry: Geometry,
+        root: Root,
+        mut have: PieceSet,
+        mut skipped: BTreeMap<PieceIndex, ChunkMask>,
+        seed: u64,
+    ) -> Self {
+        assert_eq!(have.geometry(), &geometry, "the pieces are those of this content");
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let order = Shuffle::new(geometry.piece_count(), &mut random);
         let mut fresh = PlaceSet::full(geometry.piece_count());
-        let mut missing = u64::from(geometry.chunk_count());
-        for piece in have.iter() {
-            fresh.remove(order.place_of(piece.get()));
-            missing -= u64::from(geometry.span_of(piece).count());
+        let (mut missing, mut unfinished) = (u64::from(geometry.chunk_count()), geometry.piece_count());
+        let (mut bytes, mut bytes_total) = (0, geometry.size());
+        skipped.retain(|_, chunks| !chunks.is_empty());
+        for piece in geometry.pieces() {
+            let span = geometry.span_of(piece);
+            let not_wanted = skipped.get(&piece).copied().unwrap_or_default();
+            let wanted = ChunkMask::of(span).without(not_wanted);
+            let len: u64 = wanted.spans(&geometry, piece).into_iter().map(|span| geometry.len_of(span)).sum();
+            bytes_total -= geometry.len_of(span) - len;
+            missing -= u64::from(span.count() - wanted.count());
+            if have.contains(piece) || wanted.is_empty() {
+                fresh.remove(order.place_of(piece.get()));
+                missing -= u64::from(wanted.count());
+                unfinished -= 1;
+                bytes += len;
+            }
+            if skipped.contains_key(&piece) {
+                have.remove(piece);
+            }
         }
         let mut engine = FetchEngine {
             config,
@@ -123,6 +161,10 @@ impl FetchEngine {
             outputs: VecDeque::new(),
             layer: None,
             have,
+            skipped,
+            unfinished,
+            bytes,
+            bytes_total,
             fresh,
             order,
             active: BTreeMap::new(),
@@ -136,15 +178,21 @@ impl FetchEngine {
             stats: BTreeMap::new(),
             liars: BTreeMap::new(),
             joined: 0,
+            searching: false,
             availability: Vec::new(),
         };
-        if let Some(layer) = PieceLayer::of_small(geometry, root) {
+        if let Some(layer) = PieceLayer::of_small(engine.geometry.clone(), root) {
             engine.set_layer(Arc::new(layer));
         }
         if engine.is_complete() {
             engine.outputs.push_back(Output::Complete);
         }
         engine
+    }
+
+    /// Asks nobody for chunks until this machine has been searched for them ([`Input::Found`], [`Input::Searched`]).
+    pub fn search_first(&mut self) {
+        self.searching = true;
     }
 
     /// Takes in what happened. Then drain [`FetchEngine::poll`].
@@ -165,6 +213,8 @@ impl FetchEngine {
             }
             Input::Refused { source, request, refusal } => self.refused(source, request, refusal),
             Input::Lost { source, requests } => self.lost(source, &requests),
+            Input::Found { first, leaves } => self.found(first, &leaves),
+            Input::Searched => self.searching = false,
             Input::Leaves { source, piece, leaves } => self.leaves_answered(source, piece, leaves),
             Input::LeavesFailed { source, piece } => self.leaves_failed(source, piece),
             Input::Tick => {}
@@ -176,7 +226,9 @@ impl FetchEngine {
         self.expire();
         self.ask_for_layer();
         self.narrow_down();
-        self.schedule();
+        if !self.searching {
+            self.schedule();
+        }
     }
 
     /// The next thing to do, until there is none.
@@ -187,16 +239,16 @@ impl FetchEngine {
     /// How far the fetch is.
     pub fn progress(&self) -> Progress {
         Progress {
-            pieces: self.have.count(),
+            pieces: self.geometry.piece_count() - self.unfinished,
             pieces_total: self.geometry.piece_count(),
-            bytes: self.have.bytes(),
-            bytes_total: self.geometry.size(),
+            bytes: self.bytes,
+            bytes_total: self.bytes_total,
         }
     }
 
-    /// Whether every piece is verified.
+    /// Whether everything that is wanted is verified.
     pub fn is_complete(&self) -> bool {
-        self.have.is_full()
+        self.unfinished == 0
     }
 
     /// Whether the fetch can only wait: no source that answers can give anything that is missing. One that is only busy
@@ -226,7 +278,7 @@ impl FetchEngine {
         self.stats.iter().map(|(&source, &stats)| (source, stats))
     }
 
-    /// The verified pieces.
+    /// The verified pieces. One of which something is not wanted is never among them.
     pub fn have(&self) -> &PieceSet {
         &self.have
     }
@@ -250,7 +302,7 @@ impl FetchEngine {
         let cursor = (slice * f64::from(pieces)) as u32;
         self.joined = self.joined.wrapping_add(1);
         let pace = Pace::new(&self.config, self.now);
-        self.sources.insert(id, Source::new(self.geometry, whole, pace, cursor, self.now));
+        self.sources.insert(id, Source::new(&self.geometry, whole, pace, cursor, self.now));
         if !whole {
             self.count_availability();
         }
@@ -341,7 +393,7 @@ impl FetchEngine {
     fn source_lacks(&mut self, id: SourceId, piece: PieceIndex) {
         let Some(source) = self.sources.get_mut(&id) else { return };
         if matches!(source.holding, Holding::Whole) {
-            let has = PieceSet::full(self.geometry);
+            let has = PieceSet::full(self.geometry.clone());
             source.holding = Holding::Part { has, fresh: self.fresh.clone() };
             if self.availability.is_empty() {
                 self.count_availability();
@@ -453,8 +505,9 @@ impl FetchEngine {
                 fresh.remove(place);
             }
         }
-        let chunks = self.geometry.span_of(piece).count();
-        self.active.insert(piece, Box::new(ActivePiece::new(chunks)));
+        let chunks = ChunkMask::of(self.geometry.span_of(piece));
+        let wanted = self.skipped.get(&piece).map_or(chunks, |skipped| chunks.without(*skipped));
+        self.active.insert(piece, Box::new(ActivePiece::new(chunks.count(), wanted)));
         self.settle(piece);
     }
 

@@ -30,6 +30,7 @@ pub(super) struct Asked {
 /// A piece that is begun and not verified.
 #[derive(Debug)]
 pub(super) struct ActivePiece {
+    /// What is wanted of it.
     all: ChunkMask,
     arrived: ChunkMask,
     leaves: Vec<Digest>,
@@ -61,9 +62,10 @@ pub(super) struct Narrowing {
 }
 
 impl ActivePiece {
-    pub(super) fn new(chunks: u32) -> Self {
+    /// A piece of so many chunks, of which `wanted` are.
+    pub(super) fn new(chunks: u32, wanted: ChunkMask) -> Self {
         ActivePiece {
-            all: ChunkMask::first(chunks),
+            all: wanted,
             arrived: ChunkMask::EMPTY,
             leaves: vec![Digest::ZERO; chunks as usize],
             from: vec![SourceId(u32::MAX); chunks as usize],
@@ -74,7 +76,7 @@ impl ActivePiece {
             shunned: None,
             truth: None,
             narrowing: None,
-            counted_unassigned: chunks,
+            counted_unassigned: wanted.count(),
         }
     }
 
@@ -158,7 +160,7 @@ impl ActivePiece {
 
     /// A chunk is here. `false` if it was already.
     pub(super) fn put(&mut self, place: u32, leaf: Digest, source: SourceId) -> bool {
-        if self.arrived.contains(place) {
+        if self.arrived.contains(place) || !self.all.contains(place) {
             return false;
         }
         let index = place as usize;

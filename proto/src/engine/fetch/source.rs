@@ -44,9 +44,9 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub(super) fn new(geometry: Geometry, whole: bool, pace: Pace, cursor: u32, now: Time) -> Self {
+    pub(super) fn new(geometry: &Geometry, whole: bool, pace: Pace, cursor: u32, now: Time) -> Self {
         let part = || Holding::Part {
-            has: PieceSet::empty(geometry),
+            has: PieceSet::empty(geometry.clone()),
             fresh: PlaceSet::empty(geometry.piece_count()),
         };
         Source {

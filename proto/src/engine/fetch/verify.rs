@@ -56,6 +56,25 @@ impl FetchEngine {
         self.judge(piece);
     }
 
+    /// Chunks that were here all the time may be right. Nobody is to blame if they are not.
+    pub(super) fn found(&mut self, first: ChunkIndex, leaves: &[Digest]) {
+        let piece = first.piece();
+        let Some(run) = self.run_of(first, leaves.len()) else { return };
+        if self.fresh.contains(self.order.place_of(piece.get())) {
+            if !self.may_begin() || !self.make_room() {
+                self.outputs.push_back(Output::Reset { piece, chunks: run });
+                return;
+            }
+            self.activate(piece);
+        }
+        let leaves: Vec<Option<Digest>> = leaves.iter().copied().map(Some).collect();
+        self.put(SourceId::DISK, piece, first.in_piece(), &leaves);
+        self.convict_by_truth(piece, run);
+        self.settle(piece);
+        self.conclude(piece);
+        self.judge(piece);
+    }
+
     /// The places of a run of `count` chunks, if it lies within one piece of the content.
     fn run_of(&self, first: ChunkIndex, count: usize) -> Option<ChunkMask> {
         let piece = self.geometry.piece(first.piece().get())?;
@@ -95,19 +114,27 @@ impl FetchEngine {
     fn judge(&mut self, piece: PieceIndex) {
         let Some(active) = self.active.get_mut(&piece).filter(|active| active.is_whole()) else { return };
         let Some(layer) = &self.layer else { return };
-        if !layer.proves(piece, active.leaves()) {
+        if !layer.proves_part(piece, active.leaves(), active.all()) {
             active.narrowing.get_or_insert_default();
             self.suspects.insert(piece);
             return;
         }
         let Some(active) = self.active.remove(&piece) else { return };
         for (chunk, source) in self.geometry.span_of(piece).chunks().zip(active.from()) {
+            if !active.all().contains(chunk.in_piece()) {
+                continue;
+            }
+            let len = u64::from(self.geometry.chunk_len(chunk));
+            self.bytes += len;
             if let Some(stats) = self.stats.get_mut(source) {
                 stats.chunks += 1;
-                stats.bytes += u64::from(self.geometry.chunk_len(chunk));
+                stats.bytes += len;
             }
         }
-        self.have.insert(piece);
+        self.unfinished -= 1;
+        if !self.skipped.contains_key(&piece) {
+            self.have.insert(piece);
+        }
         self.outputs.push_back(Output::Verified { piece });
     }
 
@@ -127,7 +154,7 @@ impl FetchEngine {
             }
         }
         self.reset(piece, bad);
-        for (source, chunk) in liars {
+        for (source, chunk) in liars.into_iter().filter(|(source, _)| *source != SourceId::DISK) {
             if let Some(stats) = self.stats.get_mut(&source) {
                 stats.bad += 1;
                 stats.retransmitted += 1;
@@ -218,7 +245,7 @@ impl FetchEngine {
         let Some(active) = self.active.get(&piece) else { return };
         let (all, liar) = (active.all(), active.only_source());
         self.reset(piece, all);
-        let Some(liar) = liar else { return };
+        let Some(liar) = liar.filter(|source| *source != SourceId::DISK) else { return };
         if let Some(stats) = self.stats.get_mut(&liar) {
             // At least one; which ones is not known.
             stats.bad += 1;
@@ -228,7 +255,7 @@ impl FetchEngine {
     }
 
     pub(super) fn layer_known(&mut self, layer: Arc<PieceLayer>) {
-        if self.layer.is_none() && layer.root() == self.root && layer.geometry() == self.geometry {
+        if self.layer.is_none() && layer.root() == self.root && *layer.geometry() == self.geometry {
             self.set_layer(layer);
         }
     }
@@ -247,7 +274,7 @@ impl FetchEngine {
         if self.layer.is_some() || !self.sources.contains_key(&id) {
             return;
         }
-        match PieceLayer::verify(self.geometry, self.root, hashes) {
+        match PieceLayer::verify(self.geometry.clone(), self.root, hashes) {
             Ok(layer) => self.set_layer(Arc::new(layer)),
             Err(_) => self.drop_source(id, DropReason::Lied(Lie::Layer)),
         }

@@ -90,7 +90,7 @@ impl Default for Flight {
 
 impl SentWant {
     /// A Want that is sent now.
-    pub(super) fn new(want: &Want, now: Time, geometry: Geometry) -> Self {
+    pub(super) fn new(want: &Want, now: Time, geometry: &Geometry) -> Self {
         let order = want.send_order().into_iter();
         let chunks = order.map(|(chunk, mask)| (chunk, mask, geometry.chunk_len(chunk))).collect();
         let (count, open) = (want.fragments(), Places::first(want.fragments()));

@@ -467,7 +467,7 @@ impl PullEngine {
         if self.flight.bytes() == 0 {
             self.progress_at = self.progress_at.max(now);
         }
-        self.flight.sent(SentWant::new(&want, now, self.geometry));
+        self.flight.sent(SentWant::new(&want, now, &self.geometry));
         self.outputs.push_back(Output::Send(Asking::Want(want)));
         true
     }

@@ -27,7 +27,7 @@ use super::{Counters, Outside, Served};
 use crate::actors::catalog::CatalogMessage;
 use crate::actors::server::ServerMessage;
 use crate::actors::session::SessionMessage;
-use crate::catalog::ReadError;
+use crate::catalog::{ChunkPart, ReadError};
 use crate::limits::{
     DATAGRAM_ASKED_BYTES_MAX, DATAGRAM_PROBE_INTERVAL, DATAGRAM_PROBES_BURST, DATAGRAM_REPORT_BYTES,
     DATAGRAM_REPORT_INTERVAL,
@@ -126,7 +126,7 @@ impl Connection {
         place: OwnedSemaphorePermit,
     ) -> Self {
         Connection {
-            geometry: served.reader.geometry(),
+            geometry: served.reader.geometry().clone(),
             served,
             sealer,
             opener,
@@ -150,7 +150,7 @@ impl Connection {
             return Heard::Nothing;
         };
         self.route = Some(route);
-        match Asking::decode(body, self.geometry) {
+        match Asking::decode(body, &self.geometry) {
             Ok(Asking::Want(want)) => self.want(&want, counters),
             Ok(Asking::Probe { number, bytes }) if self.probes.take(now) => {
                 Heard::Probe(padding(number, bytes))
@@ -446,10 +446,14 @@ impl Connection {
                 let head = DataHead { want: entry.want, chunk: entry.chunk.get(), fragment };
                 let (front, body) = datagram.split_at_mut(HEADER_LEN + DATA_HEAD_LEN);
                 front[HEADER_LEN..].copy_from_slice(&head.encode());
-                parts.push((entry.chunk.offset() + place.start as u64, &mut body[..place.len()]));
+                parts.push(ChunkPart {
+                    chunk: entry.chunk,
+                    from: place.start,
+                    buffer: &mut body[..place.len()],
+                });
             }
         }
-        let bytes = parts.iter().map(|(_, part)| part.len()).sum();
+        let bytes = parts.iter().map(|part| part.buffer.len()).sum();
         self.served.reader.read_parts(&mut parts)?;
         Ok(Made { datagrams: out, segment, bytes })
     }

@@ -2,10 +2,18 @@
 //!
 //! All arithmetic of lengths and offsets is here. A [`ChunkIndex`], [`PieceIndex`] or [`Span`] can only be made by a
 //! [`Geometry`], so whoever holds one holds a place that exists in that content.
+//!
+//! The files of a folder are one content as well ([`FolderCut`]): their chunks have numbers one after the other.
+
+mod folder;
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use crate::digest::Root;
 use crate::limits::FILE_SIZE_MAX;
+
+pub use folder::{FileCut, FolderCut, FolderTooLarge, Segment};
 
 /// Bytes of a chunk: the leaf of the tree, the unit of retransmission. The last chunk of a content may be shorter.
 pub const CHUNK_SIZE: u32 = 16 * 1024;
@@ -31,10 +39,11 @@ pub struct Span {
     count: u32,
 }
 
-/// The cut of a content of a given size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// The cut of a content: of a file of a given size, or of the files of a folder. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Geometry {
     size: u64,
+    folder: Option<Arc<FolderCut>>,
 }
 
 /// A size beyond [`FILE_SIZE_MAX`].
@@ -45,9 +54,24 @@ pub struct TooLarge {
 }
 
 impl Geometry {
-    /// The cut of a content of `size` bytes.
+    /// The cut of a file of `size` bytes.
     pub fn new(size: u64) -> Result<Self, TooLarge> {
-        if size <= FILE_SIZE_MAX { Ok(Geometry { size }) } else { Err(TooLarge { size }) }
+        if size <= FILE_SIZE_MAX { Ok(Geometry { size, folder: None }) } else { Err(TooLarge { size }) }
+    }
+
+    /// The cut of the files of a folder, of which `root` is the name that their bytes have together, given by size and
+    /// root in order. Files without bytes are to be left out.
+    pub fn of_folder(
+        root: Root,
+        files: impl IntoIterator<Item = (u64, Root)>,
+    ) -> Result<Self, FolderTooLarge> {
+        let cut = FolderCut::new(root, files)?;
+        Ok(Geometry { size: cut.size(), folder: Some(Arc::new(cut)) })
+    }
+
+    /// The files, if this is the cut of a folder.
+    pub fn folder(&self) -> Option<&FolderCut> {
+        self.folder.as_deref()
     }
 
     /// Bytes of the content.
@@ -55,19 +79,25 @@ impl Geometry {
         self.size
     }
 
-    /// Number of chunks; 0 for an empty content.
+    /// Number of chunks; 0 for an empty content. In a folder, not every number below the last one's is a chunk's.
     pub fn chunk_count(&self) -> u32 {
-        self.size.div_ceil(u64::from(CHUNK_SIZE)) as u32
+        match &self.folder {
+            None => self.size.div_ceil(u64::from(CHUNK_SIZE)) as u32,
+            Some(folder) => folder.chunk_count(),
+        }
     }
 
     /// Number of pieces; 0 for an empty content.
     pub fn piece_count(&self) -> u32 {
-        self.size.div_ceil(PIECE_SIZE) as u32
+        match &self.folder {
+            None => self.size.div_ceil(PIECE_SIZE) as u32,
+            Some(folder) => folder.piece_count(),
+        }
     }
 
     /// The chunk with this number, if there is one.
     pub fn chunk(&self, number: u32) -> Option<ChunkIndex> {
-        (number < self.chunk_count()).then_some(ChunkIndex(number))
+        self.span(number, 1).map(|span| span.first)
     }
 
     /// The piece with this number, if there is one.
@@ -83,32 +113,76 @@ impl Geometry {
     /// The chunks of a piece.
     pub fn span_of(&self, piece: PieceIndex) -> Span {
         let first = piece.0 * PIECE_CHUNKS;
-        Span { first: ChunkIndex(first), count: PIECE_CHUNKS.min(self.chunk_count() - first) }
+        let end = match &self.folder {
+            None => self.chunk_count(),
+            Some(folder) => folder.end_of_piece(piece.0),
+        };
+        Span { first: ChunkIndex(first), count: PIECE_CHUNKS.min(end - first) }
     }
 
     /// `count` chunks from number `first` on, if all of them exist and there is at least one.
     pub fn span(&self, first: u32, count: u32) -> Option<Span> {
         let end = first.checked_add(count)?;
-        (count > 0 && end <= self.chunk_count()).then_some(Span { first: ChunkIndex(first), count })
+        let exists = match &self.folder {
+            None => end <= self.chunk_count(),
+            Some(folder) => folder.has_run(first..end),
+        };
+        (count > 0 && exists).then_some(Span { first: ChunkIndex(first), count })
+    }
+
+    /// The chunks from number `first` on that have these many bytes together, if there are such.
+    pub fn span_of_bytes(&self, first: u32, len: u64) -> Option<Span> {
+        let count = match &self.folder {
+            None => u32::try_from(len.div_ceil(u64::from(CHUNK_SIZE))).ok()?,
+            Some(folder) => folder.count_of_bytes(self.chunk(first)?, len)?,
+        };
+        self.span(first, count).filter(|span| self.len_of(*span) == len)
+    }
+
+    /// Where a chunk begins, in bytes.
+    pub fn offset_of(&self, chunk: ChunkIndex) -> u64 {
+        match &self.folder {
+            None => u64::from(chunk.0) * u64::from(CHUNK_SIZE),
+            Some(folder) => folder.bytes_of_chunk(chunk).start,
+        }
     }
 
     /// Bytes of a chunk.
     pub fn chunk_len(&self, chunk: ChunkIndex) -> u32 {
-        let offset = chunk.offset();
-        (self.size - offset).min(u64::from(CHUNK_SIZE)) as u32
+        self.len_of(Span { first: chunk, count: 1 }) as u32
     }
 
-    /// Where in the content the bytes of a span are.
+    /// Where in the content the bytes of a span are. In a folder the files follow each other without gaps.
     pub fn bytes_of(&self, span: Span) -> Range<u64> {
-        let start = span.first.offset();
-        let end = start + u64::from(span.count) * u64::from(CHUNK_SIZE);
-        start..end.min(self.size)
+        match &self.folder {
+            None => {
+                let start = self.offset_of(span.first);
+                let end = start + u64::from(span.count) * u64::from(CHUNK_SIZE);
+                start..end.min(self.size)
+            }
+            Some(folder) => {
+                let last = ChunkIndex(span.end() - 1);
+                folder.bytes_of_chunk(span.first).start..folder.bytes_of_chunk(last).end
+            }
+        }
     }
 
     /// Number of bytes of a span.
     pub fn len_of(&self, span: Span) -> u64 {
         let bytes = self.bytes_of(span);
         bytes.end - bytes.start
+    }
+
+    /// The span cut by files, in order. What is no folder is one file, with number 0.
+    pub fn segments(&self, span: Span) -> impl Iterator<Item = Segment> + '_ {
+        let plain = match &self.folder {
+            None => {
+                Some(Segment { file: 0, span, bytes: self.bytes_of(span), is_small: self.piece_count() <= 1 })
+            }
+            Some(_) => None,
+        };
+        let files = self.folder.as_deref().into_iter().flat_map(move |folder| folder.segments(span));
+        plain.into_iter().chain(files)
     }
 }
 
@@ -127,22 +201,12 @@ impl ChunkIndex {
     pub fn in_piece(self) -> u32 {
         self.0 % PIECE_CHUNKS
     }
-
-    /// Where the chunk begins, in bytes.
-    pub fn offset(self) -> u64 {
-        u64::from(self.0) * u64::from(CHUNK_SIZE)
-    }
 }
 
 impl PieceIndex {
     /// The number of the piece.
     pub fn get(self) -> u32 {
         self.0
-    }
-
-    /// Where the piece begins, in bytes.
-    pub fn offset(self) -> u64 {
-        u64::from(self.0) * PIECE_SIZE
     }
 }
 

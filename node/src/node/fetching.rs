@@ -1,0 +1,296 @@
+//! Fetches, as whoever holds a node starts and follows them: of a file, of a folder's manifest, of its files.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ftx_proto::chunk_set::{ChunkMask, PieceSet};
+use ftx_proto::digest::{NodeId, Root};
+use ftx_proto::engine::pull::choice::LaneMode;
+use ftx_proto::geometry::{Geometry, PieceIndex};
+use ftx_proto::limits::MANIFEST_BYTES_MAX;
+use ftx_proto::manifest::{Manifest, data_root};
+use ftx_proto::merkle::PieceLayer;
+use ftx_proto::wire::discovery::{OfferedManifest, Want};
+use ftx_proto::wire::session::Hello;
+use ractor::ActorRef;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+
+use super::{Node, OFFERS_WAITING_MAX};
+use crate::actors::discovery::{DiscoveryMessage, Found};
+use crate::actors::fetcher::{FetchSettings, FetcherArguments, FetcherMessage};
+use crate::actors::link::{CALL_TIMEOUT, Link};
+use crate::actors::node::NodeMessage;
+use crate::error::{Code, Error};
+use crate::fetch::report::{Phase, Progress, Report};
+use crate::fetch::resolve::{ContentKind, Holder, Resolved};
+use crate::fetch::search::FoundRuns;
+use crate::store::{Part, PartFile, Target};
+
+/// A file that is to be fetched.
+#[derive(Debug)]
+pub struct FetchRequest {
+    /// The content, and who has it.
+    pub resolved: Resolved,
+    /// Where it goes.
+    pub target: Target,
+    /// How.
+    pub how: FetchOptions,
+}
+
+/// How a content is to be fetched.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchOptions {
+    /// Replace what is there.
+    pub force: bool,
+    /// How long to wait when no source is left.
+    pub patience: Duration,
+    /// Only from this node.
+    pub only: Option<NodeId>,
+    /// On which lanes sources are asked.
+    pub lane: LaneMode,
+}
+
+/// A folder that is to be fetched, where it goes being open already.
+#[derive(Debug)]
+pub struct FolderRequest {
+    /// The folder, and who has it.
+    pub resolved: Resolved,
+    /// Where its files go.
+    pub part: Arc<dyn Part>,
+    /// What is there from an earlier run.
+    pub have: PieceSet,
+    /// What is not wanted, or there already.
+    pub skipped: BTreeMap<PieceIndex, ChunkMask>,
+    /// What is there and may be right.
+    pub found: Option<FoundRuns>,
+    /// How.
+    pub how: FetchOptions,
+}
+
+/// What a fetch begins with.
+struct Fetching {
+    content: Root,
+    geometry: Geometry,
+    part: Arc<dyn Part>,
+    have: PieceSet,
+    skipped: BTreeMap<PieceIndex, ChunkMask>,
+    found: Option<FoundRuns>,
+}
+
+/// A running fetch. It is given up when this is dropped; what is verified by then stays.
+#[derive(Debug)]
+pub struct Fetch {
+    /// How it stands; changes many times a second.
+    pub progress: watch::Receiver<Progress>,
+    /// Which pieces are verified.
+    pub pieces: watch::Receiver<Arc<PieceSet>>,
+    /// Where they can be read.
+    pub part: Arc<dyn Part>,
+    report: oneshot::Receiver<Result<Report, Error>>,
+    fetcher: ActorRef<FetcherMessage>,
+    finding: AbortHandle,
+}
+
+impl Fetch {
+    /// Waits for the end.
+    pub async fn done(&mut self) -> Result<Report, Error> {
+        (&mut self.report).await.unwrap_or_else(|_| {
+            let message = "the fetch failed inside this program; run the same command again to go on";
+            Err(Error::other(message))
+        })
+    }
+
+    /// Asks it to stop; [`Fetch::done`] then says so, once what is verified is safe.
+    pub fn interrupt(&self) {
+        let _ = self.fetcher.cast(FetcherMessage::Interrupt);
+    }
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        self.finding.abort();
+        self.fetcher.stop(None);
+    }
+}
+
+/// Looks for sources as long as the fetch runs.
+async fn keep_finding(
+    discovery: Link<DiscoveryMessage>,
+    peers: Vec<SocketAddr>,
+    root: Root,
+    fetcher: ActorRef<FetcherMessage>,
+) {
+    loop {
+        let (found, mut offers) = mpsc::channel(OFFERS_WAITING_MAX);
+        discovery.cast(DiscoveryMessage::Find { want: Want::Root(root.into()), peers: peers.clone(), found });
+        while let Some(Found { addr, offer }) = offers.recv().await {
+            let has_it = offer.entries.iter().any(|entry| entry.root.root() == Some(root));
+            if has_it && fetcher.cast(FetcherMessage::Offered(offer.from, addr)).is_err() {
+                return;
+            }
+        }
+        // Discovery is being restarted.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+impl Node {
+    /// Starts to fetch a file from everybody who has it.
+    ///
+    /// # Errors
+    /// What [`PartFile::open`] says of the target.
+    pub async fn fetch(&self, request: FetchRequest) -> Result<Fetch, Error> {
+        let FetchRequest { resolved, target, how } = request;
+        let geometry = Geometry::new(resolved.size)
+            .map_err(|error| Error::other(format!("{}: {error}", resolved.name)))?;
+        if geometry.size() == 0 && PieceLayer::verify(geometry.clone(), resolved.root, Vec::new()).is_err() {
+            let message = format!("{}: {} is not the root of an empty file", resolved.name, resolved.root);
+            return Err(Error::new(Code::Integrity, message));
+        }
+        let (cut, root) = (geometry.clone(), resolved.root);
+        let opening = tokio::task::spawn_blocking(move || PartFile::open(target, cut, root, how.force));
+        let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))?;
+        let (part, have) = opened?;
+        let fetching = Fetching {
+            content: root,
+            geometry,
+            part: Arc::new(part),
+            have,
+            skipped: BTreeMap::new(),
+            found: None,
+        };
+        self.start_fetch(fetching, &resolved, how).await
+    }
+
+    /// Starts to fetch the files of a folder, or some of them, from everybody who has it.
+    ///
+    /// # Errors
+    /// Only if the node is about to stop.
+    pub async fn fetch_folder(&self, request: FolderRequest) -> Result<Fetch, Error> {
+        let FolderRequest { resolved, part, have, skipped, found, how } = request;
+        let content = data_root(resolved.root);
+        let geometry = part.geometry().clone();
+        self.start_fetch(Fetching { content, geometry, part, have, skipped, found }, &resolved, how).await
+    }
+
+    /// Fetches what says what is in a folder.
+    ///
+    /// Nodes whose files have other times give other ones. The one that most have is taken first; any is good as long as
+    /// it has the folder's root.
+    ///
+    /// # Errors
+    /// [`Code::Integrity`] if no node gives the right one, and whatever a fetch may end with.
+    pub async fn manifest(&self, resolved: &Resolved, how: FetchOptions) -> Result<Manifest, Error> {
+        let mut offered: BTreeMap<OfferedManifest, Vec<Holder>> = BTreeMap::new();
+        for holder in &resolved.holders {
+            if let Some(manifest) = holder.manifest {
+                offered.entry(manifest).or_default().push(holder.clone());
+            }
+        }
+        let mut offered: Vec<_> = offered.into_iter().collect();
+        offered.sort_by_key(|(_, holders)| std::cmp::Reverse(holders.len()));
+        let mut last = None;
+        for (OfferedManifest { root, size }, holders) in offered {
+            let list = Resolved { root, size, kind: ContentKind::File, holders, ..resolved.clone() };
+            match self.try_manifest(resolved, list, how).await {
+                Ok(manifest) => return Ok(manifest),
+                Err(error) => {
+                    tracing::warn!(%error, "a list of what is in the folder is of no use");
+                    last = Some(error);
+                }
+            }
+        }
+        let nobody = || Error::new(Code::NotFound, format!("{}: no node says what is in it", resolved.name));
+        Err(last.unwrap_or_else(nobody))
+    }
+
+    async fn try_manifest(
+        &self,
+        resolved: &Resolved,
+        list: Resolved,
+        how: FetchOptions,
+    ) -> Result<Manifest, Error> {
+        let wrong = |why: String| Error::new(Code::Integrity, format!("{}: {why}", resolved.name));
+        let size = usize::try_from(list.size).ok().filter(|size| *size <= MANIFEST_BYTES_MAX);
+        let size = size.ok_or_else(|| wrong("the list of what is in the folder is too long".to_owned()))?;
+        let request = FetchRequest { resolved: list, target: Target::temporary(), how };
+        let mut fetch = self.fetch(request).await?;
+        fetch.done().await?;
+        let part = Arc::clone(&fetch.part);
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut bytes = vec![0; size];
+            part.read_at(0, &mut bytes)?;
+            Ok::<_, Error>(Manifest::decode(&bytes))
+        });
+        let read = reading
+            .await
+            .map_err(|_| Error::other("the list of what is in the folder could not be read"))??;
+        let manifest =
+            read.map_err(|error| wrong(format!("the list of what is in the folder is wrong: {error}")))?;
+        if manifest.root() != resolved.root {
+            return Err(wrong("the list is that of another folder".to_owned()));
+        }
+        Ok(manifest)
+    }
+
+    async fn start_fetch(
+        &self,
+        fetching: Fetching,
+        resolved: &Resolved,
+        how: FetchOptions,
+    ) -> Result<Fetch, Error> {
+        let Fetching { content, geometry, part, have, skipped, found } = fetching;
+        let (progress, watching) = watch::channel(Progress {
+            phase: Phase::Waiting,
+            size: resolved.size,
+            bytes: have.bytes(),
+            resumed: have.bytes(),
+            safe: have.bytes(),
+            sources: Vec::new(),
+        });
+        let (pieces, verified) = watch::channel(Arc::new(have.clone()));
+        let (done, report) = oneshot::channel();
+        let settings = FetchSettings {
+            root: content,
+            named: resolved.root,
+            geometry,
+            name: resolved.name.clone(),
+            part: Arc::clone(&part),
+            force: how.force,
+            patience: how.patience,
+            lane: how.lane,
+            tls: self.tls.clone(),
+            hello: Hello { instance: self.announce.instance, name: self.announce.name.clone() },
+            local: self.config.bind,
+            catalog: self.links.catalog.clone(),
+            data: self.data.clone(),
+            clock: self.clock,
+            progress,
+            pieces,
+        };
+        let mtime = (resolved.mtime, 0);
+        let arguments = FetcherArguments { have, skipped, found, mtime, only: how.only, done, settings };
+        let starting = |reply| NodeMessage::Fetch(Box::new(arguments), reply);
+        let fetcher = match self.root.call(starting, Some(CALL_TIMEOUT)).await {
+            Ok(ractor::rpc::CallResult::Success(Some(fetcher))) => fetcher,
+            _ => return Err(Error::other("the fetch could not be started")),
+        };
+        let mut holders: Vec<_> = resolved.holders.iter().collect();
+        // Of several ways to one node the one over IPv4 is taken first: there each packet has more room.
+        holders.sort_by_key(|holder| holder.addr.is_ipv6());
+        for holder in holders {
+            let _ = fetcher.cast(FetcherMessage::Offered(holder.announce.clone(), holder.addr));
+        }
+        let finding = tokio::spawn(keep_finding(
+            self.links.discovery.clone(),
+            self.config.peers.clone(),
+            resolved.root,
+            fetcher.clone(),
+        ));
+        let finding = finding.abort_handle();
+        Ok(Fetch { progress: watching, pieces: verified, part, report, fetcher, finding })
+    }
+}
