@@ -428,3 +428,82 @@ const CHUNK_BYTES: usize = ftx_proto::geometry::CHUNK_SIZE as usize;
 
 /// Buffers that are kept to be used again.
 const SPARE_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::marker::PhantomData;
+    use std::time::Instant;
+
+    use ftx_proto::chunk_set::PieceSet;
+    use ftx_proto::geometry::Geometry;
+    use ractor::{Actor, ActorProcessingErr};
+    use tokio::net::UdpSocket;
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::fetch::lane::Lane;
+    use crate::net::datagram::seal::Aead;
+    use crate::store::{PartFile, Target};
+
+    /// Hears everything and does nothing.
+    struct Deaf<M>(PhantomData<M>);
+
+    impl<M: ractor::Message + Sync> Actor for Deaf<M> {
+        type Msg = M;
+        type State = ();
+        type Arguments = ();
+
+        async fn pre_start(&self, _: ActorRef<M>, (): ()) -> Result<(), ActorProcessingErr> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_aborted_lane_gives_back_its_claim_on_the_budget() {
+        let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let geometry = Geometry::new(1 << 20).unwrap();
+        let root = Root([7; 32]);
+        let (part, have) = PartFile::open(Target::temporary(), geometry.clone(), root, false).unwrap();
+        assert!(have == PieceSet::empty(geometry.clone()));
+        let (source_actor, source_task) = Actor::spawn(None, Deaf(PhantomData), ()).await.unwrap();
+        let (fetcher, fetcher_task) = Actor::spawn(None, Deaf(PhantomData), ()).await.unwrap();
+        let budget: SharedBudget = Arc::default();
+        let arguments = PullArguments {
+            lane: 0,
+            source: SourceId(3),
+            peer: peer.local_addr().unwrap(),
+            local: Some(Ipv4Addr::LOCALHOST.into()),
+            connection: ConnectionId(5),
+            secret: DatagramSecret::new([9; 32], Aead::Aes128Gcm),
+            root,
+            landing: Arc::new(Landing::new(Arc::new(part), &have)),
+            source_actor: source_actor.clone(),
+            fetcher: fetcher.clone(),
+            budget: Arc::clone(&budget),
+            clock: Clock::start(),
+            mode: Mode::default(),
+        };
+        let (lane, task) = Lane::start_pull(arguments, &Handle::current());
+        lane.send(LaneCommand::Request(RequestId(1), geometry.span(0, 8).unwrap())).unwrap();
+        let nothing = format!("{:?}", Budget::new());
+        let claimed = || format!("{:?}", budget.lock().unwrap_or_else(PoisonError::into_inner));
+        let until = async |what: &str, is_so: &dyn Fn() -> bool| {
+            let begun = Instant::now();
+            while !is_so() {
+                assert!(begun.elapsed().as_secs() < 20, "until {what}: {}", claimed());
+                tokio::task::yield_now().await;
+            }
+        };
+        // It asks, so it has claimed something; nobody answers, and it goes on asking.
+        peer.recv(&mut [0; 2048]).await.unwrap();
+        until("there is a claim", &|| claimed() != nothing).await;
+
+        task.abort();
+
+        until("the claim is given back", &|| claimed() == nothing).await;
+        source_actor.stop(None);
+        fetcher.stop(None);
+        source_task.await.unwrap();
+        fetcher_task.await.unwrap();
+    }
+}
