@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, RenameFlags, Timespec,
 use rustix::io::Errno;
 
 use super::journal::Journal;
+use super::parts::{read_parts_at, write_parts_at};
 use super::target::{Folder, Place};
 use super::{Part, StoreError, Target, sparse};
 use crate::hash;
@@ -226,8 +227,23 @@ impl Part for PartFile {
         sparse::write_at(&self.data, bytes, offset).map_err(|error| self.failed("write", error))
     }
 
+    fn write_parts_at(&self, offset: u64, parts: &[&[u8]]) -> Result<(), StoreError> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let end = offset.checked_add(len as u64);
+        assert!(
+            end.is_some_and(|end| end <= self.geometry.size()),
+            "what is written lies within the content"
+        );
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        write_parts_at(&self.data, &mut slices, offset).map_err(|error| self.failed("write", error))
+    }
+
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
         self.data.read_exact_at(buffer, offset).map_err(|error| self.failed("read", error))
+    }
+
+    fn read_parts_at(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), StoreError> {
+        read_parts_at(&self.data, buffers, offset).map_err(|error| self.failed("read", error))
     }
 
     fn commit(&self, pieces: &[PieceIndex]) -> Result<(), StoreError> {
