@@ -1,4 +1,6 @@
 //! One content as its server sees it: what it is, and its bytes as long as they are what was hashed.
+//!
+//! It is a file, the bytes of all files of a folder, the manifest of one, or either while it is being fetched.
 
 use std::fs::File;
 use std::io;
@@ -17,6 +19,7 @@ use ftx_proto::wire::session::Refusal;
 use rustix::fs::OFlags;
 use tokio::sync::watch;
 
+use super::bundle::{Bundle, BundleReader};
 use crate::hash;
 use crate::store::Part;
 
@@ -53,12 +56,24 @@ pub struct Content {
     mtime: (i64, u32),
     executable: bool,
     source: Source,
+    folder: Option<PartOfFolder>,
 }
 
 #[derive(Debug)]
 enum Source {
     File { location: Location, stamp: Stamp },
+    Tree(Arc<Bundle>),
+    Memory(Arc<[u8]>),
     Part { part: Arc<dyn Part>, have: watch::Receiver<Arc<PieceSet>> },
+}
+
+/// What a folder is that is being fetched.
+#[derive(Debug, Clone)]
+pub struct PartOfFolder {
+    /// Its root.
+    pub root: Root,
+    /// Its manifest ([`Content::memory`]), if others are to get it from here as well.
+    pub manifest: Option<Arc<Content>>,
 }
 
 /// How much of a content is there.
@@ -80,6 +95,8 @@ pub struct ContentReader {
 #[derive(Debug)]
 enum Bytes {
     File { file: File, stamp: Stamp },
+    Tree(BundleReader),
+    Memory(Arc<[u8]>),
     Part { part: Arc<dyn Part>, have: watch::Receiver<Arc<PieceSet>> },
 }
 
@@ -122,7 +139,26 @@ impl Content {
     pub(crate) fn file(layer: Arc<PieceLayer>, name: RelativePath, location: Location, stamp: Stamp) -> Self {
         assert_eq!(layer.geometry().size(), stamp.size, "the layer is that of the file");
         let source = Source::File { location, stamp };
-        Content { layer, name, mtime: stamp.mtime, executable: stamp.executable, source }
+        let Stamp { mtime, executable, .. } = stamp;
+        Content { layer, name, mtime, executable, source, folder: None }
+    }
+
+    /// The bytes of all files of the folder of this name.
+    pub(crate) fn tree(
+        layer: Arc<PieceLayer>,
+        name: RelativePath,
+        mtime: (i64, u32),
+        bundle: Arc<Bundle>,
+    ) -> Self {
+        let files = layer.geometry().folder().map(|folder| folder.files().len());
+        assert_eq!(files, Some(bundle.len()), "the layer is that of these files");
+        Content { layer, name, mtime, executable: false, source: Source::Tree(bundle), folder: None }
+    }
+
+    /// Bytes that are in memory: the encoded manifest of the folder of this name.
+    pub fn memory(layer: Arc<PieceLayer>, name: RelativePath, mtime: (i64, u32), bytes: Arc<[u8]>) -> Self {
+        assert_eq!(layer.geometry().size(), bytes.len() as u64, "the layer is that of these bytes");
+        Content { layer, name, mtime, executable: false, source: Source::Memory(bytes), folder: None }
     }
 
     /// A content that is being fetched: `have` tells the pieces that are verified and written to `part`.
@@ -135,7 +171,26 @@ impl Content {
         have: watch::Receiver<Arc<PieceSet>>,
     ) -> Self {
         assert_eq!(layer.geometry(), part.geometry(), "the layer is that of the part");
-        Content { layer, name, mtime, executable, source: Source::Part { part, have } }
+        Content { layer, name, mtime, executable, source: Source::Part { part, have }, folder: None }
+    }
+
+    /// The bytes of all files of a folder that is being fetched, as [`Content::partial`].
+    pub fn partial_folder(
+        layer: Arc<PieceLayer>,
+        name: RelativePath,
+        mtime: (i64, u32),
+        folder: PartOfFolder,
+        part: Arc<dyn Part>,
+        have: watch::Receiver<Arc<PieceSet>>,
+    ) -> Self {
+        assert!(layer.geometry().folder().is_some(), "the layer is that of a folder");
+        let content = Content::partial(layer, name, mtime, false, part, have);
+        Content { folder: Some(folder), ..content }
+    }
+
+    /// The folder that is being fetched, if this is one.
+    pub fn part_of(&self) -> Option<&PartOfFolder> {
+        self.folder.as_ref()
     }
 
     /// Its piece hashes, and by them its root and geometry.
@@ -171,7 +226,7 @@ impl Content {
     /// How much of it is there.
     pub fn have(&self) -> Have {
         match &self.source {
-            Source::File { .. } => Have::Whole,
+            Source::File { .. } | Source::Tree(_) | Source::Memory(_) => Have::Whole,
             Source::Part { have, .. } => Have::Partial(have.clone()),
         }
     }
@@ -184,6 +239,8 @@ impl Content {
                 check(&file, stamp)?;
                 Bytes::File { file, stamp: *stamp }
             }
+            Source::Tree(bundle) => Bytes::Tree(bundle.reader()?),
+            Source::Memory(bytes) => Bytes::Memory(bytes.clone()),
             Source::Part { part, have } => Bytes::Part { part: part.clone(), have: have.clone() },
         };
         Ok(ContentReader { layer: self.layer.clone(), bytes })
@@ -217,6 +274,12 @@ impl ContentReader {
                 }
                 // After the read: whatever was written before or while we read shows here.
                 check(file, stamp)
+            }
+            Bytes::Tree(bundle) => bundle.read(self.layer.geometry(), span, buffer),
+            Bytes::Memory(all) => {
+                let part = all.get(bytes.start as usize..bytes.end as usize).ok_or(ReadError::Missing)?;
+                buffer.copy_from_slice(part);
+                Ok(())
             }
             Bytes::Part { part, have } => {
                 let have = have.borrow().clone();
@@ -268,6 +331,11 @@ impl Location {
     /// The path, for messages and as a key.
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.join(&self.relative)
+    }
+
+    /// Opens it as a folder that everything below is opened in. Fails if a link leads out of the share.
+    pub(crate) fn open_folder(&self) -> io::Result<Dir> {
+        Dir::open_ambient_dir(&self.folder, ambient_authority())?.open_dir(&self.relative)
     }
 
     /// Opens the file for reading. Fails if a link leads out of the share.
