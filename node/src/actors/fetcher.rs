@@ -264,14 +264,15 @@ impl FetcherState {
                 Output::Verified { piece } => verified.push(piece),
                 Output::Reset { piece, chunks } => self.landing.release(piece, chunks),
                 Output::Drop { source, why } => self.candidates.dropped(source, why),
-                Output::Complete => {
-                    self.ending = Some(Ending::Finishing);
-                    self.finish_when_possible(myself);
-                }
+                Output::Complete => self.ending = Some(Ending::Finishing),
             }
         }
+        // Before anybody is told that it is verified.
         self.note(verified);
         self.commit_when_due(myself, now);
+        if self.ending.is_some() {
+            self.finish_when_possible(myself);
+        }
     }
 
     /// These pieces are verified: a process that is killed now does not lose them, and the next commit syncs them.
