@@ -36,8 +36,10 @@
 //!    nothing about it. So nothing more is committed or finished through that handle.
 
 mod error;
+mod folder;
 mod journal;
 mod part;
+mod sparse;
 mod target;
 mod whole;
 
@@ -47,6 +49,7 @@ use ftx_proto::digest::Digest;
 use ftx_proto::geometry::{Geometry, PieceIndex};
 
 pub use error::StoreError;
+pub use folder::{FolderOptions, FolderPart, Found, FoundRun, Opened, Selection, Summary, Tally};
 pub use part::PartFile;
 pub use target::{Target, is_own_file};
 pub use whole::{WholeData, WholeFile, remove_abandoned};
