@@ -258,14 +258,15 @@ impl FetcherState {
                 Output::Verified { piece } => verified.push(piece),
                 Output::Reset { piece, chunks } => self.landing.release(piece, chunks),
                 Output::Drop { source, why } => self.candidates.dropped(source, why),
-                Output::Complete => {
-                    self.ending = Some(Ending::Finishing);
-                    self.finish_when_possible(myself);
-                }
+                Output::Complete => self.ending = Some(Ending::Finishing),
             }
         }
+        // Before anybody is told that it is verified.
         self.note(verified);
         self.commit_when_due(myself, now);
+        if self.ending.is_some() {
+            self.finish_when_possible(myself);
+        }
     }
 
     /// What others can be served while it is fetched.

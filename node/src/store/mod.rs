@@ -55,7 +55,7 @@ pub use folder::{FolderOptions, FolderPart, Found, FoundRun, Opened, Selection, 
 pub use part::PartFile;
 pub(crate) use parts::read_parts_at;
 pub use target::{Target, is_own_file};
-pub use whole::{WholeData, WholeFile};
+pub use whole::{WholeData, WholeFile, remove_abandoned};
 
 /// Where a fetched content is put together: verified bytes at their places, a journal, and the step to the final name.
 ///
@@ -101,7 +101,7 @@ pub trait Part: std::fmt::Debug + Send + Sync {
     fn note(&self, pieces: &[(PieceIndex, Digest)]) -> Result<(), StoreError>;
 
     /// Gives it its final name, with its time of change (seconds and nanoseconds since 1970) and, for a file, its execute
-    /// bit.
+    /// bit. Returns where it is, which is another place if somebody has moved the folder meanwhile.
     ///
     /// Every piece must have been verified and written. The handle can still be read from afterwards. A temporary file
     /// stays without a name. If a file is in the way and `force` is not given, the part stays as it is.
