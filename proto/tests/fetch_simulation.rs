@@ -215,6 +215,9 @@ fn some_of(random: &mut ChaCha8Rng, count: u32) -> BTreeSet<u32> {
 /// What is here of older copies is looked at once or several times, before the fetch or during it.
 fn older_copies(random: &mut ChaCha8Rng, geometry: &Geometry, world: &mut World) {
     let end = geometry.pieces().last().map_or(0, |last| geometry.span_of(last).end());
+    if random.random_range(0..3) == 0 {
+        world.search_until(ms(random, 0..400));
+    }
     for _ in 0..random.random_range(1..4) {
         let at = if random.random() { Duration::ZERO } else { ms(random, 0..300) };
         let from = random.random_range(0..=end);

@@ -24,6 +24,7 @@ impl World {
 
     pub(super) fn check_request(&mut self, id: SourceId, request: RequestId, span: Span) {
         assert!(self.requests_made.insert(request), "no request number is used twice");
+        assert!(!self.searching, "this machine is searched first");
         let piece = span.first().piece();
         assert!(self.content.geometry.span_of(piece).contains(span), "a request lies in one piece");
         for chunk in span.chunks().map(|chunk| chunk.get()) {

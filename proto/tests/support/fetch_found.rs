@@ -14,6 +14,13 @@ impl World {
         self.at(at, Event::Found(chunks));
     }
 
+    /// Nobody is asked for chunks until this time, at which the last older copy has been looked at.
+    pub(crate) fn search_until(&mut self, at: Duration) {
+        self.engine.search_first();
+        self.searching = true;
+        self.at(at, Event::Searched);
+    }
+
     /// The receiver claims what is wanted and not claimed yet, writes it, and reports it in runs, some a little later.
     pub(super) fn found(&mut self, chunks: &[(u32, bool)]) {
         let mut runs: Vec<(u32, Vec<Digest>)> = Vec::new();

@@ -110,6 +110,7 @@ enum Event {
     Report(Input),
     /// An older copy was looked at: these chunks of it, and whether each is right.
     Found(Vec<(u32, bool)>),
+    Searched,
     Answer(SourceId, u32, Input),
 }
 
@@ -153,6 +154,7 @@ pub(crate) struct World {
     /// Chunks of those that were not fetched: here from the beginning, or found.
     resumed_chunks: u64,
     found_chunks: u64,
+    searching: bool,
     requests_made: BTreeSet<RequestId>,
     window_chunks_max: u32,
     check_always: bool,
@@ -210,6 +212,7 @@ impl World {
             peers: BTreeMap::new(),
             resumed_chunks: reported.len() as u64,
             found_chunks: 0,
+            searching: false,
             written,
             reported,
             done,
@@ -341,6 +344,10 @@ impl World {
             }
             Event::Report(input) => self.tell(input),
             Event::Found(chunks) => self.found(&chunks),
+            Event::Searched => {
+                self.searching = false;
+                self.tell(Input::Searched);
+            }
             Event::Answer(id, stay, input) => {
                 if self.peers[&id].here && self.peers[&id].stay == stay {
                     self.tell(input);
