@@ -28,10 +28,10 @@ fn file(size: u8) -> Geometry {
     Geometry::new(size).expect("not too large")
 }
 
-/// Up to 64 files of up to three chunks, and behind some of them one of 65, with numbers that do not exist around it.
+/// Up to 16 files of up to three chunks, and behind some of them one of 65, with numbers that do not exist around it.
 fn folder(shape: u8) -> Geometry {
     const SIZES: [u64; 7] = [1, 16_384, 20, 40_000, 5000, 16_385, 1093];
-    let (count, step) = (usize::from(shape % 64) + 1, usize::from(shape / 64));
+    let (count, step) = (usize::from(shape % 16) + 1, usize::from(shape / 64));
     let mut sizes: Vec<u64> = SIZES.iter().copied().cycle().step_by(step + 1).take(count).collect();
     if step > 1 {
         sizes.insert(count / 2, 64 * u64::from(CHUNK_SIZE) + 7);
