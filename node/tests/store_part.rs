@@ -466,6 +466,23 @@ fn space_for_the_whole_file_is_reserved_at_once() {
 }
 
 #[test]
+fn chunks_of_zeros_take_no_room() {
+    let mut fetch = Fetch::new(4 * PIECE_SIZE as usize);
+    fetch.bytes[..3 * PIECE_SIZE as usize].fill(0);
+    let (part, _) = fetch.open();
+    fetch.write(&part, [0, 1]);
+    part.commit(&fetch.pieces([0, 1])).unwrap();
+    drop(part);
+    // Going on does not fill them.
+    let (part, pieces) = fetch.open();
+    assert_eq!(pieces.count(), 2);
+    fetch.write(&part, [2, 3]);
+    fetch.finish(&part);
+    let occupied = fs::metadata(fetch.path()).unwrap().blocks() * 512;
+    assert!(occupied <= PIECE_SIZE + 8192, "{occupied} bytes");
+}
+
+#[test]
 fn a_killed_process_leaves_its_pieces_and_no_lock() {
     let fetch = Fetch::new(3 * PIECE_SIZE as usize);
     let mut child = Command::new(std::env::current_exe().unwrap())

@@ -1,7 +1,7 @@
 //! One content as its server sees it: what it is, and its bytes as long as they are what was hashed.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::{Digest, Root};
-use ftx_proto::geometry::{Geometry, PieceIndex, Span};
+use ftx_proto::geometry::{ChunkIndex, Geometry, PieceIndex, Span};
 use ftx_proto::merkle::PieceLayer;
 use ftx_proto::name::RelativePath;
 use ftx_proto::wire::session::Refusal;
@@ -18,7 +18,7 @@ use rustix::fs::OFlags;
 use tokio::sync::watch;
 
 use crate::hash;
-use crate::store::Part;
+use crate::store::{Part, read_parts_at};
 
 /// What tells one state of a file from another without reading it.
 ///
@@ -81,6 +81,23 @@ pub struct ContentReader {
 enum Bytes {
     File { file: File, stamp: Stamp },
     Part { part: Arc<dyn Part>, have: watch::Receiver<Arc<PieceSet>> },
+}
+
+/// Bytes of one chunk that are to be read.
+#[derive(Debug)]
+pub struct ChunkPart<'a> {
+    /// Which chunk.
+    pub chunk: ChunkIndex,
+    /// From which of its bytes on.
+    pub from: usize,
+    /// Where they go, and how many.
+    pub buffer: &'a mut [u8],
+}
+
+impl ChunkPart<'_> {
+    fn slices(parts: &mut [Self]) -> Vec<IoSliceMut<'_>> {
+        parts.iter_mut().map(|part| IoSliceMut::new(part.buffer)).collect()
+    }
 }
 
 /// Why a content cannot be read.
@@ -225,6 +242,43 @@ impl ContentReader {
                 }
                 part.read_at(bytes.start, buffer)
                     .map_err(|error| ReadError::Unreadable(io::Error::other(error)))
+            }
+        }
+    }
+
+    /// Fills the buffers of all of these, and sorts them by their places. Blocks on the disk.
+    ///
+    /// On an error the buffers hold nothing that may be given away.
+    pub fn read_parts(&self, parts: &mut [ChunkPart<'_>]) -> Result<(), ReadError> {
+        let geometry = self.layer.geometry();
+        parts.sort_unstable_by_key(|part| (part.chunk, part.from));
+        let offset = |part: &ChunkPart<'_>| geometry.offset_of(part.chunk) + part.from as u64;
+        let runs = parts.chunk_by_mut(|part, next| offset(part) + part.buffer.len() as u64 == offset(next));
+        match &self.bytes {
+            Bytes::File { file, stamp } => {
+                for run in runs {
+                    let place = run.first().map_or(0, offset);
+                    match read_parts_at(file, &mut ChunkPart::slices(run), place) {
+                        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                            return Err(ReadError::Changed);
+                        }
+                        result => result?,
+                    }
+                }
+                // After the reads, as above; once for all of them.
+                check(file, stamp)
+            }
+            Bytes::Part { part, have } => {
+                let have = have.borrow().clone();
+                for run in runs {
+                    if !run.iter().all(|part| have.contains(part.chunk.piece())) {
+                        return Err(ReadError::Missing);
+                    }
+                    let place = run.first().map_or(0, offset);
+                    part.read_parts_at(place, &mut ChunkPart::slices(run))
+                        .map_err(|error| ReadError::Unreadable(io::Error::other(error)))?;
+                }
+                Ok(())
             }
         }
     }

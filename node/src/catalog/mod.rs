@@ -23,7 +23,7 @@ pub(crate) mod pool;
 pub(crate) mod scan;
 mod shared;
 
-pub use content::{Content, ContentReader, Have, ReadError};
+pub use content::{ChunkPart, Content, ContentReader, Have, ReadError};
 pub use hash::hash_file;
 pub use scan::{FILES_MAX, SkipReason, Skipped};
 pub use shared::{SharedFile, SharedReader};

@@ -3,25 +3,15 @@
 use std::sync::Arc;
 
 use ftx_proto::engine::fetch::Input;
-use ftx_proto::geometry::Span;
 use ractor::ActorRef;
 use tokio::sync::Semaphore;
 
 use super::landing::Landing;
 use crate::actors::fetcher::FetcherMessage;
-use crate::store::StoreError;
+use crate::store::{FoundRun, StoreError};
 
 /// Runs of chunks, each of one piece, that may be right. Taking the next one blocks on the disk.
 pub struct FoundRuns(pub Box<dyn Iterator<Item = FoundRun> + Send>);
-
-/// A run of chunks of one piece, and their bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundRun {
-    /// Which chunks.
-    pub span: Span,
-    /// Their bytes, as many as the span has.
-    pub bytes: Vec<u8>,
-}
 
 impl std::fmt::Debug for FoundRuns {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

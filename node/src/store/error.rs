@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ftx_proto::name::RelativePath;
+
 /// Why a fetched file could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -63,6 +65,41 @@ pub enum StoreError {
     /// A link, folder, device or somebody else's file lies where the part or the journal belongs.
     #[error("{} is in the way and not a file of ours; remove it, or use -o to write to another place", .0.display())]
     InTheWay(PathBuf),
+    /// An entry of a folder cannot be here: a name that the node itself uses, or one that the file system does not take.
+    #[error("{} cannot be here: {reason}; leave it out with --exclude", path.display())]
+    Entry {
+        /// The entry.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Two entries of a folder would be one and the same here.
+    #[error(
+        "'{first}' and '{second}' are the same name on the file system of {}; leave one out with --exclude, or use -o \
+         to write to another disk",
+        path.display()
+    )]
+    SameName {
+        /// Where.
+        path: PathBuf,
+        /// One of them.
+        first: RelativePath,
+        /// The other one.
+        second: RelativePath,
+    },
+    /// Files are in the way of folders, or folders in the way of files.
+    #[error("{} {}; use --force to replace it with all that is in it", listed(paths), if paths.len() == 1 {
+        "is a file here and a folder there, or the other way round"
+    } else {
+        "are files here and folders there, or the other way round"
+    })]
+    OtherKind {
+        /// All of them; at least one.
+        paths: Vec<PathBuf>,
+    },
+    /// An unfinished file is not there any more, or is not what it was.
+    #[error("{} was changed by somebody else; run the same command again", .0.display())]
+    Lost(PathBuf),
     /// Anything else.
     #[error("cannot {action} {}: {error}", path.display())]
     Other {
@@ -97,6 +134,16 @@ impl StoreError {
             StoreError::DiskFull { path, .. } => StoreError::DiskFull { needed, available, path },
             other => other,
         }
+    }
+}
+
+/// A few paths, and how many more there are.
+fn listed(paths: &[PathBuf]) -> String {
+    const SHOWN_MAX: usize = 3;
+    let shown: Vec<_> = paths.iter().take(SHOWN_MAX).map(|path| path.display().to_string()).collect();
+    match paths.len().saturating_sub(SHOWN_MAX) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 

@@ -36,18 +36,24 @@
 //!    nothing about it. So nothing more is committed or finished through that handle.
 
 mod error;
+mod folder;
 mod journal;
 mod part;
+mod parts;
+mod sparse;
 mod target;
 mod whole;
 
+use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
 
 use ftx_proto::digest::Digest;
 use ftx_proto::geometry::{Geometry, PieceIndex};
 
 pub use error::StoreError;
+pub use folder::{FolderOptions, FolderPart, Found, FoundRun, Opened, Selection, Summary, Tally};
 pub use part::PartFile;
+pub(crate) use parts::read_parts_at;
 pub use target::{Target, is_own_file};
 pub use whole::{WholeData, WholeFile};
 
@@ -66,6 +72,24 @@ pub trait Part: std::fmt::Debug + Send + Sync {
 
     /// Reads bytes that were written; fills the buffer.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError>;
+
+    /// Writes bytes that lie in several places of the memory, one behind the other, as [`Part::write_at`] does.
+    fn write_parts_at(&self, mut offset: u64, parts: &[&[u8]]) -> Result<(), StoreError> {
+        for part in parts {
+            self.write_at(offset, part)?;
+            offset += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Reads bytes that were written; fills the buffers, one behind the other.
+    fn read_parts_at(&self, mut offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), StoreError> {
+        for buffer in buffers {
+            self.read_at(offset, buffer)?;
+            offset += buffer.len() as u64;
+        }
+        Ok(())
+    }
 
     /// Makes these pieces, which were verified and written, last: data first, then the journal that says so.
     fn commit(&self, pieces: &[PieceIndex]) -> Result<(), StoreError>;

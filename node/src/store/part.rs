@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,9 @@ use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, RenameFlags, Timespec,
 use rustix::io::Errno;
 
 use super::journal::Journal;
+use super::parts::{read_parts_at, write_parts_at};
 use super::target::{Folder, Place};
-use super::{Part, StoreError, Target};
+use super::{Part, StoreError, Target, sparse};
 use crate::hash;
 
 /// The unfinished file of one fetch, with its journal.
@@ -62,7 +63,7 @@ impl Drop for Lock {
 /// Writing -> Broken        the disk lost data: what is committed stays, nothing more is
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     Writing,
     Finished,
     Discarded,
@@ -91,7 +92,7 @@ impl PartFile {
                 let data = tempfile::tempfile()
                     .map_err(|error| StoreError::from_io("create a file in", &std::env::temp_dir(), error))?;
                 let part = part(Place::Temporary, data, None);
-                part.reserve()?;
+                part.reserve(&PieceSet::empty(part.geometry.clone()))?;
                 return Ok((part, PieceSet::empty(geometry)));
             }
         };
@@ -102,7 +103,7 @@ impl PartFile {
         // What the names stand for now must survive a crash, or the first commit would say nothing.
         folder.sync()?;
         let part = part(Place::Named(folder), data, Some((journal, lock)));
-        if let Err(error) = part.reserve() {
+        if let Err(error) = part.reserve(&pieces) {
             if pieces.is_empty() {
                 // Nothing is lost, and an unreadable leftover on a full disk helps nobody.
                 let _ = part.discard();
@@ -141,16 +142,22 @@ impl PartFile {
     }
 
     /// Checks that the rest of the file fits, gives it its full length, and reserves its blocks where that is possible.
-    fn reserve(&self) -> Result<(), StoreError> {
+    fn reserve(&self, have: &PieceSet) -> Result<(), StoreError> {
         let size = self.geometry.size();
         let (needed, available) = self.space();
+        // What is here and takes no room is a hole.
+        let needed = needed.min(size - have.bytes());
         if available.is_some_and(|available| needed > available) {
             let full = StoreError::from_io("reserve", &self.path, Errno::NOSPC);
             return Err(full.with_space(needed, available.unwrap_or_default()));
         }
         self.data.set_len(size).map_err(|error| self.failed("set the length of", error))?;
         // The blocks of tmpfs are memory, and reserving them costs a quarter of a second per GiB.
-        if size == 0 || rustix::fs::fstatfs(&self.data).is_ok_and(|stat| stat.f_type as u64 == TMPFS_MAGIC) {
+        // What was reserved before still is, but for the holes, which would be filled.
+        if size == 0
+            || !have.is_empty()
+            || rustix::fs::fstatfs(&self.data).is_ok_and(|stat| stat.f_type as u64 == TMPFS_MAGIC)
+        {
             return Ok(());
         }
         match rustix::fs::fallocate(&self.data, FallocateFlags::empty(), 0, size) {
@@ -217,11 +224,26 @@ impl Part for PartFile {
             end.is_some_and(|end| end <= self.geometry.size()),
             "what is written lies within the content"
         );
-        self.data.write_all_at(bytes, offset).map_err(|error| self.failed("write", error))
+        sparse::write_at(&self.data, bytes, offset).map_err(|error| self.failed("write", error))
+    }
+
+    fn write_parts_at(&self, offset: u64, parts: &[&[u8]]) -> Result<(), StoreError> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let end = offset.checked_add(len as u64);
+        assert!(
+            end.is_some_and(|end| end <= self.geometry.size()),
+            "what is written lies within the content"
+        );
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        write_parts_at(&self.data, &mut slices, offset).map_err(|error| self.failed("write", error))
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
         self.data.read_exact_at(buffer, offset).map_err(|error| self.failed("read", error))
+    }
+
+    fn read_parts_at(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), StoreError> {
+        read_parts_at(&self.data, buffers, offset).map_err(|error| self.failed("read", error))
     }
 
     fn commit(&self, pieces: &[PieceIndex]) -> Result<(), StoreError> {
@@ -311,7 +333,7 @@ pub(super) fn lock_unless_finished(folder: &Folder, force: bool) -> Result<Lock,
 }
 
 /// Opens and locks the journal. The lock goes with the handle, so with the process at the latest.
-fn lock(folder: &Folder) -> Result<Lock, StoreError> {
+pub(super) fn lock(folder: &Folder) -> Result<Lock, StoreError> {
     let path = || folder.path_of(&folder.name);
     for _ in 0..LOCK_ATTEMPTS_MAX {
         let file = folder.open_own(&folder.journal)?;
@@ -407,7 +429,7 @@ pub(super) fn rename(folder: &Folder, force: bool) -> Result<(), StoreError> {
 }
 
 /// These pieces as ranges of their numbers, in order and joined.
-fn ranges_of(pieces: &[PieceIndex]) -> Vec<Range<u32>> {
+pub(super) fn ranges_of(pieces: &[PieceIndex]) -> Vec<Range<u32>> {
     let mut numbers: Vec<u32> = pieces.iter().map(|piece| piece.get()).collect();
     numbers.sort_unstable();
     numbers.dedup();
