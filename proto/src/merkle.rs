@@ -6,7 +6,7 @@
 //!
 //! The root of the empty content, which BEP 52 leaves open, is the SHA-256 of nothing.
 //!
-//! The files of a folder together ([`FolderCut`](crate::geometry::FolderCut)) have a piece layer as well, which is no tree:
+//! The files of a folder together ([`FolderCut`]) have a piece layer as well, which is no tree:
 //! a piece that is part of one file has the hash that it has there; one with several small files has the SHA-256 of their
 //! roots, one after the other. So the roots of the files, and the piece layers of the large ones, prove every piece.
 //!

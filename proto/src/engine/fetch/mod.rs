@@ -142,7 +142,7 @@ impl FetchEngine {
         }
         skipped.retain(|_, chunks| !chunks.is_empty());
         for (&piece, &chunks) in &skipped {
-            assert_skips_files(&geometry, piece, chunks);
+            check::skips_files(&geometry, piece, chunks);
             let len: u64 = chunks.spans(&geometry, piece).into_iter().map(|span| geometry.len_of(span)).sum();
             bytes_total -= len;
             if have.remove(piece) {
@@ -547,17 +547,6 @@ impl FetchEngine {
             }
         }
         true
-    }
-}
-
-/// Panics unless these chunks of a piece are all that some files have there.
-fn assert_skips_files(geometry: &Geometry, piece: PieceIndex, chunks: ChunkMask) {
-    let span = geometry.span_of(piece);
-    assert!(chunks.without(ChunkMask::of(span)).is_empty(), "only what exists is skipped");
-    for segment in geometry.segments(span) {
-        let of_file = ChunkMask::of(segment.span);
-        let skipped = chunks.intersection(of_file);
-        assert!(skipped.is_empty() || skipped == of_file, "a file's part of a piece is skipped or is not");
     }
 }
 
