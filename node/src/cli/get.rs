@@ -3,7 +3,7 @@
 mod folder;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
@@ -140,9 +140,11 @@ fn check_target(options: &GetOptions, wanted: &Wanted) -> Result<(), Error> {
     {
         let output = options.output.clone().unwrap_or_else(|| PathBuf::from("./"));
         let target = Target::new(&output, name)?;
-        // A folder that is there may be brought up to date; whether it is one on the other side is not known yet.
-        let is_folder = std::fs::symlink_metadata(target.path()).is_ok_and(|metadata| metadata.is_dir());
-        if !options.force && !is_folder {
+        // A folder that is there may be brought up to date; whether it is one on the other side is not known yet. It would
+        // go to the output itself, even where a file would go into it.
+        let of_folder = Target::of_folder(&output, name)?;
+        let is_folder = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+        if !options.force && !is_folder(&target.path()) && !is_folder(&of_folder.path()) {
             target.expect_free()?;
         }
     }

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ftx_proto::manifest::{EntryKind, Manifest};
 use ftx_proto::name::printable;
 use serde_json::json;
 
@@ -46,8 +45,7 @@ pub(super) async fn fetch(
     display.waiting("listing", "asking what is in it", 0, resolved.size);
     let manifest = Arc::new(node.manifest(&resolved, how).await?);
     display.waiting("comparing", "looking at what is here already", 0, resolved.size);
-    let wanted = Arc::clone(&manifest);
-    let opening = tokio::task::spawn_blocking(move || FolderPart::open(target, wanted, folder_options));
+    let opening = tokio::task::spawn_blocking(move || FolderPart::open(target, manifest, folder_options));
     let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))??;
     let Opened { part, have, skipped, found, summary } = opened;
     announce(&summary, options.delete, output);
@@ -58,7 +56,7 @@ pub(super) async fn fetch(
     interrupt.the_fetch_has_begun();
     let report = follow(&mut fetch, &mut display, interrupt, true).await;
     drop(display);
-    tell(&report?, &manifest, &summary, output);
+    tell(&report?, &summary, output);
     Ok(())
 }
 
@@ -97,19 +95,14 @@ fn announce(summary: &Summary, delete: bool, output: &Output) {
 }
 
 /// The last word of a fetch that succeeded.
-fn tell(report: &Report, manifest: &Manifest, summary: &Summary, output: &Output) {
-    let count = |wanted: fn(&EntryKind) -> bool| {
-        manifest.entries().iter().filter(|entry| wanted(&entry.kind)).count()
-    };
-    let folders = count(|kind| matches!(kind, EntryKind::Folder { .. }));
-    let links = count(|kind| matches!(kind, EntryKind::Link { .. }));
+fn tell(report: &Report, summary: &Summary, output: &Output) {
     let fields = json!({
         "path": report.path.display().to_string(),
         "kind": "folder",
         "size": summary.selected.bytes,
         "files": summary.selected.files,
-        "folders": folders,
-        "links": links,
+        "folders": summary.folders,
+        "links": summary.links,
         "unchanged_files": summary.same.files,
         "unchanged_bytes": summary.same.bytes,
         "copied_files": summary.copied.files,

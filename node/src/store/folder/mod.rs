@@ -99,6 +99,10 @@ pub struct Opened {
 pub struct Summary {
     /// Files that are selected.
     pub selected: Tally,
+    /// Folders that are selected.
+    pub folders: u64,
+    /// Links that are selected, and not refused.
+    pub links: u64,
     /// Files that the target has as they should be.
     pub same: Tally,
     /// Files that are copied from elsewhere in the target.

@@ -369,6 +369,8 @@ impl Opening {
         for (entry, fate) in self.manifest.entries().iter().zip(&comparison.fates) {
             match (&entry.kind, fate) {
                 (EntryKind::Link { .. }, Fate::Refused) => summary.refused_links.push(entry.path.clone()),
+                (EntryKind::Folder { .. }, Fate::Wanted | Fate::Same) => summary.folders += 1,
+                (EntryKind::Link { .. }, Fate::Wanted | Fate::Same) => summary.links += 1,
                 (EntryKind::File { size, .. }, Fate::Wanted) => summary.selected.add(*size),
                 (EntryKind::File { size, .. }, Fate::Same) => {
                     summary.selected.add(*size);
