@@ -69,6 +69,15 @@ impl Share {
         found.expect("it was found")
     }
 
+    /// Waits until this node has hashed all of a folder; returns its root.
+    pub fn wait_until_folder_is_hashed(&self, machine: &Machine, name: &str) -> String {
+        // A listing does not tell the roots of folders. Whoever fetches nothing of one learns it all the same.
+        let target = machine.folder().join("nothing");
+        let get = machine.get(name, &target).args(["--from", self.node(), "--exclude", "*"]);
+        let fetched = get.run();
+        fetched.done()["root"].as_str().expect("done tells the root").to_owned()
+    }
+
     /// Waits until a node tells of a content with this root.
     pub fn wait_until_root_is_listed(&self, machine: &Machine, root: &str) {
         self.ask_until(machine, root, |entry| entry["root"] == root);

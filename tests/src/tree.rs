@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rand::rngs::ChaCha8Rng;
@@ -112,6 +112,44 @@ impl Tree {
         Self::read(folder)
     }
 
+    /// Changes what is below a folder as time does, differently for each `seed`: files are removed, cut, written to,
+    /// renamed, there are more of them, and some got another time or mode. Of the large file always one byte is another one.
+    pub fn age(folder: &Path, seed: u64) -> Self {
+        let mut dice = ChaCha8Rng::seed_from_u64(seed);
+        for (number, (path, entry)) in Self::read(folder).entries().enumerate() {
+            let at = folder.join(path);
+            let changed = match entry {
+                Entry::Link { .. } if dice.random_ratio(1, 3) => {
+                    fs::remove_file(&at).and_then(|()| symlink("tool", &at))
+                }
+                Entry::Link { .. } => Ok(()),
+                Entry::Folder { .. } if dice.random_ratio(1, 4) => {
+                    let more = at.join("more");
+                    fs::create_dir_all(&more)
+                        .and_then(|()| fs::write(more.join("of it"), [number as u8; 100]))
+                }
+                Entry::Folder { .. } => Ok(()),
+                Entry::File { .. } if path == Path::new("large") => flip(&at, dice.random()),
+                Entry::File { executable, .. } => match dice.random_range(0..16) {
+                    0 => fs::remove_file(&at),
+                    1 => fs::write(&at, "new and short"),
+                    2 => File::options().append(true).open(&at).and_then(|mut file| file.write_all(b"more")),
+                    3 | 4 => flip(&at, dice.random()),
+                    5 | 6 => fs::rename(&at, at.with_file_name(format!("renamed {number}"))),
+                    7 => File::open(&at).and_then(|file| file.set_modified(SystemTime::now())),
+                    8 => {
+                        let mode = if *executable { 0o644 } else { 0o755 };
+                        fs::set_permissions(&at, Permissions::from_mode(mode))
+                    }
+                    9 => fs::write(at.with_file_name(format!("one more {number}")), "another one"),
+                    _ => Ok(()),
+                },
+            };
+            changed.unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        }
+        Self::read(folder)
+    }
+
     /// What is below this folder.
     pub fn read(folder: &Path) -> Self {
         let mut entries = BTreeMap::new();
@@ -123,6 +161,17 @@ impl Tree {
     /// All entries, in order of their paths.
     pub fn entries(&self) -> impl Iterator<Item = (&Path, &Entry)> {
         self.entries.iter().map(|(path, entry)| (path.as_path(), entry))
+    }
+
+    /// What is at this path.
+    pub fn entry(&self, path: &Path) -> Option<&Entry> {
+        self.entries.get(path)
+    }
+
+    /// These entries, and those of another tree that have no other path.
+    pub fn and(&self, other: &Tree) -> Tree {
+        let entries = other.entries.iter().chain(&self.entries);
+        Tree { entries: entries.map(|(path, entry)| (path.clone(), entry.clone())).collect() }
     }
 
     /// The bytes of all files.
@@ -150,12 +199,49 @@ impl Tree {
         differences
     }
 
+    /// What of it a `get` makes: all but the links that lead out of it.
+    pub fn as_fetched(&self) -> Tree {
+        self.only(|path, entry| match entry {
+            Entry::Link { target } => !leads_out(path, target),
+            _ => true,
+        })
+    }
+
+    /// Those entries of it that are `wanted`.
+    pub fn only(&self, wanted: impl Fn(&Path, &Entry) -> bool) -> Tree {
+        let entries = self.entries.iter().filter(|(path, entry)| wanted(path, entry));
+        Tree { entries: entries.map(|(path, entry)| (path.clone(), entry.clone())).collect() }
+    }
+
     /// Fails the test unless `folder` holds exactly this.
     #[track_caller]
     pub fn expect_in(&self, folder: &Path) {
         let differences = self.differences(folder);
         assert!(differences.is_empty(), "{} differs:\n{}", folder.display(), differences.join("\n"));
     }
+}
+
+/// Whether a link at `path` names something that is not in the tree, read as it is written.
+fn leads_out(path: &Path, target: &Path) -> bool {
+    let mut depth = path.components().count() as i32 - 1;
+    target.components().any(|part| {
+        match part {
+            Component::Normal(_) => depth += 1,
+            Component::ParentDir => depth -= 1,
+            Component::CurDir => {}
+            Component::RootDir | Component::Prefix(_) => return true,
+        }
+        depth < 0
+    })
+}
+
+/// Makes one byte of a file another one; of an empty file its only one.
+fn flip(path: &Path, place: u64) -> io::Result<()> {
+    let mut bytes = fs::read(path)?;
+    let len = bytes.len().max(1);
+    bytes.resize(len, 0);
+    bytes[place as usize % len] ^= 0x55;
+    fs::write(path, bytes)
 }
 
 enum Kind {
@@ -296,6 +382,42 @@ mod tests {
             let differences = tree.differences(folder.path());
             assert!(differences.len() == 1 && differences[0].contains(what), "{what}: {differences:?}");
         }
+    }
+
+    #[test]
+    fn a_tree_that_ages_changes_in_all_ways() {
+        let (folder, tree) = made(6);
+        let aged = Tree::age(folder.path(), 7);
+        let differences = tree.differences(folder.path());
+        for what in ["missing", "does not belong", "instead of"] {
+            assert!(differences.iter().any(|line| line.contains(what)), "no '{what}': {differences:?}");
+        }
+        let Some(Entry::File { size: 100_000, sha256, .. }) = aged.entry(Path::new("large")) else {
+            panic!()
+        };
+        assert_ne!(*sha256, sha256_hex(&Content::new(6, 100_000).bytes));
+        let (again, _) = made(6);
+        assert_eq!(Tree::age(again.path(), 7).entries.len(), aged.entries.len());
+        assert!(tree.and(&aged).entries.len() > tree.entries.len());
+    }
+
+    #[test]
+    fn links_that_lead_out_are_not_fetched() {
+        let (folder, tree) = made(5);
+        let lead_out = ["/etc/hostname", "..", "empty folder/../../x"];
+        for (number, target) in lead_out.iter().enumerate() {
+            symlink(target, folder.path().join(format!("out {number}"))).unwrap();
+        }
+        symlink("../large", folder.path().join("empty folder/in")).unwrap();
+        let all = Tree::read(folder.path());
+        let fetched = all.as_fetched();
+        assert_eq!(
+            all.only(|path, _| !path.starts_with("empty folder/in")).as_fetched().entries.len() + 1,
+            { fetched.entries.len() }
+        );
+        assert!(fetched.entries.contains_key(Path::new("empty folder/in")));
+        assert!(!fetched.entries.keys().any(|path| path.to_string_lossy().starts_with("out ")));
+        assert!(tree.as_fetched().entries.len() <= tree.entries.len());
     }
 
     #[test]

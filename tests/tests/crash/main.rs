@@ -4,6 +4,7 @@
 //! What is here in the ordinary run is short. `cargo test -p ftx-tests --test crash -- --ignored` kills much more often;
 //! `FTX_CRASH_KILLS` says how often, `FTX_CRASH_SEED` from which seed. A test that fails prints what replays it.
 
+mod folder;
 mod get;
 mod power;
 mod put;

@@ -24,7 +24,7 @@ struct OntoDisk {
 }
 
 /// Ways to mount it, from what most have to what promises least.
-const OPTIONS: [&str; 4] =
+pub(crate) const OPTIONS: [&str; 4] =
     ["defaults", "commit=1", "data=writeback,noauto_da_alloc", "data=writeback,noauto_da_alloc,commit=1"];
 
 impl OntoDisk {

@@ -4,6 +4,8 @@
 mod changing_file;
 mod datagram;
 mod disk;
+mod folders;
+mod folders_changed;
 mod hash_verify;
 mod hostile;
 mod json;
