@@ -13,10 +13,11 @@ use ftx_node::net::connection::{self, Connection};
 use ftx_node::net::frame::{FrameReader, FrameWriter};
 use ftx_node::net::tls::{Tls, server_name};
 use ftx_proto::digest::{Digest, Instance, Root};
-use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PIECE_CHUNKS};
+use ftx_proto::geometry::{Geometry, PieceIndex, Span};
+use ftx_proto::manifest::{Entry, EntryKind, Manifest};
 use ftx_proto::merkle::{leaf_hash, piece_hash};
 use ftx_proto::wire::discovery::{
-    Announce, Datagram, Offer, OfferEntry, OfferedKind, OfferedRoot, Query, Want,
+    Announce, Datagram, Offer, OfferEntry, OfferedKind, OfferedManifest, OfferedRoot, Query, Want,
 };
 use ftx_proto::wire::session::{Hello, Message, WhichHashes};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
@@ -52,9 +53,15 @@ pub struct Evil {
 }
 
 struct Serving {
-    content: Content,
-    geometry: Geometry,
+    contents: Vec<Served>,
     twist: Box<Twist>,
+}
+
+/// A content as it is served: the files of a folder together are one, too.
+struct Served {
+    root: Root,
+    geometry: Geometry,
+    bytes: Vec<u8>,
 }
 
 impl Evil {
@@ -65,10 +72,56 @@ impl Evil {
         announced: impl Fn(&mut Offer) + Send + Sync + 'static,
         twist: impl Fn(&Message, Answers) -> Option<Answers> + Send + Sync + 'static,
     ) -> Self {
+        let served = Served::new(content.bytes.clone());
+        let entry = OfferEntry {
+            name: name.parse().expect("a name"),
+            kind: OfferedKind::File,
+            size: content.size(),
+            mtime: 0,
+            root: OfferedRoot::Whole(served.root),
+        };
+        Self::serve(vec![served], entry, announced, Box::new(twist))
+    }
+
+    /// The same with a folder of these files, in order; `spoil` may change what says what is in it.
+    pub fn of_folder(
+        name: &str,
+        files: &[(&str, Content)],
+        spoil: impl FnOnce(&mut Vec<u8>),
+        announced: impl Fn(&mut Offer) + Send + Sync + 'static,
+        twist: impl Fn(&Message, Answers) -> Option<Answers> + Send + Sync + 'static,
+    ) -> Self {
+        let entry = |(path, content): &(&str, Content)| {
+            let (size, root) = (content.size(), content.root().parse().expect("a root"));
+            let kind = EntryKind::File { size, root, executable: false, mtime: (0, 0) };
+            Entry { path: path.parse().expect("a name"), kind }
+        };
+        let manifest = Manifest::new(files.iter().map(entry).collect()).expect("a folder");
+        let mut list = manifest.encode().expect("a short one");
+        spoil(&mut list);
+        let list = Served::new(list);
+        let bytes = files.iter().flat_map(|(_, content)| content.bytes.iter().copied()).collect();
+        let all = Served { root: manifest.data_root(), geometry: manifest.geometry().clone(), bytes };
+        let offered = OfferedManifest { root: list.root, size: list.geometry.size() };
+        let entry = OfferEntry {
+            name: name.parse().expect("a name"),
+            kind: OfferedKind::Folder(Some(offered)),
+            size: all.geometry.size(),
+            mtime: 0,
+            root: OfferedRoot::Whole(manifest.root()),
+        };
+        Self::serve(vec![list, all], entry, announced, Box::new(twist))
+    }
+
+    fn serve(
+        contents: Vec<Served>,
+        entry: OfferEntry,
+        announced: impl Fn(&mut Offer) + Send + Sync + 'static,
+        twist: Box<Twist>,
+    ) -> Self {
         let runtime = runtime();
         let (identity, tls) = identity();
-        let geometry = Geometry::new(content.size()).expect("small");
-        let serving = Arc::new(Serving { content: content.clone(), geometry, twist: Box::new(twist) });
+        let serving = Arc::new(Serving { contents, twist });
         let (tcp, udp) = runtime.block_on(async {
             let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port for sessions");
             let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port for questions");
@@ -81,13 +134,6 @@ impl Evil {
             name: "evil".to_owned(),
         };
         let hello = Hello { instance: from.instance, name: from.name.clone() };
-        let entry = OfferEntry {
-            name: name.parse().expect("a name"),
-            kind: OfferedKind::File,
-            size: content.size(),
-            mtime: 0,
-            root: OfferedRoot::Whole(content.root().parse::<Root>().expect("a root")),
-        };
         let offer = Offer { nonce: 0, from, entries: vec![entry], more: false };
         let peer = udp.local_addr().expect("bound").to_string();
         runtime.spawn(async move {
@@ -130,44 +176,68 @@ impl Serving {
         }
     }
 
-    /// What a node that has the content answers.
+    /// What a node that has the contents answers.
     fn honest(&self, message: &Message) -> Answers {
         match *message {
             Message::Subscribe { root } => {
-                let size = self.content.size();
+                let Some(served) = self.served(root) else { return vec![] };
+                let size = served.geometry.size();
                 vec![(
                     Message::Describe { root, size, mtime: (0, 0), executable: false, whole: true },
                     vec![],
                 )]
             }
-            Message::WantHashes { request, which, .. } => {
-                let leaves: Vec<Digest> =
-                    self.content.bytes.chunks(CHUNK_SIZE as usize).map(leaf_hash).collect();
-                let geometry = &self.geometry;
-                let mut pieces = geometry.pieces().zip(leaves.chunks(PIECE_CHUNKS as usize));
+            Message::WantHashes { request, root, which } => {
+                let Some(served) = self.served(root) else { return vec![] };
                 let hashes = match which {
                     WhichHashes::PieceLayer => {
-                        pieces.map(|(piece, leaves)| piece_hash(geometry, piece, leaves)).collect()
+                        served.geometry.pieces().map(|piece| served.piece(piece)).collect()
                     }
                     WhichHashes::Leaves { piece } => {
-                        pieces.nth(piece as usize).map(|(_, leaves)| leaves.to_vec()).unwrap_or_default()
+                        served.geometry.piece(piece).map(|piece| served.leaves(piece)).unwrap_or_default()
                     }
                 };
                 let payload = hashes.iter().flat_map(|hash| hash.0).collect();
                 vec![(Message::Hashes { request, first: 0, last: true }, payload)]
             }
-            Message::Request { request, first, count, .. } => {
-                let span = self.geometry.span(first, count).expect("a node asks for what there is");
-                let run = |run| {
-                    let bytes = self.geometry.bytes_of(run);
-                    let payload = self.content.bytes[bytes.start as usize..bytes.end as usize].to_vec();
-                    (Message::Chunks { request, first: run.first().get() }, payload)
+            Message::Request { request, root, first, count } => {
+                let Some(served) = self.served(root) else { return vec![] };
+                let span = served.geometry.span(first, count).expect("a node asks for what there is");
+                let run = |run: Span| {
+                    (Message::Chunks { request, first: run.first().get() }, served.bytes(run).to_vec())
                 };
                 span.runs(16).map(run).collect()
             }
             Message::Ping(number) => vec![(Message::Pong(number), vec![])],
             _ => vec![],
         }
+    }
+
+    fn served(&self, root: Root) -> Option<&Served> {
+        self.contents.iter().find(|served| served.root == root)
+    }
+}
+
+impl Served {
+    /// Of one file, or of what is served like one.
+    fn new(bytes: Vec<u8>) -> Self {
+        let content = Content { bytes };
+        let root = content.root().parse().expect("a root");
+        let geometry = Geometry::new(content.size()).expect("small");
+        Served { root, geometry, bytes: content.bytes }
+    }
+
+    fn bytes(&self, span: Span) -> &[u8] {
+        let place = self.geometry.bytes_of(span);
+        &self.bytes[place.start as usize..place.end as usize]
+    }
+
+    fn leaves(&self, piece: PieceIndex) -> Vec<Digest> {
+        self.geometry.span_of(piece).runs(1).map(|chunk| leaf_hash(self.bytes(chunk))).collect()
+    }
+
+    fn piece(&self, piece: PieceIndex) -> Digest {
+        piece_hash(&self.geometry, piece, &self.leaves(piece))
     }
 }
 
