@@ -6,6 +6,8 @@ mod datagram;
 mod disk;
 mod folders;
 mod folders_changed;
+mod folders_disk;
+mod folders_hostile;
 mod hash_verify;
 mod hostile;
 mod json;
