@@ -163,7 +163,7 @@ impl Staging {
         fill: impl FnOnce(&File, u64) -> io::Result<()>,
     ) -> Result<(), StoreError> {
         let (path, size, executable) = self.file(number);
-        self.forget_files();
+        self.open().retain(|(known, _)| *known != number);
         let filled = self.create(path, executable).and_then(|file| {
             self.new_name(path);
             file.set_len(0)?;
