@@ -47,6 +47,13 @@ pub struct Stage {
 impl Stage {
     /// With a file of `size` bytes in the folder `share`, and an empty folder `fetched`; room for `copies` of it.
     pub fn new(bench: &str, size: u64, copies: u64) -> Result<Self, Failure> {
+        let stage = Self::empty(bench, size, copies)?;
+        make_file(&stage.file, size)?;
+        Ok(stage)
+    }
+
+    /// With room for that, and nothing to be moved yet.
+    pub fn empty(bench: &str, size: u64, copies: u64) -> Result<Self, Failure> {
         let place = place_for(size * copies)?;
         let folder = tempfile::Builder::new().prefix("ftx-bench-").tempdir_in(&place)?;
         remove_when_interrupted(folder.path().to_owned());
@@ -55,7 +62,6 @@ impl Stage {
             std::fs::create_dir(folder.path().join(name))?;
         }
         let file = folder.path().join("share").join(NAME);
-        make_file(&file, size)?;
         // The nodes open it together, and tolerate others on it: it need not be held meanwhile.
         let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         Ok(Stage { folder, file, size, port })
@@ -114,9 +120,14 @@ impl Stage {
 
     /// Waits until that many nodes tell the root.
     pub fn wait_until_hashed(&self, sources: usize) -> Result<(), Failure> {
+        self.wait_until_known(NAME, sources)
+    }
+
+    /// Waits until that many nodes tell the root of what they have under this name.
+    pub fn wait_until_known(&self, name: &str, sources: usize) -> Result<(), Failure> {
         let begun = Instant::now();
         while begun.elapsed() < HASHING_MAX {
-            let listed = self.node("looker").args(["ls", NAME, "--timeout", "2"]).output()?;
+            let listed = self.node("looker").args(["ls", name, "--timeout", "2"]).output()?;
             for line in listed.stdout.lines() {
                 let event: Value = serde_json::from_str(&line?)?;
                 let nodes = event["nodes"].as_array().map_or(0, Vec::len);
@@ -125,7 +136,7 @@ impl Stage {
                 }
             }
         }
-        Err(format!("{sources} nodes have not hashed the file in {} s", HASHING_MAX.as_secs()).into())
+        Err(format!("{sources} nodes have not hashed {name} in {} s", HASHING_MAX.as_secs()).into())
     }
 
     /// Starts a node that shares the folder.

@@ -5,153 +5,38 @@
 //! node serve what is verified. A failed source is a source less; only a full or broken disk ends a fetch at once.
 //! A crash loses nothing that the journal says: see [`crate::store`].
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+mod messages;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ftx_proto::chunk_set::{ChunkMask, PieceSet};
-use ftx_proto::digest::{NodeId, Root};
 use ftx_proto::engine::fetch::{FetchConfig, FetchEngine, Input, Output, SourceId};
-use ftx_proto::engine::pull::choice::{LaneKind, LaneMode};
-use ftx_proto::geometry::{Geometry, PieceIndex};
-use ftx_proto::name::RelativePath;
+use ftx_proto::geometry::PieceIndex;
 use ftx_proto::time::Time;
-use ftx_proto::wire::discovery::Announce;
-use ftx_proto::wire::session::Hello;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use super::catalog::CatalogMessage;
-use super::link::Link;
 use super::source::{Source, SourceArguments, SourceMessage};
 use crate::catalog::Content;
-use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::fetch::candidates::Candidates;
 use crate::fetch::landing::Landing;
-use crate::fetch::lane::{Described, LaneEnd};
-use crate::fetch::meter::LaneMeter;
+use crate::fetch::lane::Described;
 use crate::fetch::pull::SharedBudget;
 use crate::fetch::report::{Phase, Progress, Report};
+use crate::fetch::search::{FoundRuns, search};
 use crate::limits::{JOURNAL_BYTES_MAX, JOURNAL_INTERVAL};
 use crate::net::connection::Dialling;
-use crate::net::tls::Tls;
-use crate::store::{Part, StoreError};
+use crate::store::StoreError;
+
+pub use messages::{FetchSettings, FetcherArguments, FetcherMessage};
 
 /// The Fetcher actor.
 #[derive(Debug)]
 pub struct Fetcher;
-
-/// What a fetch is started with.
-#[derive(Debug)]
-pub struct FetcherArguments {
-    /// What is there of it already.
-    pub have: PieceSet,
-    /// What of it is not wanted.
-    pub skipped: BTreeMap<PieceIndex, ChunkMask>,
-    /// When it was last changed, in seconds and nanoseconds since 1970; a source may say it more exactly.
-    pub mtime: (i64, u32),
-    /// Only this node is asked, if one is given.
-    pub only: Option<NodeId>,
-    /// Where the end is told.
-    pub done: oneshot::Sender<Result<Report, Error>>,
-    /// What it needs all the time.
-    pub settings: FetchSettings,
-}
-
-/// What a fetch needs as long as it runs.
-#[derive(Debug)]
-pub struct FetchSettings {
-    /// The content.
-    pub root: Root,
-    /// The root that people know it by: of the files of a folder, the folder's.
-    pub named: Root,
-    /// How it is cut.
-    pub geometry: Geometry,
-    /// The name under which this node serves what it has of it.
-    pub name: RelativePath,
-    /// Where it goes.
-    pub part: Arc<dyn Part>,
-    /// Replace what has the final name.
-    pub force: bool,
-    /// How long to wait when no source is left.
-    pub patience: Duration,
-    /// Which lanes may be used.
-    pub lane: LaneMode,
-    /// How this node shows itself, and from where it dials.
-    pub tls: Tls,
-    /// What it says first.
-    pub hello: Hello,
-    /// The local address to dial from, where the node is confined to one.
-    pub local: Option<std::net::IpAddr>,
-    /// What this node shares.
-    pub catalog: Link<CatalogMessage>,
-    /// Where lanes do their work.
-    pub data: Handle,
-    /// What time it is.
-    pub clock: Clock,
-    /// Where the progress is told.
-    pub progress: watch::Sender<Progress>,
-    /// Which pieces are verified; for whoever reads along.
-    pub pieces: watch::Sender<Arc<PieceSet>>,
-}
-
-/// What a fetch is told.
-#[derive(Debug)]
-pub enum FetcherMessage {
-    /// Somebody says that it has the content.
-    Offered(Announce, SocketAddr),
-    /// A source is connected.
-    SourceReady {
-        /// Which one.
-        source: SourceId,
-        /// What it says.
-        described: Described,
-    },
-    /// A source has more pieces.
-    SourceHas {
-        /// Which one.
-        source: SourceId,
-        /// Ranges of piece numbers.
-        pieces: Vec<std::ops::Range<u32>>,
-        /// Given back when this has been looked at.
-        permit: OwnedSemaphorePermit,
-    },
-    /// A source does not give the content, or broke the protocol; it is about to end.
-    SourceFailed {
-        /// Which one.
-        source: SourceId,
-        /// How.
-        end: LaneEnd,
-    },
-    /// Something that the engine is to know: what came, and what will not.
-    Fact(Input),
-    /// A source is asked on this kind of lane from now on.
-    LaneChosen {
-        /// Which one.
-        source: SourceId,
-        /// On which.
-        lane: LaneKind,
-        /// Why.
-        reason: String,
-    },
-    /// A datagram lane to a source was opened, and counts here.
-    LaneOpened(SourceId, Arc<LaneMeter>),
-    /// The disk does not take it.
-    StoreFailed(StoreError),
-    /// The journal says now that these bytes are safe.
-    Committed(Result<u64, StoreError>),
-    /// The content has its final name.
-    Finished(Result<PathBuf, StoreError>),
-    /// Time has passed.
-    Tick,
-    /// The user does not want it any more.
-    Interrupt,
-}
 
 /// What a fetch owns.
 #[derive(Debug)]
@@ -162,6 +47,8 @@ pub struct FetcherState {
     candidates: Candidates,
     /// What all datagram lanes may have in flight.
     budget: SharedBudget,
+    /// What is to be looked at once the layer is known.
+    found: Option<FoundRuns>,
     uncommitted: Vec<PieceIndex>,
     /// Whether it was said that verified pieces cannot be noted.
     note_failed: bool,
@@ -200,19 +87,23 @@ impl Actor for Fetcher {
         myself: ActorRef<FetcherMessage>,
         arguments: FetcherArguments,
     ) -> Result<FetcherState, ActorProcessingErr> {
-        let FetcherArguments { have, skipped, mtime, only, done, settings } = arguments;
+        let FetcherArguments { have, skipped, found, mtime, only, done, settings } = arguments;
         let now = settings.clock.now();
         let size = settings.geometry.size();
         let landing = Arc::new(Landing::new(Arc::clone(&settings.part), &have));
         let config = FetchConfig::default();
         let (cut, seed) = (settings.geometry.clone(), rand::random());
-        let engine = FetchEngine::selecting(config, cut, settings.root, have, skipped, seed);
+        let mut engine = FetchEngine::selecting(config, cut, settings.root, have, skipped, seed);
+        if found.is_some() {
+            engine.search_first();
+        }
         let resumed = engine.progress().bytes;
         let mut state = FetcherState {
             engine,
             landing,
             candidates: Candidates::new(settings.hello.instance, only, size),
             budget: SharedBudget::default(),
+            found,
             uncommitted: Vec::new(),
             note_failed: false,
             committing: false,
@@ -265,6 +156,10 @@ impl Actor for Fetcher {
                     state.fed_at = now;
                     state.candidates.fed_by(*source);
                 }
+                input
+            }
+            FetcherMessage::Found(input, _permit) => {
+                state.fed_at = now;
                 input
             }
             FetcherMessage::LaneOpened(source, meter) => {
@@ -362,6 +257,9 @@ impl FetcherState {
                     self.fed_at = now;
                     self.offered = Some((Arc::new(content), None));
                     self.offer_to_others();
+                    if let Some(found) = self.found.take() {
+                        tokio::spawn(search(found, Arc::clone(&self.landing), myself.clone()));
+                    }
                 }
                 Output::Verified { piece } => verified.push(piece),
                 Output::Reset { piece, chunks } => self.landing.release(piece, chunks),

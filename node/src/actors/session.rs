@@ -285,6 +285,7 @@ impl SessionState {
             | Message::Have { .. }
             | Message::Hashes { .. }
             | Message::Chunks { .. }
+            | Message::Zeros { .. }
             | Message::Refused { .. }
             | Message::Datagrams { .. }
             | Message::Pong(_) => return Err("sends what only the serving side may send".to_owned()),

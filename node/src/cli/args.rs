@@ -184,7 +184,7 @@ pub(super) struct GetOptions {
     /// NAME, NAME@ROOT where several contents have the name, or ROOT (8 or more of its hex digits); or a URL:
     /// step://user@host[:port]/key, udp-get://name, striped://host:port/path
     pub(super) what: String,
-    /// Where to put it: FILE, DIR/ or - for stdout [default: the name, in the current folder]
+    /// Where to put it: FILE (of a folder: the folder itself), DIR/ or - for stdout [default: the name, in the current folder]
     #[arg(short, long, value_name = "FILE|DIR/|-")]
     pub(super) output: Option<PathBuf>,
     /// Only from this node: its name, or the beginning of its id
@@ -196,9 +196,21 @@ pub(super) struct GetOptions {
     /// Do not ask servers of udp-get for a NAME that no node has
     #[arg(long, env = "FTX_NATIVE_ONLY")]
     pub(super) native_only: bool,
-    /// Replace a file that is there already
+    /// Replace a file that is there already; in a folder, also files where folders should be and the reverse
     #[arg(long, env = "FTX_FORCE")]
     pub(super) force: bool,
+    /// Of a folder only files that match: a name at any depth, or with a '/' a path in it; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    pub(super) include: Vec<String>,
+    /// Of a folder nothing that matches, and nothing in folders that do; wins over --include
+    #[arg(long, value_name = "GLOB")]
+    pub(super) exclude: Vec<String>,
+    /// Remove what is in the folder here and not in the one that is fetched, after showing it
+    #[arg(long)]
+    pub(super) delete: bool,
+    /// Leave out the symbolic links of a folder
+    #[arg(long, env = "FTX_NO_SYMLINKS")]
+    pub(super) no_symlinks: bool,
     /// Stripes in which a file comes from striped://
     #[arg(long, value_name = "N", env = "FTX_THREADS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..))]
     pub(super) threads: u8,

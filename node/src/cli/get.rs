@@ -1,5 +1,7 @@
 //! `get`: finds a content, fetches it from everybody who has it, and says what came from whom.
 
+mod folder;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use super::text;
 use crate::config::Sessions;
 use crate::error::{Code, Error};
 use crate::fetch::report::Report;
-use crate::fetch::resolve::{Verdict, Wanted, is_named};
+use crate::fetch::resolve::{ContentKind, Verdict, Wanted, is_named};
 use crate::interop::Url;
 use crate::node::{Fetch, FetchOptions, FetchRequest, Node};
 use crate::store::{Part, Target};
@@ -88,18 +90,22 @@ async fn find_and_fetch(
             }
         })
         .await?;
-    let to_stdout = options.to_stdout();
-    let target = match &options.output {
-        _ if to_stdout => Target::temporary(),
-        Some(path) => Target::new(path, &resolved.name)?,
-        None => Target::new(&PathBuf::from("./"), &resolved.name)?,
-    };
     let only = options.from.as_ref().and_then(|from| {
         let holder = resolved.holders.iter().find(|h| is_named(from, h.announce.node, &h.announce.name));
         holder.map(|holder| holder.announce.node)
     });
     let how =
         FetchOptions { force: options.force, patience: common.fetch_patience(), only, lane: options.lane };
+    if resolved.kind == ContentKind::Folder {
+        let asked = folder::Asked { options, common, how };
+        return folder::fetch(node, resolved, &asked, display, output, interrupt).await;
+    }
+    let to_stdout = options.to_stdout();
+    let target = match &options.output {
+        _ if to_stdout => Target::temporary(),
+        Some(path) => Target::new(path, &resolved.name)?,
+        None => Target::new(&PathBuf::from("./"), &resolved.name)?,
+    };
     let mut fetch = node.fetch(FetchRequest { resolved, target, how }).await?;
     interrupt.the_fetch_has_begun();
     let mut copying = Copying(to_stdout.then(|| copy_to_stdout(&fetch)));
@@ -134,7 +140,9 @@ fn check_target(options: &GetOptions, wanted: &Wanted) -> Result<(), Error> {
     {
         let output = options.output.clone().unwrap_or_else(|| PathBuf::from("./"));
         let target = Target::new(&output, name)?;
-        if !options.force && std::fs::symlink_metadata(target.path()).is_ok() {
+        // A folder that is there may be brought up to date; whether it is one on the other side is not known yet.
+        let is_file = std::fs::symlink_metadata(target.path()).is_ok_and(|metadata| !metadata.is_dir());
+        if !options.force && is_file {
             return Err(crate::store::StoreError::Exists(target.path()).into());
         }
     }
@@ -261,6 +269,11 @@ fn tell(report: &Report, output: &Output) {
         text::bytes(report.bytes_per_second() as u64),
         report.root.short()
     ));
+    tell_sources(report, output);
+}
+
+/// What came from whom.
+fn tell_sources(report: &Report, output: &Output) {
     for source in report.sources.iter().filter(|source| source.bytes > 0 || source.bad > 0) {
         let mut notes = String::new();
         if source.retransmitted > 0 {

@@ -31,8 +31,8 @@ struct Seen {
     addrs: Vec<SocketAddr>,
 }
 
-/// Name, root and size: what makes two files of two nodes the same line.
-type Listed = (RelativePath, Option<Root>, u64);
+/// Name, root, whether it is a folder, and size: what makes two entries of two nodes the same line.
+type Listed = (RelativePath, Option<Root>, bool, u64);
 
 pub(super) async fn peers(common: CommonOptions, data: Handle, output: &Output) -> Result<(), Error> {
     let node = Node::start(common.node_config(Sessions::None)?, data).await?;
@@ -97,7 +97,7 @@ pub(super) async fn ls(
                 let matching =
                     |name: &RelativePath| pattern.as_ref().is_none_or(|p| p.matches(name.as_str()));
                 for entry in listing.into_iter().filter(|entry| matching(&entry.name)) {
-                    let key = (entry.name, entry.root, entry.size);
+                    let key = (entry.name, entry.root, entry.is_folder, entry.size);
                     entries.entry(key).or_insert((entry.mtime, Vec::new())).1.push(peer.announce.clone());
                 }
             }
@@ -113,13 +113,14 @@ pub(super) async fn ls(
         }
     }
     let count = entries.len();
-    for ((name, root, size), (mtime, mut nodes)) in entries {
+    for ((name, root, is_folder, size), (mtime, mut nodes)) in entries {
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         let names: Vec<String> = nodes.iter().map(|node| printable(&node.name).to_string()).collect();
         output.event(
             "entry",
             json!({
                 "name": name.as_str(),
+                "kind": if is_folder { "folder" } else { "file" },
                 "size": size,
                 "mtime": mtime,
                 "root": root.map(|root| root.to_string()),
@@ -130,10 +131,11 @@ pub(super) async fn ls(
             }),
         );
         output.line(format_args!(
-            "{:>8}  {}  {}  {name}  on {}",
+            "{:>8}  {}  {}  {name}{}  on {}",
             text::bytes(size),
             text::date(mtime),
             root.map_or("hashing…".to_owned(), |root| root.short()),
+            if is_folder { "/" } else { "" },
             names.join(", ")
         ));
     }

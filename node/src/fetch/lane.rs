@@ -419,6 +419,12 @@ fn take(
                 Err(error) => FetcherMessage::StoreFailed(error),
             })
         }
+        Message::Zeros { request, first, count } => {
+            let none = || violation("it sent zeros for chunks that do not exist");
+            let span = geometry.span(first, count).ok_or_else(none)?;
+            let bytes = vec![0; geometry.len_of(span) as usize];
+            return take(Message::Chunks { request, first }, &bytes, arguments, asked);
+        }
         Message::Hashes { request, first, last } => {
             let arrived = locked(asked).hashes_arrived(geometry, request, first, last, payload);
             arrived.map_err(LaneEnd::Violation)?.map(|here| match here {

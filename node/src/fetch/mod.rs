@@ -16,3 +16,4 @@ pub mod meter;
 pub mod pull;
 pub mod report;
 pub mod resolve;
+pub mod search;

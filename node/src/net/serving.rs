@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ftx_proto::digest::{Digest, Root};
 use ftx_proto::engine::serve::SessionId;
-use ftx_proto::geometry::{PieceIndex, Span};
+use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PieceIndex, Span};
 use ftx_proto::limits::{FRAME_HASHES_MAX, FRAME_PAYLOAD_MAX};
 use ftx_proto::merkle::PieceLayer;
 use ftx_proto::wire::session::{Message, Refusal, RequestId};
@@ -109,7 +109,7 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
                     let written = match reader.read(span, run) {
                         Ok(()) => {
                             sent = bytes;
-                            writer.write(&Message::Chunks { request, first: span.first().get() }, run).await
+                            write_run(&mut writer, request, reader.geometry(), span, run).await
                         }
                         Err(error) => {
                             let _ = server.cast(ServerMessage::Cancelled { session, request, permit: None });
@@ -132,6 +132,40 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
     last_word.unwrap_or_else(|| "stopped".to_owned())
 }
 
+/// Writes chunks; of those that are all zeros only that they are.
+async fn write_run<W: AsyncWrite + Unpin>(
+    writer: &mut FrameWriter<W>,
+    request: RequestId,
+    geometry: &Geometry,
+    span: Span,
+    bytes: &[u8],
+) -> std::io::Result<()> {
+    let (mut first, mut rest) = (span.first().get(), bytes);
+    while !rest.is_empty() {
+        // How many chunks, and bytes, are like the first one in this.
+        let (mut count, mut len, mut are_zero) = (0, 0, false);
+        for chunk in span.chunks().filter(|chunk| chunk.get() >= first) {
+            let end = len + geometry.chunk_len(chunk) as usize;
+            let is_zero = rest[len..end] == ZEROS[..end - len];
+            if count > 0 && is_zero != are_zero {
+                break;
+            }
+            (count, len, are_zero) = (count + 1, end, is_zero);
+        }
+        let (run, behind) = rest.split_at(len);
+        if are_zero {
+            writer.write(&Message::Zeros { request, first, count }, b"").await?;
+        } else {
+            writer.write(&Message::Chunks { request, first }, run).await?;
+        }
+        (first, rest) = (first + count, behind);
+    }
+    Ok(())
+}
+
+/// A chunk that is all zeros.
+static ZEROS: [u8; CHUNK_SIZE as usize] = [0; CHUNK_SIZE as usize];
+
 async fn write_hashes<W: AsyncWrite + Unpin>(
     writer: &mut FrameWriter<W>,
     request: RequestId,
@@ -146,4 +180,41 @@ async fn write_hashes<W: AsyncWrite + Unpin>(
         writer.write(&message, &payload).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::frame::FrameReader;
+
+    /// What a peer gets of a span with these bytes.
+    async fn frames_of(geometry: &Geometry, bytes: &[u8]) -> Vec<(Message, Vec<u8>)> {
+        let span = geometry.span(0, geometry.chunk_count()).unwrap();
+        let (near, far) = tokio::io::duplex(2 << 20);
+        let mut writer = FrameWriter::new(near);
+        write_run(&mut writer, RequestId(7), geometry, span, bytes).await.unwrap();
+        writer.close().await.unwrap();
+        let mut reader = FrameReader::new(far);
+        let mut frames = Vec::new();
+        while let Some(message) = reader.read().await.unwrap() {
+            frames.push((message, reader.payload().to_vec()));
+        }
+        frames
+    }
+
+    #[tokio::test]
+    async fn zeros_are_told_and_not_sent() {
+        let chunk = CHUNK_SIZE as usize;
+        let geometry = Geometry::new(5 * chunk as u64 + 9).unwrap();
+        let mut bytes = vec![0; 5 * chunk + 9];
+        bytes[chunk] = 1;
+        bytes[3 * chunk - 1] = 1;
+        let frames = frames_of(&geometry, &bytes).await;
+        let request = RequestId(7);
+        let zeros = |first, count| (Message::Zeros { request, first, count }, Vec::new());
+        let chunks = (Message::Chunks { request, first: 1 }, bytes[chunk..3 * chunk].to_vec());
+        assert_eq!(frames, [zeros(0, 1), chunks, zeros(3, 3)]);
+        bytes.fill(1);
+        assert_eq!(frames_of(&geometry, &bytes).await, [(Message::Chunks { request, first: 0 }, bytes)]);
+    }
 }

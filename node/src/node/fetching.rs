@@ -26,6 +26,7 @@ use crate::actors::node::NodeMessage;
 use crate::error::{Code, Error};
 use crate::fetch::report::{Phase, Progress, Report};
 use crate::fetch::resolve::{ContentKind, Holder, Resolved};
+use crate::fetch::search::FoundRuns;
 use crate::store::{Part, PartFile, Target};
 
 /// A file that is to be fetched.
@@ -63,6 +64,8 @@ pub struct FolderRequest {
     pub have: PieceSet,
     /// What is not wanted, or there already.
     pub skipped: BTreeMap<PieceIndex, ChunkMask>,
+    /// What is there and may be right.
+    pub found: Option<FoundRuns>,
     /// How.
     pub how: FetchOptions,
 }
@@ -74,6 +77,7 @@ struct Fetching {
     part: Arc<dyn Part>,
     have: PieceSet,
     skipped: BTreeMap<PieceIndex, ChunkMask>,
+    found: Option<FoundRuns>,
 }
 
 /// A running fetch. It is given up when this is dropped; what is verified by then stays.
@@ -150,8 +154,14 @@ impl Node {
         let opening = tokio::task::spawn_blocking(move || PartFile::open(target, cut, root, how.force));
         let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))?;
         let (part, have) = opened?;
-        let fetching =
-            Fetching { content: root, geometry, part: Arc::new(part), have, skipped: BTreeMap::new() };
+        let fetching = Fetching {
+            content: root,
+            geometry,
+            part: Arc::new(part),
+            have,
+            skipped: BTreeMap::new(),
+            found: None,
+        };
         self.start_fetch(fetching, &resolved, how).await
     }
 
@@ -160,10 +170,10 @@ impl Node {
     /// # Errors
     /// Only if the node is about to stop.
     pub async fn fetch_folder(&self, request: FolderRequest) -> Result<Fetch, Error> {
-        let FolderRequest { resolved, part, have, skipped, how } = request;
+        let FolderRequest { resolved, part, have, skipped, found, how } = request;
         let content = data_root(resolved.root);
         let geometry = part.geometry().clone();
-        self.start_fetch(Fetching { content, geometry, part, have, skipped }, &resolved, how).await
+        self.start_fetch(Fetching { content, geometry, part, have, skipped, found }, &resolved, how).await
     }
 
     /// Fetches what says what is in a folder.
@@ -232,7 +242,7 @@ impl Node {
         resolved: &Resolved,
         how: FetchOptions,
     ) -> Result<Fetch, Error> {
-        let Fetching { content, geometry, part, have, skipped } = fetching;
+        let Fetching { content, geometry, part, have, skipped, found } = fetching;
         let (progress, watching) = watch::channel(Progress {
             phase: Phase::Waiting,
             size: resolved.size,
@@ -262,7 +272,7 @@ impl Node {
             pieces,
         };
         let mtime = (resolved.mtime, 0);
-        let arguments = FetcherArguments { have, skipped, mtime, only: how.only, done, settings };
+        let arguments = FetcherArguments { have, skipped, found, mtime, only: how.only, done, settings };
         let starting = |reply| NodeMessage::Fetch(Box::new(arguments), reply);
         let fetcher = match self.root.call(starting, Some(CALL_TIMEOUT)).await {
             Ok(ractor::rpc::CallResult::Success(Some(fetcher))) => fetcher,

@@ -56,11 +56,16 @@ impl Target {
     ///
     /// Of a `name` with several parts the last one counts. The folder must be there already.
     pub fn new(output: &Path, name: &RelativePath) -> Result<Self, StoreError> {
-        let is_folder = output.as_os_str().as_bytes().ends_with(b"/")
-            || output.as_os_str().is_empty()
-            || output.file_name().is_none()
-            || output.is_dir();
-        let (folder, name) = if is_folder {
+        Self::at(output, name, is_place(output) || output.is_dir())
+    }
+
+    /// Where a folder goes: `output` itself, even where that is a folder already, or `name` in it if it ends in `/`.
+    pub fn of_folder(output: &Path, name: &RelativePath) -> Result<Self, StoreError> {
+        Self::at(output, name, is_place(output))
+    }
+
+    fn at(output: &Path, name: &RelativePath, is_inside: bool) -> Result<Self, StoreError> {
+        let (folder, name) = if is_inside {
             (output, OsStr::new(name.file_name()))
         } else {
             (output.parent().unwrap_or(Path::new("")), output.file_name().unwrap_or_default())
@@ -192,6 +197,13 @@ impl Folder {
     }
 }
 
+/// Whether a path can only be something to put things into.
+fn is_place(output: &Path) -> bool {
+    output.as_os_str().as_bytes().ends_with(b"/")
+        || output.as_os_str().is_empty()
+        || output.file_name().is_none()
+}
+
 /// `.NAME` and `suffix`; a name too long for that is cut, and told apart by its hash.
 fn hidden_name(name: &OsStr, suffix: &str) -> OsString {
     let bytes = name.as_bytes();
@@ -244,6 +256,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let name: RelativePath = "a/b.txt".parse().unwrap();
         let path = |output: PathBuf| Target::new(&output, &name).map(|target| target.path());
+        let of_folder = |output: PathBuf| Target::of_folder(&output, &name).map(|target| target.path());
+        let there = folder.path().join("there");
+        std::fs::create_dir(&there).unwrap();
+        assert_eq!(path(there.clone()).unwrap(), there.join("b.txt"));
+        assert_eq!(of_folder(there.clone()).unwrap(), there);
+        assert_eq!(of_folder(there.join("")).unwrap(), there.join("b.txt"));
         assert_eq!(path(folder.path().join("x")).unwrap(), folder.path().join("x"));
         assert_eq!(path(folder.path().to_owned()).unwrap(), folder.path().join("b.txt"));
         assert_eq!(path(folder.path().join("")).unwrap(), folder.path().join("b.txt"));

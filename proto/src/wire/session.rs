@@ -10,7 +10,7 @@ use super::codec::{self, Decode, DecodeError, Encode};
 use crate::digest::{Instance, Root};
 use crate::limits::{
     FRAME_HASHES_MAX, FRAME_META_MAX, FRAME_PAYLOAD_MAX, HAVE_RANGES_MAX, LISTING_ENTRIES_MAX,
-    NODE_NAME_BYTES_MAX, TEXT_BYTES_MAX,
+    NODE_NAME_BYTES_MAX, RUN_CHUNKS_MAX, TEXT_BYTES_MAX,
 };
 use crate::name::RelativePath;
 
@@ -133,6 +133,15 @@ pub enum Message {
         root: Root,
         /// Where they are asked for; `None` if there is no such way now.
         at: Option<DatagramsAt>,
+    },
+    /// Stands for `Chunks` all of whose bytes are zero: holes of a file that has such.
+    Zeros {
+        /// From the request.
+        request: RequestId,
+        /// First chunk.
+        first: u32,
+        /// How many chunks; no more than a frame of them.
+        count: u32,
     },
 }
 
@@ -263,6 +272,9 @@ impl Message {
             }
             Message::Have { pieces, .. } if pieces.len() > HAVE_RANGES_MAX => {
                 return Err(DecodeError::Limit("number of ranges"));
+            }
+            Message::Zeros { count, .. } if *count > RUN_CHUNKS_MAX => {
+                return Err(DecodeError::Limit("number of chunks"));
             }
             Message::Goodbye(text) if text.len() > TEXT_BYTES_MAX => {
                 return Err(DecodeError::Limit("length of the reason"));

@@ -102,6 +102,7 @@ pub(crate) fn messages() -> Vec<(&'static str, Message, usize)> {
             0,
         ),
         ("no datagrams", Message::Datagrams { root, at: None }, 0),
+        ("zeros", Message::Zeros { request, first: 65_536, count: 16 }, 0),
     ]
 }
 

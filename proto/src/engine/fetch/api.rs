@@ -92,6 +92,8 @@ pub enum Input {
         /// The hash of each.
         leaves: Vec<Digest>,
     },
+    /// No further [`Input::Found`] will come.
+    Searched,
     /// The source does not answer this request, or not to its end.
     Refused {
         /// Who.

@@ -103,6 +103,8 @@ pub struct FetchEngine {
     stats: BTreeMap<SourceId, SourceStats>,
     liars: BTreeMap<SourceId, Lie>,
     joined: u32,
+    /// Whether this machine is still being searched for chunks; nobody else is asked for any until it has been.
+    searching: bool,
     /// How many sources with a part of the content have each piece; empty until there is such a source.
     availability: Vec<u16>,
 }
@@ -176,6 +178,7 @@ impl FetchEngine {
             stats: BTreeMap::new(),
             liars: BTreeMap::new(),
             joined: 0,
+            searching: false,
             availability: Vec::new(),
         };
         if let Some(layer) = PieceLayer::of_small(engine.geometry.clone(), root) {
@@ -185,6 +188,11 @@ impl FetchEngine {
             engine.outputs.push_back(Output::Complete);
         }
         engine
+    }
+
+    /// Asks nobody for chunks until this machine has been searched for them ([`Input::Found`], [`Input::Searched`]).
+    pub fn search_first(&mut self) {
+        self.searching = true;
     }
 
     /// Takes in what happened. Then drain [`FetchEngine::poll`].
@@ -206,6 +214,7 @@ impl FetchEngine {
             Input::Refused { source, request, refusal } => self.refused(source, request, refusal),
             Input::Lost { source, requests } => self.lost(source, &requests),
             Input::Found { first, leaves } => self.found(first, &leaves),
+            Input::Searched => self.searching = false,
             Input::Leaves { source, piece, leaves } => self.leaves_answered(source, piece, leaves),
             Input::LeavesFailed { source, piece } => self.leaves_failed(source, piece),
             Input::Tick => {}
@@ -217,7 +226,9 @@ impl FetchEngine {
         self.expire();
         self.ask_for_layer();
         self.narrow_down();
-        self.schedule();
+        if !self.searching {
+            self.schedule();
+        }
     }
 
     /// The next thing to do, until there is none.
