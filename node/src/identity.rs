@@ -4,7 +4,7 @@
 //! own, so that a crash leaves either no identity or a whole one, and two first starts at once agree on one.
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use ftx_proto::digest::NodeId;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::error::Error;
+use crate::error::{Code, Error};
 
 /// A key with its self-signed certificate.
 #[derive(Debug)]
@@ -28,13 +28,8 @@ impl Identity {
         let path = state_dir.join(FILE_NAME);
         match fs::read(&path) {
             Ok(pem) => Self::from_pem(&pem, &path),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                store_new(state_dir, &path).map_err(|error| {
-                    Error::other(format!(
-                        "cannot store this node's identity in {}: {error}; choose another folder with --state",
-                        state_dir.display()
-                    ))
-                })?;
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                store_new(state_dir, &path).map_err(|error| not_stored(state_dir, &error))?;
                 let pem = fs::read(&path).map_err(|error| unreadable(&path, &error))?;
                 Self::from_pem(&pem, &path)
             }
@@ -80,23 +75,40 @@ fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Error {
     ))
 }
 
+fn not_stored(state_dir: &Path, error: &std::io::Error) -> Error {
+    let (code, what_to_do) = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => (Code::DiskFull, "make room, or "),
+        _ => (Code::Other, ""),
+    };
+    let state = state_dir.display();
+    let message = format!(
+        "cannot store this node's identity in {state}: {error}; {what_to_do}choose another folder with --state"
+    );
+    Error::new(code, message)
+}
+
 fn store_new(state_dir: &Path, path: &Path) -> std::io::Result<()> {
     let key = rcgen::KeyPair::generate().map_err(std::io::Error::other)?;
     let certificate = rcgen::CertificateParams::new(vec!["ftx-node".to_owned()])
         .and_then(|params| params.self_signed(&key))
         .map_err(std::io::Error::other)?;
     let draft = state_dir.join(format!("{FILE_NAME}.{}", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    file.write_all(key.serialize_pem().as_bytes())?;
-    file.write_all(certificate.pem().as_bytes())?;
-    file.sync_all()?;
-    let linked = fs::hard_link(&draft, path);
-    fs::remove_file(&draft)?;
+    let written = write_draft(&draft, &key, &certificate);
+    let linked = written.and_then(|()| fs::hard_link(&draft, path));
+    let removed = fs::remove_file(&draft);
     match linked {
         // Another process was first: its identity is the one.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => removed,
+        Err(error) => Err(error),
+        Ok(()) => removed,
     }
+}
+
+fn write_draft(draft: &Path, key: &rcgen::KeyPair, certificate: &rcgen::Certificate) -> std::io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft)?;
+    file.write_all(key.serialize_pem().as_bytes())?;
+    file.write_all(certificate.pem().as_bytes())?;
+    file.sync_all()
 }
 
 #[cfg(test)]

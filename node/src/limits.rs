@@ -100,7 +100,7 @@ pub const DATAGRAM_PROBES_BURST: u32 = 16;
 pub const DATAGRAM_PROBE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Bytes sent in datagrams after which the Server is told.
-pub const DATAGRAM_REPORT_BYTES: u64 = 256 << 10;
+pub const DATAGRAM_REPORT_BYTES: u64 = 4 << 20;
 
 /// Time after which the Server is told what was sent in datagrams.
 pub const DATAGRAM_REPORT_INTERVAL: Duration = Duration::from_millis(20);

@@ -40,9 +40,12 @@ impl Fetch {
         Geometry::new(self.bytes.len() as u64).unwrap()
     }
 
+    fn target(&self) -> Target {
+        Target::new(&self.path(), &"ignored".parse().unwrap()).unwrap()
+    }
+
     fn open_with(&self, root: Root, force: bool) -> Result<(PartFile, PieceSet), StoreError> {
-        let target = Target::new(&self.path(), &"ignored".parse().unwrap()).unwrap();
-        PartFile::open(target, self.geometry(), root, force)
+        PartFile::open(self.target(), self.geometry(), root, force)
     }
 
     fn open(&self) -> (PartFile, PieceSet) {
@@ -392,6 +395,11 @@ fn what_a_crash_after_the_rename_left_is_cleaned_up() {
     assert!(matches!(fetch.open_with(ROOT, false), Err(StoreError::Exists(_))));
     assert_eq!(fetch.files(), ["file.bin"]);
 
+    // Whoever only asks before it fetches finds nothing left either.
+    fs::write(fetch.hidden("journal"), "").unwrap();
+    assert!(matches!(fetch.target().expect_free(), Err(StoreError::Exists(_))));
+    assert_eq!(fetch.files(), ["file.bin"]);
+
     // On a file system where the name is given by a second link, a crash can leave both.
     fs::hard_link(fetch.path(), fetch.hidden("part")).unwrap();
     fs::write(fetch.hidden("journal"), "").unwrap();
@@ -433,6 +441,18 @@ fn a_part_that_was_replaced_is_not_given_the_name() {
     symlink("/etc/passwd", fetch.hidden("part")).unwrap();
     assert!(matches!(part.finish(MTIME, false, true), Err(StoreError::InTheWay(_))));
     assert!(!fetch.path().exists());
+}
+
+#[test]
+fn a_part_that_was_removed_is_told_at_the_next_commit() {
+    let fetch = Fetch::new(20);
+    let (part, _) = fetch.open();
+    fetch.write(&part, [0]);
+    fs::remove_file(fetch.hidden("part")).unwrap();
+    assert!(
+        matches!(part.commit(&fetch.pieces([0])), Err(StoreError::Removed(path)) if path == fetch.path())
+    );
+    assert!(matches!(part.finish(MTIME, false, false), Err(StoreError::Removed(_))));
 }
 
 #[test]

@@ -81,6 +81,9 @@ pub enum ManifestError {
     /// An empty file with another root than all of them have.
     #[error("'{0}' is empty and has the root of something else")]
     Empty(RelativePath),
+    /// A time has more nanoseconds than a second.
+    #[error("'{0}' has a time that is none")]
+    Time(RelativePath),
     /// The target of a link is empty, too long, or has a NUL.
     #[error("'{0}' links to nothing that can be")]
     Link(RelativePath),
@@ -128,7 +131,7 @@ impl Manifest {
             return Err(ManifestError::TooLong);
         }
         let body = bytes.strip_prefix(&MAGIC).ok_or(DecodeError::Magic)?;
-        Manifest::new(codec::decode_long(body)?)
+        Manifest::new(codec::decode_list(body, MANIFEST_ENTRIES_MAX)?)
     }
 
     /// The bytes that [`Manifest::decode`] takes.
@@ -211,6 +214,11 @@ fn check(entries: &[Entry]) -> Result<(), ManifestError> {
             && !folders.contains(parent)
         {
             return Err(ManifestError::Parent(path.clone()));
+        }
+        if let EntryKind::Folder { mtime: (_, nanos) } | EntryKind::File { mtime: (_, nanos), .. } = kind
+            && *nanos >= 1_000_000_000
+        {
+            return Err(ManifestError::Time(path.clone()));
         }
         match kind {
             EntryKind::Folder { .. } => {
@@ -363,16 +371,22 @@ mod tests {
         let mut wrong = file("a", 0);
         wrong.kind = EntryKind::File { size: 0, root: Root([1; 32]), executable: false, mtime: (0, 0) };
         assert_eq!(new(&[wrong]), ManifestError::Empty(path("a")));
+        let late = Entry { path: path("a"), kind: EntryKind::Folder { mtime: (0, 1_000_000_000) } };
+        assert_eq!(new(&[late]), ManifestError::Time(path("a")));
         assert_eq!(new(&[file("a", u64::MAX)]), ManifestError::TooLarge(FolderTooLarge));
     }
 
     #[test]
     fn bytes_that_claim_too_much_are_refused() {
         let decode = |bytes: &[u8]| Manifest::decode(&[&MAGIC, bytes].concat()).unwrap_err();
-        // Lengths of 2^32 - 1 and 2^64 - 1 entries.
-        for bytes in [&[252, 255, 255, 255, 255][..], &[253, 255, 255, 255, 255, 255, 255, 255, 255]] {
-            assert!(matches!(decode(bytes), ManifestError::Decode(DecodeError::Malformed(_))));
+        // Lengths of 2, 2^32 - 1 and 2^64 - 1 entries.
+        for bytes in [&[2, 0][..], &[252, 255, 255, 255, 255], &[253, 255, 255, 255, 255, 255, 255, 255, 255]]
+        {
+            assert!(matches!(decode(bytes), ManifestError::Decode(DecodeError::Limit(_))));
         }
+        // An entry whose path has 2^32 - 1 bytes.
+        let path = [1, 252, 255, 255, 255, 255, b'a'];
+        assert!(matches!(decode(&path), ManifestError::Decode(DecodeError::Malformed(_))));
         assert!(matches!(decode(&[0, 0]), ManifestError::Decode(DecodeError::Trailing(1))));
         assert!(matches!(Manifest::decode(b"FTXTREE"), Err(ManifestError::Decode(DecodeError::Magic))));
     }

@@ -6,7 +6,7 @@
 //!
 //! The root of the empty content, which BEP 52 leaves open, is the SHA-256 of nothing.
 //!
-//! The files of a folder together ([`FolderCut`](crate::geometry::FolderCut)) have a piece layer as well, which is no tree:
+//! The files of a folder together ([`FolderCut`]) have a piece layer as well, which is no tree:
 //! a piece that is part of one file has the hash that it has there; one with several small files has the SHA-256 of their
 //! roots, one after the other. So the roots of the files, and the piece layers of the large ones, prove every piece.
 //!
@@ -88,7 +88,11 @@ impl PieceLayer {
                 hashes.push(hash_of_small(&geometry, folder, piece));
                 continue;
             };
-            let layer = layer_of(number).filter(|layer| layer.root() == file.root())?;
+            // Who made the manifest may have given a file the root of a smaller one.
+            let is_of = |layer: &Arc<PieceLayer>| {
+                layer.root() == file.root() && layer.geometry().size() == file.size()
+            };
+            let layer = layer_of(number).filter(is_of)?;
             hashes.extend(layer.hashes());
             // Past the other pieces of this file.
             pieces.nth(layer.hashes().len() - 2);
@@ -352,6 +356,16 @@ mod tests {
             "the large file's layer is not known"
         );
         assert_eq!(PieceLayer::of_folder(geometry, |_| Some(layers[0].clone())), None, "another file's");
+    }
+
+    #[test]
+    fn the_layer_of_a_file_of_another_size_is_not_taken() {
+        for small in [layer_of(b""), layer_of(b"small")] {
+            let cut = [(3 * PIECE_SIZE, small.root()), (7, Root([1; 32]))];
+            let geometry = Geometry::of_folder(Root([9; 32]), cut).unwrap();
+            let small = Arc::new(small);
+            assert_eq!(PieceLayer::of_folder(geometry, |_| Some(small.clone())), None);
+        }
     }
 
     #[test]

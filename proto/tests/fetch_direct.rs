@@ -1,10 +1,11 @@
 //! The fetch engine input by input, where a network would hide what is meant.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ftx_proto::chunk_set::PieceSet;
-use ftx_proto::digest::Digest;
+use ftx_proto::chunk_set::{ChunkMask, PieceSet};
+use ftx_proto::digest::{Digest, Root};
 use ftx_proto::engine::fetch::{FetchConfig, FetchEngine, Input, Output, SourceId};
 use ftx_proto::geometry::{Geometry, PIECE_SIZE, Span};
 use ftx_proto::merkle::{PieceLayer, piece_hash};
@@ -197,4 +198,117 @@ fn a_silent_source_alone_is_starvation() {
     let (_, request, span) = bench.requests()[0];
     bench.arrived(A, request, span.first().get(), 1);
     assert!(!bench.engine.is_starved());
+}
+
+/// So many files of one chunk of 100 bytes, of which each leaf is the root.
+fn small_files(count: u32) -> Geometry {
+    let files = (0..count).map(|number| (100, Root(leaf(number).0)));
+    Geometry::of_folder(Root([9; 32]), files).unwrap()
+}
+
+/// A fetch of small files, without these chunks of the first piece; the roots of the files prove everything.
+fn bench_of_small_files(count: u32, skipped: u64) -> Bench {
+    let geometry = small_files(count);
+    let skipped = BTreeMap::from([(geometry.piece(0).unwrap(), ChunkMask(skipped))]);
+    let (config, have) = (FetchConfig::default(), PieceSet::empty(geometry.clone()));
+    let engine = FetchEngine::selecting(config, geometry.clone(), Root([9; 32]), have, skipped, 1);
+    let mut bench = Bench { engine, geometry, now: Time::ZERO, outputs: Vec::new() };
+    bench.tell(Input::Tick);
+    assert!(matches!(bench.outputs[..], [Output::LayerReady(_)]));
+    bench
+}
+
+impl Bench {
+    fn found(&mut self, first: u32, leaves: Vec<Digest>) {
+        let first = self.geometry.chunk(first).unwrap();
+        self.tell(Input::Found { first, leaves });
+        self.engine.check_invariants();
+    }
+}
+
+#[test]
+fn what_is_found_proves_files_without_anybody() {
+    let mut bench = bench_of_small_files(100, 0b10);
+    let first = bench.geometry.piece(0).unwrap();
+    bench.found(0, vec![leaf(0)]);
+    assert_eq!(bench.outputs, []);
+    // What is not wanted is no part of it, whatever it is.
+    bench.found(1, vec![leaf(77)]);
+    bench.found(2, (2..64).map(leaf).collect());
+    assert_eq!(bench.outputs, [Output::Verified { piece: first }]);
+    assert!(!bench.engine.have().contains(first), "a chunk of it is not here");
+    assert_eq!(bench.engine.progress().bytes, 6300);
+    // What is verified stays, and nothing is said about it.
+    bench.found(0, vec![leaf(5)]);
+    assert_eq!(bench.outputs, []);
+    bench.found(64, (64..100).map(leaf).collect());
+    let last = bench.geometry.piece(1).unwrap();
+    assert_eq!(bench.outputs, [Output::Verified { piece: last }, Output::Complete]);
+    let progress = bench.engine.progress();
+    assert_eq!((progress.bytes, progress.bytes_total), (9900, 9900));
+    assert_eq!(bench.engine.all_stats().count(), 0, "nobody did anything");
+}
+
+#[test]
+fn nobody_is_blamed_for_what_was_found() {
+    // The source tells the leaves, or never does: then all of the piece is fetched.
+    for (tells, found) in [(true, 60), (false, 60), (true, 63), (false, 63)] {
+        let mut bench = bench_of_small_files(64, 1);
+        let piece = bench.geometry.piece(0).unwrap();
+        bench.found(1, (1..found).map(leaf).chain([leaf(1000)]).collect());
+        bench.join(A);
+        let requests = bench.requests();
+        assert_eq!(requests.iter().map(|(_, _, span)| span.count()).sum::<u32>(), 63 - found);
+        let mut outputs = std::mem::take(&mut bench.outputs);
+        for (source, request, span) in requests {
+            bench.arrived(source, request, span.first().get(), span.count());
+        }
+        outputs.append(&mut bench.outputs);
+        assert!(outputs.contains(&Output::AskLeaves { source: A, piece }));
+        let mut resets = Vec::new();
+        while resets.is_empty() {
+            if tells {
+                bench.tell(Input::Leaves { source: A, piece, leaves: (0..64).map(leaf).collect() });
+            } else {
+                bench.now = bench.engine.deadline().unwrap();
+                bench.tell(Input::Tick);
+            }
+            let reset = |output: &Output| match output {
+                Output::Reset { chunks, .. } => Some(chunks.0),
+                Output::Drop { .. } => panic!("nobody lied"),
+                _ => None,
+            };
+            resets.extend(bench.outputs.iter().filter_map(reset));
+        }
+        assert_eq!(resets, [if tells { 1 << found } else { u64::MAX - 1 }]);
+        for (source, request, span) in bench.requests() {
+            bench.arrived(source, request, span.first().get(), span.count());
+        }
+        assert_eq!(bench.outputs.last(), Some(&Output::Complete));
+        let stats = bench.engine.source_stats(A).unwrap();
+        assert_eq!((stats.bad, stats.chunks), (0, u64::from(if tells { 64 - found } else { 63 })));
+    }
+}
+
+#[test]
+fn what_is_found_before_the_layer_is_known_is_bounded() {
+    let geometry = Geometry::new(300 * PIECE_SIZE).unwrap();
+    let have = PieceSet::empty(geometry.clone());
+    let engine = FetchEngine::new(FetchConfig::default(), geometry.clone(), Root([1; 32]), have, 1);
+    let mut bench = Bench { engine, geometry, now: Time::ZERO, outputs: Vec::new() };
+    for piece in 0..300 {
+        bench.found(piece * 64, vec![leaf(0)]);
+        let number = bench.geometry.piece(piece).unwrap();
+        let refused = Output::Reset { piece: number, chunks: ChunkMask(1) };
+        assert_eq!(bench.outputs, if piece < 256 { vec![] } else { vec![refused] }, "{piece}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "a file's part of a piece is skipped or is not")]
+fn half_a_file_cannot_be_skipped() {
+    let geometry = Geometry::new(2 * PIECE_SIZE).unwrap();
+    let skipped = BTreeMap::from([(geometry.piece(1).unwrap(), ChunkMask(1))]);
+    let have = PieceSet::empty(geometry.clone());
+    FetchEngine::selecting(FetchConfig::default(), geometry, Root([1; 32]), have, skipped, 1);
 }

@@ -1,14 +1,17 @@
 //! What a source may send to the asking side of the datagram lane, and what it is worth: nothing that was not asked for is
 //! kept, and nothing that an honest source sends is held against it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use ftx_proto::digest::Root;
 use ftx_proto::engine::pull::budget::{Budget, Member};
 use ftx_proto::engine::pull::{Fate, Input, Output, PullEngine, Violation};
 use ftx_proto::geometry::{CHUNK_SIZE, ChunkIndex, Geometry};
 use ftx_proto::time::Time;
 use ftx_proto::wire::datagram::{Asking, DataHead, Layout};
 use ftx_proto::wire::session::RequestId;
+use proptest::prelude::*;
 
 /// An engine, with everything that it has asked for in the order in which a source sends it.
 struct Lane {
@@ -24,7 +27,10 @@ struct Lane {
 
 impl Lane {
     fn new(size: u64) -> Self {
-        let geometry = Geometry::new(size).unwrap();
+        Lane::of(Geometry::new(size).unwrap())
+    }
+
+    fn of(geometry: Geometry) -> Self {
         let mut lane = Lane {
             engine: PullEngine::new(geometry.clone(), Member(0), 1 << 20, Time::ZERO),
             geometry,
@@ -306,4 +312,113 @@ fn a_source_that_sends_only_nonsense_is_given_up_like_a_silent_one() {
     let asked = lane.engine.statistics().asked;
     lane.ask(5, 0, 4);
     assert_eq!(lane.engine.statistics().asked, asked, "it is over");
+}
+
+fn folder(sizes: &[u64]) -> Geometry {
+    let root = Root([7; 32]);
+    Geometry::of_folder(root, sizes.iter().map(|size| (*size, root))).unwrap()
+}
+
+/// Chunks of one byte and of any other length, with numbers that do not exist behind some of them.
+fn sizes() -> impl Strategy<Value = Vec<u64>> {
+    let chunk = u64::from(CHUNK_SIZE);
+    let size = prop_oneof![1u64..5, 1u64..3000, 1u64..(3 * chunk), (63 * chunk)..(67 * chunk)];
+    prop::collection::vec(size, 1..12)
+}
+
+/// The body of a Want for some fragments of one chunk.
+fn want(layout: u8, chunk: u32, mask: u16) -> Vec<u8> {
+    [&[0x10, 0, 0, 0, 1, layout], &chunk.to_be_bytes()[..], &mask.to_be_bytes()].concat()
+}
+
+#[test]
+fn numbers_between_files_are_never_kept() {
+    // The large file has chunks 0 to 64, the small ones 128 and 129.
+    let mut lane = Lane::of(folder(&[64 * u64::from(CHUNK_SIZE) + 5, 1, 20]));
+    lane.ask(1, 64, 1);
+    lane.ask(1, 128, 2);
+    let len = Layout::SMALLEST.fragment_len();
+    for chunk in [65, 66, 127, 130, 191, 192, 1 << 30, u32::MAX] {
+        for len in [1, 5, len] {
+            let head = DataHead { want: 0, chunk, fragment: 0 };
+            assert_eq!(lane.data(head, len), Err(Violation::Unasked), "{chunk}");
+        }
+    }
+    assert_eq!(lane.answers.iter().map(|(_, len)| *len).sum::<usize>(), 26);
+    assert_eq!(lane.finish().len(), 3);
+    assert!(lane.engine.is_idle());
+}
+
+#[test]
+fn many_short_chunks_are_not_asked_for_all_at_once() {
+    // As many datagrams as a window of such bytes would hold drown any receiver.
+    let mut lane = Lane::of(folder(&[10; 64 * 20]));
+    for piece in 0..20 {
+        lane.ask(u64::from(piece), piece * 64, 64);
+    }
+    let at_first = lane.answers.len();
+    assert!((16..=100).contains(&at_first), "{at_first} datagrams to a receiver of which nothing is known");
+    assert_eq!(lane.finish().len(), 64 * 20);
+    assert!(lane.engine.is_idle());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn a_want_names_what_exists_and_nothing_else(sizes in sizes(), layout in 1u8..=16) {
+        let geometry = folder(&sizes);
+        let last = geometry.pieces().last().map_or(0, |piece| geometry.span_of(piece).end());
+        for number in (0..last + 130).chain([1 << 26, 1 << 30, u32::MAX - 1, u32::MAX]) {
+            let Some(chunk) = geometry.chunk(number) else {
+                prop_assert!(Asking::decode(&want(layout, number, 1), &geometry).is_err(), "{}", number);
+                continue;
+            };
+            let all = Layout::new(layout).unwrap().all(geometry.chunk_len(chunk));
+            prop_assert!(all.count() > 0 && Asking::decode(&want(layout, number, all.0), &geometry).is_ok());
+            let beyond = u32::from(all.0) + 1;
+            if let Ok(beyond) = u16::try_from(beyond) {
+                prop_assert!(Asking::decode(&want(layout, number, beyond), &geometry).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_of_any_length_come_whole_and_once(sizes in sizes(), losses: u64, wide: bool) {
+        let geometry = folder(&sizes);
+        let mut lane = Lane::of(geometry.clone());
+        if wide {
+            for number in lane.probes.clone() {
+                lane.input(Input::Padding { number });
+            }
+        }
+        let mut missing = BTreeSet::new();
+        for piece in geometry.pieces() {
+            let span = geometry.span_of(piece);
+            lane.ask(u64::from(piece.get()), span.first().get(), span.count());
+            missing.extend(span.chunks());
+        }
+        let mut bytes: BTreeMap<ChunkIndex, u64> = BTreeMap::new();
+        for step in 0..100_000u32 {
+            prop_assert!(!lane.silent);
+            if lane.engine.is_idle() {
+                break;
+            }
+            if lane.answers.is_empty() {
+                lane.lose_everything();
+            }
+            if losses >> (step % 64) & 0b1011 == 0b1011 {
+                lane.answers.pop();
+            }
+            let Some(Fate::Keep { chunk, place, completes }) = lane.next() else { continue };
+            *bytes.entry(chunk).or_default() += place.len() as u64;
+            if let Some(request) = completes {
+                prop_assert_eq!(request.0, u64::from(chunk.piece().get()));
+                prop_assert!(missing.remove(&chunk), "a chunk is complete once");
+                prop_assert_eq!(bytes[&chunk], u64::from(geometry.chunk_len(chunk)));
+            }
+        }
+        prop_assert!(missing.is_empty() && lane.engine.is_idle());
+        prop_assert_eq!(bytes.values().sum::<u64>(), geometry.size());
+    }
 }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use ftx_proto::digest::Root;
 use ftx_proto::engine::serve::{ContentKey, Input, Output, PeerKey, ServeConfig, ServeEngine, SessionId};
 use ftx_proto::geometry::{CHUNK_SIZE, Geometry, Span};
-use ftx_proto::limits::{RUN_CHUNKS_MAX, SESSION_REQUESTS_MAX};
+use ftx_proto::limits::{FILE_SIZE_MAX, RUN_CHUNKS_MAX, SESSION_REQUESTS_MAX};
 use ftx_proto::time::Time;
 use ftx_proto::wire::session::{Refusal, RequestId};
 use rand::rngs::ChaCha8Rng;
@@ -388,4 +389,40 @@ fn what_leaves_without_a_grant_costs_nothing_where_there_is_no_limit() {
     link.run(Duration::from_secs(1));
     assert!(link.bytes_of(session) > 0.0);
     assert_eq!((link.engine.deadline(), link.engine.waiting_count()), (None, 0));
+}
+
+/// A link that serves a folder of so many files of these sizes, one after the other.
+fn of_folder(mut link: Link, files: u32, size: u64) -> Link {
+    let root = Root([1; 32]);
+    link.geometry = Geometry::of_folder(root, (0..files).map(|_| (size, root))).unwrap();
+    link
+}
+
+#[test]
+fn short_chunks_count_for_what_they_are_under_the_limit() {
+    for size in [1, 100, 5000] {
+        // 640 pieces a second, as far as the limit goes.
+        let limit = 10 * 64 * 64 * size;
+        let mut link = of_folder(Link::limited(limit), 130_000, size);
+        let session = link.open(1, 1);
+        for seconds in 1..=3 {
+            link.ask_pieces(session, (seconds - 1) * 640..seconds * 640);
+            link.run(Duration::from_secs(u64::from(seconds)));
+            let sent = link.bytes_of(session);
+            assert!(near(sent, (u64::from(seconds) * limit) as f64, 0.06), "{sent} of files of {size}");
+        }
+    }
+}
+
+#[test]
+fn a_request_far_out_in_a_large_folder_is_served_to_its_end() {
+    let mut link = Link::new(ServeConfig::default(), 1e9);
+    let root = Root([1; 32]);
+    link.geometry = Geometry::of_folder(root, (0..3).map(|_| (FILE_SIZE_MAX, root))).unwrap();
+    let session = link.open(1, 1);
+    let first = 3 * (1 << 30) - 64;
+    link.ask(session, 1, first, 64);
+    link.run(Duration::from_secs(1));
+    let granted: u32 = link.granted[&(session, RequestId(1))].iter().map(Span::count).sum();
+    assert_eq!(granted, 64);
 }

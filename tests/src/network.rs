@@ -60,6 +60,20 @@ impl Machine {
         Machine { binary: binary.into(), prefix: owned(prefix), common: owned(common), scratch }
     }
 
+    /// The same place, with what is started there run by another program, which gets the node as its last arguments.
+    pub fn under(&self, program: &[&str]) -> Self {
+        let prefix = self.prefix.iter().cloned().chain(program.iter().map(OsString::from)).collect();
+        Machine { prefix, ..self.clone() }
+    }
+
+    /// The same place, with what is started there bound by the permissions of files, whoever runs the tests.
+    pub fn without_privileges(&self) -> Self {
+        match rustix::process::geteuid().is_root() {
+            true => self.under(&["setpriv", "--bounding-set=-all", "--inh-caps=-all"]),
+            false => self.clone(),
+        }
+    }
+
     /// A fresh empty folder.
     pub fn folder(&self) -> PathBuf {
         self.scratch.folder()

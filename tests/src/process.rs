@@ -225,9 +225,36 @@ impl Running {
         }
     }
 
-    /// Ends the process as `kill -9` does, and waits until it is gone.
-    pub fn kill9(mut self) {
-        self.end();
+    /// Waits until an event that `wanted` accepts has come; whether it came before the end. Events before it are passed
+    /// over.
+    pub fn comes_to(&mut self, mut wanted: impl FnMut(&Value) -> bool) -> bool {
+        while let Some(line) = self.next_line() {
+            if serde_json::from_str::<Value>(&line).is_ok_and(|event| wanted(&event)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Waits for the end, for so long at most; whether it came.
+    pub fn ends_within(&mut self, time: Duration) -> bool {
+        let until = (Instant::now() + time).min(self.deadline);
+        if self.stdout.wait(until, |state| state.ended.then_some(())).is_some() {
+            return true;
+        }
+        if until == self.deadline {
+            self.fail("did not end within its time");
+        }
+        false
+    }
+
+    /// Ends the process as `kill -9` does, and waits until it is gone. What it had said by then comes back; its status is
+    /// 137 unless it ended of itself just before.
+    pub fn kill9(mut self) -> Finished {
+        // A process that has ended by itself needs no killing; either way it is waited for.
+        let _ = self.child.kill();
+        self.renew_deadline();
+        self.finish()
     }
 
     /// Gives the process the usual time again, from now on.

@@ -97,8 +97,8 @@ impl Share {
     }
 
     /// Ends the process as `kill -9` does.
-    pub fn kill9(self) {
-        self.running.kill9();
+    pub fn kill9(self) -> Finished {
+        self.running.kill9()
     }
 
     /// Asks the process to end, and waits until it has.

@@ -1,15 +1,22 @@
 //! The actor that knows what the node offers.
 //!
-//! It owns the table of files and of what is being fetched, and the questions about it. It never touches the disk itself:
-//! a scan, a look at one file, hashing and saving hashes run on threads of their own and tell it what they found. They
-//! hold a permit for everything they tell, so its mailbox stays short. It answers at once, while it is scanning and
-//! hashing; and without shares it starts nothing at all.
+//! It owns the table of files and folders and of what is being fetched, and the questions about it. It never touches the
+//! disk itself: reading what is remembered, a scan, a look at one name, hashing, making a folder's manifest and saving
+//! hashes run on threads of their own and tell it what they found. They hold a permit for everything they tell, so its
+//! mailbox stays short. It answers at once, while it is scanning and hashing; and without shares it starts nothing at all.
 //!
-//! A question for a name looks at that very file first, so a file that was put there, changed or removed a moment ago is
-//! answered for as it is; a question for a root that is not known leads to a scan, at most one a second.
+//! A question for a name looks at that very file or folder first, so what was put there, changed or removed a moment ago
+//! is answered for as it is; a folder of thousands of entries is looked at as far as that is quick, and the rest of it is
+//! answered for as it was when it was seen last. A question for a root that is not known leads to a scan, at most one a
+//! second.
+//!
+//! ```text
+//! Loading -> Ready   the table of the last run is there; questions that came meanwhile are answered
+//! ```
 //!
 //! A crash of the actor loses what is being fetched ([`CatalogMessage::AddPartial`]), which its fetchers add again.
 
+mod questions;
 mod scanning;
 mod skipped;
 
@@ -27,13 +34,17 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
+use self::questions::{Asker, Questions};
 use self::scanning::Scanning;
 use self::skipped::SkippedLog;
 use crate::catalog::cache::Entry;
+use crate::catalog::folder::Made;
 use crate::catalog::hash::HashError;
 use crate::catalog::index::Index;
-use crate::catalog::pool::{CacheSlot, HashPool, Outcome};
-use crate::catalog::scan::{Batch, Found, Shares, SkipReason, Skipped};
+use crate::catalog::pool::{CacheSlot, HashPool, Outcome, Ticket};
+use crate::catalog::scan::{Shares, SkipReason, Skipped};
+use crate::catalog::walk::{Batch, Look, Step};
+use crate::catalog::watch::Watch;
 use crate::catalog::{Content, SharedFile};
 
 /// The actor; what it owns is made when it starts.
@@ -58,7 +69,7 @@ pub struct CatalogArguments {
 pub enum CatalogMessage {
     /// What is there of this? The entries, and whether there are more.
     Lookup(Want, RpcReplyPort<(Vec<OfferEntry>, bool)>),
-    /// The files in order of their names.
+    /// The files and folders in order of their names.
     List {
         /// Where to go on; `None` for the beginning.
         after: Option<RelativePath>,
@@ -67,7 +78,8 @@ pub enum CatalogMessage {
         /// The entries, and whether there are more.
         reply: RpcReplyPort<(Vec<ListingEntry>, bool)>,
     },
-    /// The content of this root, if it is known.
+    /// The content of this root, if it is known: a file, the manifest of a folder that was asked for, the bytes of all its
+    /// files, or what is being fetched.
     Open(Root, RpcReplyPort<Option<Arc<Content>>>),
     /// The file of this name in a share, whether or not its root is known.
     FindFile(RelativePath, RpcReplyPort<Option<SharedFile>>),
@@ -116,24 +128,28 @@ pub struct Internal(Event);
 
 #[derive(Debug)]
 enum Event {
+    Loaded(Box<Index>),
     Scanned { batch: Batch, _permit: OwnedSemaphorePermit },
     ScanEnded { took: Duration },
     ScanFailed { took: Duration },
-    Sweep { after: Option<Arc<RelativePath>> },
     ScanDue,
-    Probed { name: RelativePath, found: Option<Found>, asker: Asker },
+    Looked { looked: Looked, asker: Asker },
+    Watching(Watch),
+    Noticed { looks: Option<Vec<Looked>>, _permit: OwnedSemaphorePermit },
+    Made(Box<Made>),
+    MakingFailed(RelativePath),
     Hashed { outcome: Outcome, _permit: OwnedSemaphorePermit },
     RetryDue,
     SaveDue,
     Saved,
 }
 
-/// Who wants to know what a look at a file shows.
+/// What a name stood for when it was looked at, by walk number `walk`.
 #[derive(Debug)]
-enum Asker {
-    Nobody,
-    Lookup(RpcReplyPort<(Vec<OfferEntry>, bool)>),
-    FindFile(RpcReplyPort<Option<SharedFile>>),
+struct Looked {
+    name: RelativePath,
+    look: Look,
+    walk: u64,
 }
 
 /// What the actor owns.
@@ -145,9 +161,9 @@ pub struct CatalogState {
     pool: Option<HashPool>,
     cache: CacheSlot,
     scanning: Scanning,
-    probes: usize,
+    questions: Questions,
     /// Files that were changed while being hashed, to be looked at again.
-    unsettled: Vec<Arc<RelativePath>>,
+    unsettled: Vec<RelativePath>,
     unsaved: Vec<Entry>,
     forgotten: Vec<PathBuf>,
     /// A save is under way or will be in a moment.
@@ -160,9 +176,10 @@ pub struct CatalogState {
 
 /// What the threads share with the actor; they end when it is dropped.
 struct Background {
-    /// The last scan and the last save.
+    /// The last scan, or what reads what is remembered before the first one; and the last save.
     scan: Option<JoinHandle<()>>,
     save: Option<JoinHandle<()>>,
+    watch: Option<Watch>,
     stop: Arc<AtomicBool>,
     outcome_permits: Arc<Semaphore>,
     batch_permits: Arc<Semaphore>,
@@ -188,9 +205,6 @@ const OUTCOMES_MAX: usize = 256;
 
 /// Most batches of a scan that wait in the mailbox.
 const BATCHES_MAX: usize = 4;
-
-/// Most looks at single files under way; questions beyond are answered from the table.
-const PROBES_MAX: usize = 16;
 
 /// Most files that were changed while being hashed and are looked at again before the next scan.
 const UNSETTLED_MAX: usize = 256;
@@ -221,7 +235,7 @@ impl Actor for Catalog {
         let mut state = CatalogState::new(myself, &arguments);
         if !state.shares.is_empty() {
             state.start_pool(arguments.hash_threads);
-            state.begin_scan(arguments.state_dir);
+            state.load(arguments.state_dir);
         }
         Ok(state)
     }
@@ -232,16 +246,11 @@ impl Actor for Catalog {
         message: CatalogMessage,
         state: &mut CatalogState,
     ) -> Result<(), ActorProcessingErr> {
-        // A reply that cannot be sent is to somebody who does not wait any more.
         match message {
-            CatalogMessage::Lookup(want, reply) => state.lookup(want, reply),
-            CatalogMessage::List { after, limit, reply } => {
-                let _ = reply.send(state.index.list(after.as_ref(), limit));
-            }
-            CatalogMessage::Open(root, reply) => {
-                let _ = reply.send(state.index.open(&root));
-            }
-            CatalogMessage::FindFile(name, reply) => state.find_file(name, reply),
+            CatalogMessage::Lookup(..)
+            | CatalogMessage::List { .. }
+            | CatalogMessage::Open(..)
+            | CatalogMessage::FindFile(..) => state.question(message),
             CatalogMessage::AddPartial(content) => {
                 if !state.index.add_partial(content) {
                     tracing::warn!(
@@ -277,11 +286,11 @@ impl CatalogState {
         CatalogState {
             myself,
             index: Index::new(shares.clone()),
-            scanning: Scanning::new(arguments.shares.len(), arguments.rescan_interval),
+            scanning: Scanning::new(shares.len(), arguments.rescan_interval),
             shares,
             pool: None,
             cache: CacheSlot::default(),
-            probes: 0,
+            questions: Questions::default(),
             unsettled: Vec::new(),
             unsaved: Vec::new(),
             forgotten: Vec::new(),
@@ -292,6 +301,7 @@ impl CatalogState {
             background: Background {
                 scan: None,
                 save: None,
+                watch: None,
                 stop: Arc::new(AtomicBool::new(false)),
                 outcome_permits: Arc::new(Semaphore::new(OUTCOMES_MAX)),
                 batch_permits: Arc::new(Semaphore::new(BATCHES_MAX)),
@@ -313,12 +323,16 @@ impl CatalogState {
 
     fn event(&mut self, event: Event) {
         match event {
+            Event::Loaded(index) => self.loaded(*index),
             Event::Scanned { batch, _permit } => self.scanned(batch),
             Event::ScanEnded { took } => self.scan_ended(took),
             Event::ScanFailed { took } => self.scan_failed(took),
-            Event::Sweep { after } => self.sweep(after),
             Event::ScanDue => self.scan_due(),
-            Event::Probed { name, found, asker } => self.probed(name, found, asker),
+            Event::Looked { looked, asker } => self.looked(looked, asker),
+            Event::Watching(watch) => self.background.watch = Some(watch),
+            Event::Noticed { looks, _permit } => self.noticed(looks),
+            Event::Made(made) => self.made(*made),
+            Event::MakingFailed(name) => self.answer_for_folder(&name),
             Event::Hashed { outcome, _permit } => self.hashed(outcome),
             Event::RetryDue => self.retry(),
             Event::SaveDue => self.save(),
@@ -329,117 +343,84 @@ impl CatalogState {
         }
     }
 
-    fn lookup(&mut self, want: Want, reply: RpcReplyPort<(Vec<OfferEntry>, bool)>) {
-        if let Want::Name(name) = &want
-            && self.may_probe()
-        {
-            return self.probe(name.clone(), Asker::Lookup(reply));
+    /// Something was come across by walk number `walk`.
+    fn walked(&mut self, batch: Batch, walk: u64) {
+        for skipped in batch.skipped {
+            self.skipped.note(skipped, self.scanning.number());
         }
-        let answer = self.answer(&want);
-        if answer.0.is_empty() && matches!(want, Want::Root(_)) {
-            self.want_scan();
-        }
-        let _ = reply.send(answer);
-    }
-
-    fn answer(&self, want: &Want) -> (Vec<OfferEntry>, bool) {
-        self.index.lookup(want, &|ticket| match (&self.pool, want) {
-            (Some(pool), Want::All) => pool.bytes_done(ticket),
-            (Some(pool), _) => pool.ask(ticket),
-            (None, _) => 0,
-        })
-    }
-
-    fn find_file(&mut self, name: RelativePath, reply: RpcReplyPort<Option<SharedFile>>) {
-        if self.may_probe() {
-            return self.probe(name, Asker::FindFile(reply));
-        }
-        let _ = reply.send(self.file(&name));
-    }
-
-    /// The file of this name, as far as is known.
-    fn file(&self, name: &RelativePath) -> Option<SharedFile> {
-        let share = self.index.share_of(name)?;
-        Some(SharedFile::new(self.shares.location(share, name)))
-    }
-
-    fn may_probe(&self) -> bool {
-        !self.shares.is_empty() && self.probes < PROBES_MAX
-    }
-
-    /// Has a look at the file of this name, and answers then.
-    fn probe(&mut self, name: RelativePath, asker: Asker) {
-        self.probes += 1;
-        let (myself, shares) = (self.myself.clone(), self.shares.clone());
-        tokio::task::spawn_blocking(move || {
-            let found = shares.probe(&name);
-            tell(&myself, Event::Probed { name, found, asker });
-        });
-    }
-
-    fn probed(&mut self, name: RelativePath, found: Option<Found>, asker: Asker) {
-        self.probes -= 1;
-        if self.index.share_of(&name) != found.as_ref().map(|found| found.share) {
-            self.remove(&name);
-        }
-        if let Some(found) = found {
-            self.found(vec![found]);
-        }
-        // A reply that cannot be sent is to somebody who does not wait any more.
-        match asker {
-            Asker::Nobody => {}
-            Asker::Lookup(reply) => drop(reply.send(self.answer(&Want::Name(name)))),
-            Asker::FindFile(reply) => drop(reply.send(self.file(&name))),
-        }
-    }
-
-    fn remove(&mut self, name: &RelativePath) {
-        if let (Some(ticket), Some(pool)) = (self.index.remove(name), &self.pool) {
-            pool.withdraw(ticket);
-        }
-    }
-
-    /// Files were seen.
-    fn found(&mut self, found: Vec<Found>) {
-        let mut jobs = Vec::new();
-        for found in found {
-            let location = self.shares.location(found.share, &found.name);
-            let change = self.index.found(found, self.scanning.number());
-            if let Some(reason) = change.skipped {
-                self.skipped.note(Skipped::new(&location.path(), reason), self.scanning.number());
+        for step in batch.steps {
+            match step {
+                Step::Found(found) => {
+                    let share = found.share;
+                    let change = self.index.found(found, walk);
+                    if let Some((name, reason)) = change.skipped {
+                        let path = self.shares.location(share, &name).path();
+                        self.skipped.note(Skipped::new(&path, reason), self.scanning.number());
+                    }
+                    self.taken_from_cache += u64::from(change.confirmed);
+                    self.withdraw(change.withdrawn);
+                }
+                Step::Listed { share, folder } => {
+                    let gone = self.index.listed(share, folder.as_ref(), walk);
+                    self.withdraw(gone.withdrawn);
+                    self.forget(gone.files);
+                }
             }
-            if let (Some(ticket), Some(pool)) = (change.withdrawn, &self.pool) {
-                pool.withdraw(ticket);
-            }
-            jobs.extend(change.job);
         }
-        if let (false, Some(pool)) = (jobs.is_empty(), &self.pool) {
-            pool.submit(jobs);
+        self.hash_on();
+    }
+
+    /// A name was looked at.
+    fn apply(&mut self, Looked { name, look, walk }: Looked) {
+        if look.share.is_none() {
+            let gone = self.index.remove(&name);
+            self.withdraw(gone.withdrawn);
+            self.forget(gone.files);
+        }
+        self.walked(look.batch, walk);
+    }
+
+    fn withdraw(&self, tickets: Vec<Ticket>) {
+        if let Some(pool) = &self.pool {
+            tickets.into_iter().for_each(|ticket| pool.withdraw(ticket));
+        }
+    }
+
+    /// Has files hashed whose turn it is.
+    fn hash_on(&mut self) {
+        if let Some(pool) = &self.pool {
+            let jobs = self.index.next_jobs();
+            if !jobs.is_empty() {
+                pool.submit(jobs);
+            }
         }
     }
 
     fn hashed(&mut self, outcome: Outcome) {
-        let Outcome { ticket, name, result } = outcome;
+        self.job_ended(outcome);
+        self.hash_on();
+    }
+
+    fn job_ended(&mut self, outcome: Outcome) {
+        let Outcome { ticket, id, result } = outcome;
         match result {
             Ok(hashed) => {
-                if !self.index.hashed(&name, ticket, &hashed) {
-                    return;
-                }
+                let Some(name) = self.index.hashed(id, ticket, &hashed) else { return };
                 if hashed.from_cache {
                     self.taken_from_cache += 1;
                     return;
                 }
                 self.hashed_by_reading += 1;
-                if let Some(share) = self.index.share_of(&name)
+                if let Some(path) = self.path_of(&name)
                     && self.unsaved.len() < UNSAVED_MAX
                 {
-                    let path = self.shares.location(share, &name).path();
                     self.unsaved.push((path, hashed.stamp, hashed.layer));
                     self.save_soon();
                 }
             }
             Err(HashError::Changed) => {
-                if self.index.unsettled(&name, ticket) && self.unsettled.len() < UNSETTLED_MAX {
+                let Some(name) = self.index.unsettled(id, ticket) else { return };
+                if self.unsettled.len() < UNSETTLED_MAX {
                     if self.unsettled.is_empty() {
                         self.tell_later(RETRY_DELAY, Event::RetryDue);
                     }
@@ -447,14 +428,10 @@ impl CatalogState {
                 }
             }
             Err(HashError::Unreadable(error)) => {
-                if self.index.failed(&name, ticket)
-                    && let Some(share) = self.index.share_of(&name)
-                {
-                    let path = self.shares.location(share, &name).path();
-                    self.skipped.note(
-                        Skipped::new(&path, SkipReason::Unreadable(error.to_string())),
-                        self.scanning.number(),
-                    );
+                let Some(name) = self.index.failed(id, ticket) else { return };
+                if let Some(path) = self.path_of(&name) {
+                    let reason = SkipReason::Unreadable(error.to_string());
+                    self.skipped.note(Skipped::new(&path, reason), self.scanning.number());
                 }
             }
             // By whoever withdrew it.
@@ -462,10 +439,25 @@ impl CatalogState {
         }
     }
 
+    fn path_of(&self, name: &RelativePath) -> Option<PathBuf> {
+        let share = self.index.share_of(name)?;
+        Some(self.shares.location(share, name).path())
+    }
+
     /// Looks again at the files that were changed while they were hashed.
     fn retry(&mut self) {
         for name in std::mem::take(&mut self.unsettled) {
-            self.probe(RelativePath::clone(&name), Asker::Nobody);
+            self.look(name, Asker::Nobody);
+        }
+    }
+
+    /// The hashes of files that are gone need not be remembered.
+    fn forget(&mut self, files: Vec<(RelativePath, usize)>) {
+        for (name, share) in files {
+            // A share where nothing at all is found is more likely a disk that is not there now.
+            if self.scanning.has_found(share) && self.forgotten.len() < UNSAVED_MAX {
+                self.forgotten.push(self.shares.location(share, &name).path());
+            }
         }
     }
 
@@ -490,6 +482,7 @@ impl CatalogState {
     /// comes next can open it.
     async fn stop(&mut self) {
         self.background.end();
+        self.background.watch = None;
         let tasks = [self.background.scan.take(), self.background.save.take()];
         for task in tasks.into_iter().flatten() {
             // One that failed has ended as well.
@@ -515,7 +508,7 @@ impl CatalogState {
             bytes: totals.bytes,
             hashed_files: totals.hashed_files,
             hashed_bytes: totals.hashed_bytes,
-            queue: self.pool.as_ref().map_or(0, HashPool::len),
+            queue: self.index.waiting() + self.pool.as_ref().map_or(0, HashPool::len),
             hashed_by_reading: self.hashed_by_reading,
             taken_from_cache: self.taken_from_cache,
             scans: self.scanning.completed(),

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use ftx_proto::engine::fetch::{FetchConfig, FetchEngine, Input, Output, SourceId};
 use ftx_proto::geometry::PieceIndex;
+use ftx_proto::merkle::PieceLayer;
 use ftx_proto::time::Time;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
@@ -20,7 +21,7 @@ use tokio::task::AbortHandle;
 
 use super::catalog::CatalogMessage;
 use super::source::{Source, SourceArguments, SourceMessage};
-use crate::catalog::Content;
+use crate::catalog::{Content, PartOfFolder};
 use crate::error::{Code, Error};
 use crate::fetch::candidates::Candidates;
 use crate::fetch::landing::Landing;
@@ -246,14 +247,7 @@ impl FetcherState {
                 }
                 Output::LayerReady(layer) => {
                     tracing::debug!(pieces = layer.hashes().len(), "the hashes of all pieces are known");
-                    let content = Content::partial(
-                        layer,
-                        self.settings.name.clone(),
-                        self.mtime,
-                        self.executable,
-                        Arc::clone(&self.settings.part),
-                        self.settings.pieces.subscribe(),
-                    );
+                    let content = self.partial(layer);
                     self.fed_at = now;
                     self.offered = Some((Arc::new(content), None));
                     self.offer_to_others();
@@ -264,14 +258,26 @@ impl FetcherState {
                 Output::Verified { piece } => verified.push(piece),
                 Output::Reset { piece, chunks } => self.landing.release(piece, chunks),
                 Output::Drop { source, why } => self.candidates.dropped(source, why),
-                Output::Complete => {
-                    self.ending = Some(Ending::Finishing);
-                    self.finish_when_possible(myself);
-                }
+                Output::Complete => self.ending = Some(Ending::Finishing),
             }
         }
+        // Before anybody is told that it is verified.
         self.note(verified);
         self.commit_when_due(myself, now);
+        if self.ending.is_some() {
+            self.finish_when_possible(myself);
+        }
+    }
+
+    /// What others can be served while it is fetched.
+    fn partial(&self, layer: Arc<PieceLayer>) -> Content {
+        let FetchSettings { name, named, part, pieces, geometry, .. } = &self.settings;
+        let (name, part, have) = (name.clone(), Arc::clone(part), pieces.subscribe());
+        if geometry.folder().is_some() {
+            let folder = PartOfFolder { root: *named, manifest: None };
+            return Content::partial_folder(layer, name, self.mtime, folder, part, have);
+        }
+        Content::partial(layer, name, self.mtime, self.executable, part, have)
     }
 
     /// These pieces are verified: a process that is killed now does not lose them, and the next commit syncs them.

@@ -12,22 +12,27 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use ftx_proto::digest::{Digest, Root};
 use ftx_proto::geometry::Geometry;
-use ftx_proto::merkle::PieceLayer;
+use ftx_proto::merkle::{PieceLayer, empty_root};
 use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase, ReadableTableMetadata, StorageError, TableDefinition,
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError,
+    TableDefinition,
 };
 
 use super::content::Stamp;
 use super::scan::FILES_MAX;
+use super::tree::Hashes;
 
 /// The name of the database in the state folder.
 const FILE_NAME: &str = "hashes.redb";
 
 /// Path to stamp and hashes; see [`encode`].
-const HASHES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("hashes-1");
+const HASHES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("hashes-2");
+
+/// As earlier versions kept it, without what the table of files needs. It is dropped.
+const HASHES_BEFORE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("hashes-1");
 
 /// Memory that the database may use for its pages.
-const MEMORY_BYTES_MAX: usize = 16 << 20;
+const MEMORY_BYTES_MAX: usize = 8 << 20;
 
 /// Most files that are remembered; beyond that everything is forgotten.
 const ENTRIES_MAX: u64 = 2 * FILES_MAX as u64;
@@ -81,15 +86,43 @@ impl Cache {
                 table => table?,
             };
             let value = table.get(path.as_os_str().as_bytes())?;
-            Ok(value.and_then(|value| decode(value.value(), stamp)))
+            Ok(value.and_then(|value| decode(value.value())))
         });
-        found.flatten().map(Arc::new)
+        let (_, hashes) = found.flatten().filter(|(known, _)| known.is_same_content(stamp))?;
+        match hashes {
+            Hashes::Large(layer) => Some(layer),
+            Hashes::Small(root) => PieceLayer::of_small(Geometry::new(stamp.size).ok()?, root).map(Arc::new),
+        }
+    }
+
+    /// Hands over all files that are remembered, in order of their paths, as long as `take` wants more. Blocks on the
+    /// disk.
+    pub(crate) fn each(&self, take: &mut dyn FnMut(&[u8], Stamp, Hashes) -> bool) {
+        self.guarded(|| {
+            let transaction = self.database.begin_read()?;
+            let table = match transaction.open_table(HASHES) {
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+                table => table?,
+            };
+            for entry in table.iter()? {
+                let (path, value) = entry?;
+                if let Some((stamp, hashes)) = decode(value.value())
+                    && !take(path.value(), stamp, hashes)
+                {
+                    break;
+                }
+            }
+            Ok(())
+        });
     }
 
     /// Remembers and forgets files. Blocks on the disk.
     pub(crate) fn save(&self, entries: &[Entry], gone: &[PathBuf]) {
         self.guarded(|| {
-            let transaction = self.database.begin_write()?;
+            let mut transaction = self.database.begin_write()?;
+            // After a crash the database is there at once, however large it is.
+            transaction.set_quick_repair(true);
+            transaction.delete_table(HASHES_BEFORE)?;
             {
                 let mut table = transaction.open_table(HASHES)?;
                 if table.len()? > ENTRIES_MAX {
@@ -174,10 +207,15 @@ fn set_aside(path: &Path, problem: &str) {
     }
 }
 
-/// Size, seconds, nanoseconds, inode, device, root; then, of more than one piece, the piece hashes; then 8 bytes of the
-/// SHA-256 of all that. Numbers are little-endian.
+/// Size, seconds, nanoseconds, inode, device, whether executable, root; then, of more than one piece, the piece hashes;
+/// then 8 bytes of the SHA-256 of all that. Numbers are little-endian.
 fn encode(stamp: &Stamp, layer: &PieceLayer) -> Vec<u8> {
-    let mut value = stamp_bytes(stamp).to_vec();
+    let mut value = stamp.size.to_le_bytes().to_vec();
+    value.extend(stamp.mtime.0.to_le_bytes());
+    value.extend(stamp.mtime.1.to_le_bytes());
+    value.extend(stamp.inode.to_le_bytes());
+    value.extend(stamp.device.to_le_bytes());
+    value.push(u8::from(stamp.executable));
     value.extend(layer.root().0);
     if layer.hashes().len() > 1 {
         value.extend(layer.hashes().iter().flat_map(|hash| hash.0));
@@ -187,34 +225,38 @@ fn encode(stamp: &Stamp, layer: &PieceLayer) -> Vec<u8> {
     value
 }
 
-/// The layer in a value, if it is whole and of a file with this stamp.
-fn decode(value: &[u8], stamp: &Stamp) -> Option<PieceLayer> {
-    let rest = value.strip_prefix(&stamp_bytes(stamp))?;
+/// What a value says, if it is whole.
+fn decode(value: &[u8]) -> Option<(Stamp, Hashes)> {
     let (checked, checksum) = value.split_at_checked(value.len().checked_sub(CHECKSUM_LEN)?)?;
     if Digest::of(checked).0[..CHECKSUM_LEN] != *checksum {
         return None;
     }
-    let rest = &rest[..rest.len().checked_sub(CHECKSUM_LEN)?];
-    let geometry = Geometry::new(stamp.size).ok()?;
+    let (size, rest) = checked.split_first_chunk()?;
+    let (seconds, rest) = rest.split_first_chunk()?;
+    let (nanoseconds, rest) = rest.split_first_chunk()?;
+    let (inode, rest) = rest.split_first_chunk()?;
+    let (device, rest) = rest.split_first_chunk()?;
+    let ([executable], rest) = rest.split_first_chunk()?;
     let (root, hashes) = rest.split_first_chunk()?;
+    let stamp = Stamp {
+        size: u64::from_le_bytes(*size),
+        mtime: (i64::from_le_bytes(*seconds), u32::from_le_bytes(*nanoseconds)),
+        inode: u64::from_le_bytes(*inode),
+        device: u64::from_le_bytes(*device),
+        executable: *executable != 0,
+    };
+    let geometry = Geometry::new(stamp.size).ok()?;
     if geometry.piece_count() < 2 {
-        return if hashes.is_empty() { PieceLayer::of_small(geometry, Root(*root)) } else { None };
+        let is_good = hashes.is_empty() && (stamp.size > 0 || Root(*root) == empty_root());
+        return is_good.then_some((stamp, Hashes::Small(Root(*root))));
     }
     let (hashes, []) = hashes.as_chunks() else { return None };
-    PieceLayer::verify(geometry, Root(*root), hashes.iter().map(|hash| Digest(*hash)).collect()).ok()
+    let hashes = hashes.iter().map(|hash| Digest(*hash)).collect();
+    let layer = PieceLayer::verify(geometry, Root(*root), hashes).ok()?;
+    Some((stamp, Hashes::Large(Arc::new(layer))))
 }
 
 const CHECKSUM_LEN: usize = 8;
-
-fn stamp_bytes(stamp: &Stamp) -> [u8; 36] {
-    let mut bytes = [0; 36];
-    bytes[..8].copy_from_slice(&stamp.size.to_le_bytes());
-    bytes[8..16].copy_from_slice(&stamp.mtime.0.to_le_bytes());
-    bytes[16..20].copy_from_slice(&stamp.mtime.1.to_le_bytes());
-    bytes[20..28].copy_from_slice(&stamp.inode.to_le_bytes());
-    bytes[28..].copy_from_slice(&stamp.device.to_le_bytes());
-    bytes
-}
 
 #[cfg(test)]
 mod tests {
@@ -238,6 +280,15 @@ mod tests {
         cache.save(&entries, &[]);
         drop(cache);
         let cache = Cache::open(folder.path()).unwrap();
+        let mut all = Vec::new();
+        cache.each(&mut |path, stamp, hashes| {
+            all.push((PathBuf::from(std::ffi::OsStr::from_bytes(path)), stamp, hashes));
+            all.len() < 4
+        });
+        all.sort_by_key(|(_, stamp, _)| stamp.size);
+        let expected =
+            entries.each_ref().map(|(path, stamp, layer)| (path.clone(), *stamp, Hashes::from(layer)));
+        assert_eq!(all, expected);
         for (path, stamp, layer) in &entries {
             assert_eq!(cache.find(path, stamp).as_ref(), Some(layer));
             assert_eq!(cache.find(path, &Stamp { executable: true, ..*stamp }).as_ref(), Some(layer));
@@ -259,12 +310,12 @@ mod tests {
         for size in [1, 3 * PIECE_SIZE] {
             let (_, stamp, layer) = entry(size);
             let value = encode(&stamp, &layer);
-            assert_eq!(decode(&value, &stamp).as_ref(), Some(&*layer));
+            assert_eq!(decode(&value), Some((stamp, Hashes::from(&layer))));
             for place in 0..value.len() {
                 let mut changed = value.clone();
                 changed[place] ^= 1;
-                assert_eq!(decode(&changed, &stamp), None, "byte {place}");
-                assert_eq!(decode(&value[..place], &stamp), None, "{place} bytes");
+                assert_eq!(decode(&changed), None, "byte {place}");
+                assert_eq!(decode(&value[..place]), None, "{place} bytes");
             }
         }
     }
@@ -285,6 +336,30 @@ mod tests {
             entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("hashes.redb.damaged-")
         });
         assert_eq!(aside.count(), 1);
+    }
+
+    /// What a process that is killed leaves behind is what is on the disk at that moment.
+    #[test]
+    fn what_was_saved_survives_a_kill() {
+        let (folder, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let cache = Cache::open(folder.path()).unwrap();
+        let mut saved = Vec::new();
+        for round in 0..4u64 {
+            let entries: Vec<Entry> = (1..200).map(|size| entry(round * 1000 + size)).collect();
+            cache.save(&entries, &[]);
+            saved.extend(entries);
+            std::fs::copy(folder.path().join(FILE_NAME), killed.path().join(FILE_NAME)).unwrap();
+            let after = Cache::open(killed.path()).unwrap();
+            assert!(saved.iter().all(|(path, stamp, layer)| after.find(path, stamp).as_ref() == Some(layer)));
+            let mut count = 0;
+            after.each(&mut |_, _, _| {
+                count += 1;
+                true
+            });
+            assert_eq!(count, saved.len());
+            drop(after);
+            assert_eq!(std::fs::read_dir(killed.path()).unwrap().count(), 1, "nothing is set aside");
+        }
     }
 
     #[test]

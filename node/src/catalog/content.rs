@@ -1,7 +1,9 @@
 //! One content as its server sees it: what it is, and its bytes as long as they are what was hashed.
+//!
+//! It is a file, the bytes of all files of a folder, the manifest of one, or either while it is being fetched.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,15 +12,16 @@ use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::{Digest, Root};
-use ftx_proto::geometry::{Geometry, PieceIndex, Span};
+use ftx_proto::geometry::{ChunkIndex, Geometry, PieceIndex, Span};
 use ftx_proto::merkle::PieceLayer;
 use ftx_proto::name::RelativePath;
 use ftx_proto::wire::session::Refusal;
 use rustix::fs::OFlags;
 use tokio::sync::watch;
 
+use super::bundle::{Bundle, BundleReader};
 use crate::hash;
-use crate::store::Part;
+use crate::store::{Part, read_parts_at};
 
 /// What tells one state of a file from another without reading it.
 ///
@@ -53,12 +56,24 @@ pub struct Content {
     mtime: (i64, u32),
     executable: bool,
     source: Source,
+    folder: Option<PartOfFolder>,
 }
 
 #[derive(Debug)]
 enum Source {
     File { location: Location, stamp: Stamp },
+    Tree(Arc<Bundle>),
+    Memory(Arc<[u8]>),
     Part { part: Arc<dyn Part>, have: watch::Receiver<Arc<PieceSet>> },
+}
+
+/// What a folder is that is being fetched.
+#[derive(Debug, Clone)]
+pub struct PartOfFolder {
+    /// Its root.
+    pub root: Root,
+    /// Its manifest ([`Content::memory`]), if others are to get it from here as well.
+    pub manifest: Option<Arc<Content>>,
 }
 
 /// How much of a content is there.
@@ -80,7 +95,26 @@ pub struct ContentReader {
 #[derive(Debug)]
 enum Bytes {
     File { file: File, stamp: Stamp },
+    Tree(BundleReader),
+    Memory(Arc<[u8]>),
     Part { part: Arc<dyn Part>, have: watch::Receiver<Arc<PieceSet>> },
+}
+
+/// Bytes of one chunk that are to be read.
+#[derive(Debug)]
+pub struct ChunkPart<'a> {
+    /// Which chunk.
+    pub chunk: ChunkIndex,
+    /// From which of its bytes on.
+    pub from: usize,
+    /// Where they go, and how many.
+    pub buffer: &'a mut [u8],
+}
+
+impl ChunkPart<'_> {
+    fn slices(parts: &mut [Self]) -> Vec<IoSliceMut<'_>> {
+        parts.iter_mut().map(|part| IoSliceMut::new(part.buffer)).collect()
+    }
 }
 
 /// Why a content cannot be read.
@@ -95,13 +129,16 @@ pub enum ReadError {
     /// This part of it is not here yet.
     #[error("this part is not here yet")]
     Missing,
+    /// One of the files of a folder is not any more what was hashed, or cannot be read. The others can.
+    #[error("a file of the folder: {0}")]
+    OneFile(Box<ReadError>),
 }
 
 impl ReadError {
     /// Whether the file is not what the catalog believes, so that it should look again.
     pub fn is_news(&self) -> bool {
         match self {
-            ReadError::Changed | ReadError::Unreadable(_) => true,
+            ReadError::Changed | ReadError::Unreadable(_) | ReadError::OneFile(_) => true,
             ReadError::Missing => false,
         }
     }
@@ -112,7 +149,8 @@ impl From<&ReadError> for Refusal {
         match error {
             ReadError::Changed => Refusal::Changed,
             ReadError::Unreadable(_) => Refusal::Unreadable,
-            ReadError::Missing => Refusal::Missing,
+            // Whoever asks goes on with the other files.
+            ReadError::Missing | ReadError::OneFile(_) => Refusal::Missing,
         }
     }
 }
@@ -122,7 +160,26 @@ impl Content {
     pub(crate) fn file(layer: Arc<PieceLayer>, name: RelativePath, location: Location, stamp: Stamp) -> Self {
         assert_eq!(layer.geometry().size(), stamp.size, "the layer is that of the file");
         let source = Source::File { location, stamp };
-        Content { layer, name, mtime: stamp.mtime, executable: stamp.executable, source }
+        let Stamp { mtime, executable, .. } = stamp;
+        Content { layer, name, mtime, executable, source, folder: None }
+    }
+
+    /// The bytes of all files of the folder of this name.
+    pub(crate) fn tree(
+        layer: Arc<PieceLayer>,
+        name: RelativePath,
+        mtime: (i64, u32),
+        bundle: Arc<Bundle>,
+    ) -> Self {
+        let files = layer.geometry().folder().map(|folder| folder.files().len());
+        assert_eq!(files, Some(bundle.len()), "the layer is that of these files");
+        Content { layer, name, mtime, executable: false, source: Source::Tree(bundle), folder: None }
+    }
+
+    /// Bytes that are in memory: the encoded manifest of the folder of this name.
+    pub fn memory(layer: Arc<PieceLayer>, name: RelativePath, mtime: (i64, u32), bytes: Arc<[u8]>) -> Self {
+        assert_eq!(layer.geometry().size(), bytes.len() as u64, "the layer is that of these bytes");
+        Content { layer, name, mtime, executable: false, source: Source::Memory(bytes), folder: None }
     }
 
     /// A content that is being fetched: `have` tells the pieces that are verified and written to `part`.
@@ -135,7 +192,26 @@ impl Content {
         have: watch::Receiver<Arc<PieceSet>>,
     ) -> Self {
         assert_eq!(layer.geometry(), part.geometry(), "the layer is that of the part");
-        Content { layer, name, mtime, executable, source: Source::Part { part, have } }
+        Content { layer, name, mtime, executable, source: Source::Part { part, have }, folder: None }
+    }
+
+    /// The bytes of all files of a folder that is being fetched, as [`Content::partial`].
+    pub fn partial_folder(
+        layer: Arc<PieceLayer>,
+        name: RelativePath,
+        mtime: (i64, u32),
+        folder: PartOfFolder,
+        part: Arc<dyn Part>,
+        have: watch::Receiver<Arc<PieceSet>>,
+    ) -> Self {
+        assert!(layer.geometry().folder().is_some(), "the layer is that of a folder");
+        let content = Content::partial(layer, name, mtime, false, part, have);
+        Content { folder: Some(folder), ..content }
+    }
+
+    /// The folder that is being fetched, if this is one.
+    pub fn part_of(&self) -> Option<&PartOfFolder> {
+        self.folder.as_ref()
     }
 
     /// Its piece hashes, and by them its root and geometry.
@@ -171,7 +247,7 @@ impl Content {
     /// How much of it is there.
     pub fn have(&self) -> Have {
         match &self.source {
-            Source::File { .. } => Have::Whole,
+            Source::File { .. } | Source::Tree(_) | Source::Memory(_) => Have::Whole,
             Source::Part { have, .. } => Have::Partial(have.clone()),
         }
     }
@@ -184,6 +260,8 @@ impl Content {
                 check(&file, stamp)?;
                 Bytes::File { file, stamp: *stamp }
             }
+            Source::Tree(bundle) => Bytes::Tree(bundle.reader()?),
+            Source::Memory(bytes) => Bytes::Memory(bytes.clone()),
             Source::Part { part, have } => Bytes::Part { part: part.clone(), have: have.clone() },
         };
         Ok(ContentReader { layer: self.layer.clone(), bytes })
@@ -218,6 +296,12 @@ impl ContentReader {
                 // After the read: whatever was written before or while we read shows here.
                 check(file, stamp)
             }
+            Bytes::Tree(bundle) => bundle.read(self.layer.geometry(), span, buffer),
+            Bytes::Memory(all) => {
+                let part = all.get(bytes.start as usize..bytes.end as usize).ok_or(ReadError::Missing)?;
+                buffer.copy_from_slice(part);
+                Ok(())
+            }
             Bytes::Part { part, have } => {
                 let have = have.borrow().clone();
                 if !span.pieces().all(|piece| have.contains(piece)) {
@@ -225,6 +309,57 @@ impl ContentReader {
                 }
                 part.read_at(bytes.start, buffer)
                     .map_err(|error| ReadError::Unreadable(io::Error::other(error)))
+            }
+        }
+    }
+
+    /// Fills the buffers of all of these, and sorts them by their places. Blocks on the disk.
+    ///
+    /// On an error the buffers hold nothing that may be given away.
+    pub fn read_parts(&self, parts: &mut [ChunkPart<'_>]) -> Result<(), ReadError> {
+        let geometry = self.layer.geometry();
+        parts.sort_unstable_by_key(|part| (part.chunk, part.from));
+        let offset = |part: &ChunkPart<'_>| geometry.offset_of(part.chunk) + part.from as u64;
+        let runs = parts.chunk_by_mut(|part, next| offset(part) + part.buffer.len() as u64 == offset(next));
+        match &self.bytes {
+            Bytes::File { file, stamp } => {
+                for run in runs {
+                    let place = run.first().map_or(0, offset);
+                    match read_parts_at(file, &mut ChunkPart::slices(run), place) {
+                        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                            return Err(ReadError::Changed);
+                        }
+                        result => result?,
+                    }
+                }
+                // After the reads, as above; once for all of them.
+                check(file, stamp)
+            }
+            Bytes::Tree(bundle) => {
+                for part in runs.flatten() {
+                    bundle.read_chunk(geometry, part.chunk, part.from, part.buffer)?;
+                }
+                Ok(())
+            }
+            Bytes::Memory(all) => {
+                for part in runs.flatten() {
+                    let place = offset(part) as usize;
+                    let bytes = all.get(place..place + part.buffer.len()).ok_or(ReadError::Missing)?;
+                    part.buffer.copy_from_slice(bytes);
+                }
+                Ok(())
+            }
+            Bytes::Part { part, have } => {
+                let have = have.borrow().clone();
+                for run in runs {
+                    if !run.iter().all(|part| have.contains(part.chunk.piece())) {
+                        return Err(ReadError::Missing);
+                    }
+                    let place = run.first().map_or(0, offset);
+                    part.read_parts_at(place, &mut ChunkPart::slices(run))
+                        .map_err(|error| ReadError::Unreadable(io::Error::other(error)))?;
+                }
+                Ok(())
             }
         }
     }
@@ -268,6 +403,11 @@ impl Location {
     /// The path, for messages and as a key.
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.join(&self.relative)
+    }
+
+    /// Opens it as a folder that everything below is opened in. Fails if a link leads out of the share.
+    pub(crate) fn open_folder(&self) -> io::Result<Dir> {
+        Dir::open_ambient_dir(&self.folder, ambient_authority())?.open_dir(&self.relative)
     }
 
     /// Opens the file for reading. Fails if a link leads out of the share.

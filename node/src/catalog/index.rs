@@ -1,236 +1,250 @@
-//! The table of what is offered, and the answers to questions about it.
+//! The table of what is offered: files, the folders they are in, and what is being fetched.
 //!
 //! A file is in exactly one state:
 //!
 //! ```text
-//! found        -> Unhashed   a job for it is under way
+//! found        -> Unhashed   it waits for a job, or one for it is under way
+//! remembered   -> Hashed     from an earlier run; nobody has looked at it yet
 //! Unhashed     -> Hashed     its job came back
-//! Unhashed     -> Unsettled  it was changed while being hashed; tried again when it is seen next
-//! Unhashed     -> Failed     it cannot be read, so it is not offered; tried again when it is seen next
+//! Unhashed     -> Unsettled  it was changed while being hashed
+//! Unhashed     -> Failed     it cannot be read, so it is not offered
+//! Failed       -> Hashed     it was tried again when it was seen next, and can be read
+//! Unsettled    -> Unhashed   it is seen again
 //! any          -> Unhashed   its stamp is another one
-//! any          -> gone       a scan that began later did not find it
+//! any          -> gone       a walk through its folder that began later did not find it
 //! ```
 //!
-//! A job that comes back late is known by its ticket and not looked at.
+//! A job that comes back late is known by its ticket and not looked at. A folder is known as a whole once every folder
+//! in it was listed and every file has a root or cannot be read.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use ftx_proto::digest::{Root, RootPrefix};
-use ftx_proto::limits::LISTING_ENTRIES_MAX;
-use ftx_proto::merkle::PieceLayer;
+use ftx_proto::digest::Root;
 use ftx_proto::name::RelativePath;
-use ftx_proto::wire::discovery::{OfferEntry, OfferedKind, OfferedRoot, Want};
-use ftx_proto::wire::session::ListingEntry;
 
-use super::content::{Content, Have, Stamp};
+use super::backlog::Backlog;
+use super::content::{Content, Stamp};
+use super::folder::Folders;
 use super::pool::{Hashed, Job, Ticket};
-use super::scan::{FILES_MAX, Found, Shares, SkipReason};
-
-/// Most entries in the answer to a lookup: what fits a datagram with short names.
-const LOOKUP_ENTRIES_MAX: usize = 16;
-
-/// Most bytes of names in one listing, so that it fits a frame.
-const LISTING_BYTES_MAX: usize = 40 * 1024;
+use super::scan::{FILES_MAX, Found, Shares, SkipReason, What};
+use super::tree::{Hashes, Id, New, State, Sums, Tree, View};
 
 /// Most contents that are offered while they are fetched.
 const PARTIALS_MAX: usize = 1024;
 
+/// Most files of a folder that are hashed first when somebody asks for it.
+const HASTENED_MAX: usize = 256;
+
+/// Most of those that are gone that are told by name.
+const GONE_MAX: usize = 1 << 16;
+
 /// Everything that is offered.
 #[derive(Debug)]
 pub(crate) struct Index {
-    shares: Arc<Shares>,
-    files: BTreeMap<Arc<RelativePath>, File>,
-    roots: BTreeSet<(Root, Arc<RelativePath>)>,
-    partials: HashMap<Root, Arc<Content>>,
-    /// The name before all other names.
-    least: Arc<RelativePath>,
-    next_ticket: u64,
-    totals: Totals,
+    pub(super) shares: Arc<Shares>,
+    pub(super) tree: Tree,
+    pub(super) backlog: Backlog,
+    pub(super) partials: HashMap<Root, Arc<Content>>,
+    pub(super) folders: Folders,
 }
 
-#[derive(Debug)]
-struct File {
-    share: usize,
-    stamp: Stamp,
-    /// The scan that saw it last.
-    seen: u64,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    Unhashed(Ticket),
-    Hashed(Arc<PieceLayer>),
-    Unsettled,
-    Failed,
-}
-
-/// Sums over the files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Totals {
-    pub(crate) files: u64,
-    pub(crate) bytes: u64,
-    pub(crate) hashed_files: u64,
-    pub(crate) hashed_bytes: u64,
-    pub(crate) failed_files: u64,
-}
-
-/// What a found file means for hashing.
+/// What something that was found means.
 #[derive(Debug, Default)]
 pub(crate) struct Change {
-    /// To be hashed.
-    pub(crate) job: Option<Job>,
     /// Not to be hashed any more.
-    pub(crate) withdrawn: Option<Ticket>,
-    /// It is not offered.
-    pub(crate) skipped: Option<SkipReason>,
+    pub(crate) withdrawn: Vec<Ticket>,
+    /// It is not offered: what, and why.
+    pub(crate) skipped: Option<(RelativePath, SkipReason)>,
+    /// It was remembered, and is as it was.
+    pub(crate) confirmed: bool,
 }
 
-/// Some of the files that a scan did not see.
+/// What is not there any more.
 #[derive(Debug, Default)]
-pub(crate) struct Unseen {
-    /// Their names and shares.
-    pub(crate) files: Vec<(Arc<RelativePath>, usize)>,
-    /// Where to go on, if there are more files.
-    pub(crate) next: Option<Arc<RelativePath>>,
+pub(crate) struct Gone {
+    /// Not to be hashed any more.
+    pub(crate) withdrawn: Vec<Ticket>,
+    /// Hashed files, with their shares; not all of them if they are very many.
+    pub(crate) files: Vec<(RelativePath, usize)>,
 }
-
-/// What a question about an unhashed file asks of those who hash: how many bytes are done.
-pub(crate) type Progress<'a> = &'a dyn Fn(Ticket) -> u64;
 
 impl Index {
     pub(crate) fn new(shares: Arc<Shares>) -> Self {
-        // Names are neither empty nor have a NUL.
-        let Ok(least) = "\u{1}".parse().map(Arc::new) else { unreachable!("this is a valid name") };
-        Index {
-            least,
-            shares,
-            files: BTreeMap::new(),
-            roots: BTreeSet::new(),
-            partials: HashMap::new(),
-            next_ticket: 0,
-            totals: Totals::default(),
+        let (backlog, folders) = (Backlog::default(), Folders::default());
+        Index { shares, tree: Tree::new(), backlog, partials: HashMap::new(), folders }
+    }
+
+    /// Sums over everything.
+    pub(crate) fn totals(&self) -> Sums {
+        self.tree.sums(Id::ROOT)
+    }
+
+    /// Files that are remembered from an earlier run are going to be put in.
+    pub(crate) fn begin_remembering(&mut self) {
+        self.tree.begin_filling();
+    }
+
+    /// All of them are.
+    pub(crate) fn end_remembering(&mut self) {
+        self.tree.end_filling();
+    }
+
+    /// The folder of this name, or that everything is in, for files that are remembered. None if something of an earlier
+    /// share has the name.
+    pub(crate) fn remembered_folder(&mut self, share: usize, name: Option<&RelativePath>) -> Option<Id> {
+        let mut folder = Id::ROOT;
+        for part in name.into_iter().flat_map(RelativePath::parts) {
+            let known = self.tree.child(folder, part).filter(|known| {
+                // The first share that has a name counts, and these come in another order.
+                let makes_room = self.tree.share(*known) > share;
+                if makes_room {
+                    self.tree.remove(*known, &mut |_, _| ());
+                }
+                !makes_room
+            });
+            let next = known.or_else(|| self.tree.insert(folder, part, share, (0, 0), New::Folder))?;
+            if !self.tree.is_folder(next) || self.tree.share(next) != share {
+                return None;
+            }
+            folder = next;
+        }
+        Some(folder)
+    }
+
+    /// A file is remembered from an earlier run. It counts until somebody looks, if nothing else has its name.
+    pub(crate) fn remembered(&mut self, folder: Id, share: usize, name: &str, stamp: Stamp, hashes: Hashes) {
+        let known = self.tree.child(folder, name).filter(|known| {
+            let makes_room = self.tree.share(*known) > share;
+            if makes_room {
+                self.tree.remove(*known, &mut |_, _| ());
+            }
+            !makes_room
+        });
+        if known.is_none() && self.tree.len() < FILES_MAX {
+            self.tree.insert(folder, name, share, stamp.mtime, New::File(stamp, Some(hashes)));
         }
     }
 
-    pub(crate) fn totals(&self) -> Totals {
-        self.totals
-    }
-
-    /// A file was seen by scan number `scan`.
-    pub(crate) fn found(&mut self, found: Found, scan: u64) -> Change {
+    /// Something was seen by walk number `walk`.
+    pub(crate) fn found(&mut self, found: Found, walk: u64) -> Change {
         let mut change = Change::default();
-        let is_full = self.files.len() >= FILES_MAX;
-        match self.files.get_mut(&found.name) {
-            // Shares are scanned in order, so one that this scan has seen already comes first.
-            Some(file) if file.share < found.share && file.seen >= scan => {
-                change.skipped = Some(SkipReason::Shadowed);
-                return change;
+        let Found { share, name, what } = found;
+        let too_many = |name: &RelativePath| Some((name.clone(), SkipReason::TooMany));
+        if let Some(shadowed) = self.counts_elsewhere(share, &name, walk, &mut change) {
+            change.skipped = Some((shadowed, SkipReason::Shadowed));
+            return change;
+        }
+        let mut parts = name.parts();
+        let Some(last) = parts.next_back() else { return change };
+        let folder =
+            parts.try_fold(Id::ROOT, |folder, part| self.folder_for(folder, part, share, walk, &mut change));
+        let Some(folder) = folder else {
+            change.skipped = too_many(&name);
+            return change;
+        };
+        let known = self.tree.child(folder, last);
+        let known = known.filter(|id| {
+            self.is_still(*id, &what) || {
+                self.take_out(*id, &mut change.withdrawn);
+                false
             }
-            Some(file) if file.share == found.share && file.stamp.is_same_content(&found.stamp) => {
-                file.seen = file.seen.max(scan);
-                file.stamp = found.stamp;
-                if !matches!(file.state, State::Failed | State::Unsettled) {
-                    return change;
+        });
+        match known {
+            Some(id) => self.seen_again(id, what, walk, &mut change),
+            None if self.tree.len() >= FILES_MAX => change.skipped = too_many(&name),
+            None => {
+                if !self.add(folder, last, share, what, walk) {
+                    change.skipped = too_many(&name);
                 }
             }
-            None if is_full => {
-                change.skipped = Some(SkipReason::TooMany);
-                return change;
-            }
-            _ => {}
         }
-        let (name, seen) = match self.files.get_key_value(&found.name) {
-            Some((name, file)) => (name.clone(), file.seen.max(scan)),
-            None => (Arc::new(found.name), scan),
-        };
-        change.withdrawn = self.remove(&name);
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
-        self.totals.files += 1;
-        self.totals.bytes += found.stamp.size;
-        let file = File { share: found.share, stamp: found.stamp, seen, state: State::Unhashed(ticket) };
-        let location = self.shares.location(found.share, &name);
-        self.files.insert(name.clone(), file);
-        change.job = Some(Job { ticket, name, location, stamp: found.stamp });
         change
     }
 
-    /// Takes out a file; its ticket, if it was to be hashed.
-    pub(crate) fn remove(&mut self, name: &RelativePath) -> Option<Ticket> {
-        let (name, file) = self.files.remove_entry(name)?;
-        self.totals.files -= 1;
-        self.totals.bytes -= file.stamp.size;
-        match file.state {
-            State::Unhashed(ticket) => Some(ticket),
-            State::Hashed(layer) => {
-                self.totals.hashed_files -= 1;
-                self.totals.hashed_bytes -= file.stamp.size;
-                self.roots.remove(&(layer.root(), name));
-                None
+    /// All that is in a folder, or at the top of a share, was seen by walk number `walk`: what was not is gone.
+    pub(crate) fn listed(&mut self, share: usize, folder: Option<&RelativePath>, walk: u64) -> Gone {
+        let mut gone = Gone::default();
+        let id = match folder {
+            None => Some(Id::ROOT),
+            Some(folder) => {
+                self.tree.find(folder).filter(|id| self.tree.is_folder(*id) && self.tree.share(*id) == share)
             }
-            State::Failed => {
-                self.totals.failed_files -= 1;
-                None
-            }
-            State::Unsettled => None,
+        };
+        let Some(id) = id else { return gone };
+        let keep = |tree: &Tree, id: Id| tree.share(id) != share || tree.seen(id) >= walk;
+        self.tree.retain(id, &keep, &mut |tree, id| note_gone(tree, id, &mut self.backlog, &mut gone));
+        if folder.is_some() {
+            self.tree.set_listed(id);
         }
+        gone
     }
 
-    /// Of the next files behind `after`, at most `limit`, those that scan number `scan` did not see.
-    pub(crate) fn unseen(&self, after: Option<&RelativePath>, scan: u64, limit: usize) -> Unseen {
-        let mut unseen = Unseen::default();
-        let mut last = None;
-        let mut count = 0;
-        for (name, file) in self.behind(after).take(limit) {
-            if file.seen < scan {
-                unseen.files.push((name.clone(), file.share));
-            }
-            last = Some(name);
-            count += 1;
+    /// Takes out what has this name.
+    pub(crate) fn remove(&mut self, name: &RelativePath) -> Gone {
+        let mut gone = Gone::default();
+        if let Some(id) = self.tree.find(name) {
+            self.tree.remove(id, &mut |tree, id| note_gone(tree, id, &mut self.backlog, &mut gone));
         }
-        unseen.next = last.filter(|_| count == limit).cloned();
-        unseen
+        gone
     }
 
-    /// A job came back with a root. `false` if it is not waited for.
-    pub(crate) fn hashed(&mut self, name: &Arc<RelativePath>, ticket: Ticket, hashed: &Hashed) -> bool {
-        let Some(file) = self.waiting(name, ticket) else { return false };
-        let before = file.stamp.size;
-        file.stamp = hashed.stamp;
-        file.state = State::Hashed(hashed.layer.clone());
-        self.totals.bytes = self.totals.bytes - before + hashed.stamp.size;
-        self.totals.hashed_files += 1;
-        self.totals.hashed_bytes += hashed.stamp.size;
-        self.roots.insert((hashed.layer.root(), name.clone()));
-        true
+    /// Jobs for those whose turn it is.
+    pub(crate) fn next_jobs(&mut self) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        while let Some(id) = self.backlog.next() {
+            jobs.extend(self.begin(id));
+        }
+        jobs
     }
 
-    /// A job came back because the file was changed. `false` if it is not waited for.
-    pub(crate) fn unsettled(&mut self, name: &RelativePath, ticket: Ticket) -> bool {
-        let file = self.waiting(name, ticket);
-        file.map(|file| file.state = State::Unsettled).is_some()
+    /// Jobs for those of an entry that is asked for that have none yet.
+    pub(crate) fn hastened(&mut self, id: Id) -> Vec<Job> {
+        let ids: Vec<Id> = match self.tree.is_folder(id) {
+            false => vec![id],
+            true => {
+                let waits = self.tree.below(id).filter(|id| self.waits(*id));
+                waits.take(HASTENED_MAX).collect()
+            }
+        };
+        ids.into_iter().filter_map(|id| self.begin(id)).collect()
     }
 
-    /// A job came back because the file cannot be read. `false` if it is not waited for.
-    pub(crate) fn failed(&mut self, name: &RelativePath, ticket: Ticket) -> bool {
-        let Some(file) = self.waiting(name, ticket) else { return false };
-        file.state = State::Failed;
-        self.totals.failed_files += 1;
-        true
+    /// How many files wait for their turn.
+    pub(crate) fn waiting(&self) -> usize {
+        self.backlog.len()
     }
 
-    fn waiting(&mut self, name: &RelativePath, ticket: Ticket) -> Option<&mut File> {
-        self.files
-            .get_mut(name)
-            .filter(|file| matches!(file.state, State::Unhashed(other) if other == ticket))
+    /// The ticket of the job that is under way for a file.
+    pub(crate) fn ticket(&self, id: Id) -> Option<Ticket> {
+        self.backlog.ticket(id)
+    }
+
+    /// A job came back with a root. The name of the file, if that is waited for.
+    pub(crate) fn hashed(&mut self, id: Id, ticket: Ticket, hashed: &Hashed) -> Option<RelativePath> {
+        let hashes = Hashes::from(&hashed.layer);
+        self.ended(id, ticket, hashed.stamp, State::Hashed(hashes.root()), Some(hashes))
+    }
+
+    /// A job came back because the file was changed. Its name, if that is waited for.
+    pub(crate) fn unsettled(&mut self, id: Id, ticket: Ticket) -> Option<RelativePath> {
+        self.ended(id, ticket, self.stamp(id)?, State::Unsettled, None)
+    }
+
+    /// A job came back because the file cannot be read. Its name, if that is waited for.
+    pub(crate) fn failed(&mut self, id: Id, ticket: Ticket) -> Option<RelativePath> {
+        self.ended(id, ticket, self.stamp(id)?, State::Failed, None)
+    }
+
+    /// Which share something is in.
+    pub(crate) fn share_of(&self, name: &RelativePath) -> Option<usize> {
+        self.tree.find(name).map(|id| self.tree.share(id))
     }
 
     /// Which share a file is in.
-    pub(crate) fn share_of(&self, name: &RelativePath) -> Option<usize> {
-        self.files.get(name).map(|file| file.share)
+    pub(crate) fn share_of_file(&self, name: &RelativePath) -> Option<usize> {
+        let id = self.tree.find(name)?;
+        self.stamp(id).map(|_| self.tree.share(id))
     }
 
     /// Offers what is being fetched. `false` if there are too many already.
@@ -248,302 +262,173 @@ impl Index {
         self.partials.remove(root);
     }
 
-    /// What is there of what is wanted, and whether there is more. `ask` hears of each unhashed file in the answer.
-    pub(crate) fn lookup(&self, want: &Want, ask: Progress<'_>) -> (Vec<OfferEntry>, bool) {
-        let offered = |(name, file): (&Arc<RelativePath>, &File)| self.offer(name, file, ask);
-        let mut entries: Vec<OfferEntry> = match want {
-            Want::Name(name) => self.files.get_key_value(name).and_then(offered).into_iter().collect(),
-            Want::Root(prefix) => {
-                self.hashed_as(prefix).filter_map(offered).take(LOOKUP_ENTRIES_MAX + 1).collect()
-            }
-            Want::All => self.files.iter().filter_map(offered).take(LOOKUP_ENTRIES_MAX + 1).collect(),
-        };
-        let partials = self.partials.values().filter(|content| match want {
-            Want::Name(name) => content.name() == name,
-            Want::Root(prefix) => prefix.matches(&content.root()),
-            Want::All => true,
-        });
-        for content in partials {
-            // Whole is better than in part.
-            if entries.len() <= LOOKUP_ENTRIES_MAX && self.hashed_with(&content.root()).next().is_none() {
-                entries.push(offer_partial(content));
-            }
+    /// Takes over what is being fetched from the table that was there before this one.
+    pub(crate) fn take_partials(&mut self, other: &mut Index) {
+        self.partials = std::mem::take(&mut other.partials);
+    }
+
+    /// The name that is to be told as skipped, if this is in a share that does not count for its name. What is in a later
+    /// share makes room.
+    fn counts_elsewhere(
+        &mut self,
+        share: usize,
+        name: &RelativePath,
+        walk: u64,
+        change: &mut Change,
+    ) -> Option<RelativePath> {
+        let top = name.parts().next()?;
+        let known = self.tree.child(Id::ROOT, top)?;
+        let other = self.tree.share(known);
+        // Shares are walked in order, so one that this walk has seen already comes first.
+        if other < share && self.tree.seen(known) >= walk {
+            return top.parse().ok();
         }
-        let more = entries.len() > LOOKUP_ENTRIES_MAX;
-        entries.truncate(LOOKUP_ENTRIES_MAX);
-        (entries, more)
-    }
-
-    /// The files behind `after` in order of their names, at most `limit`, and whether there are more.
-    pub(crate) fn list(&self, after: Option<&RelativePath>, limit: usize) -> (Vec<ListingEntry>, bool) {
-        let mut entries = Vec::new();
-        let mut bytes = 0;
-        for (name, file) in self.behind(after) {
-            let root = match &file.state {
-                State::Hashed(layer) => Some(layer.root()),
-                State::Unhashed(_) | State::Unsettled => None,
-                State::Failed => continue,
-            };
-            bytes += name.as_str().len() + size_of::<ListingEntry>();
-            if entries.len() >= limit.clamp(1, LISTING_ENTRIES_MAX) || bytes > LISTING_BYTES_MAX {
-                return (entries, true);
-            }
-            let name = RelativePath::clone(name);
-            entries.push(ListingEntry {
-                name,
-                is_folder: false,
-                size: file.stamp.size,
-                mtime: file.stamp.mtime.0,
-                root,
-            });
+        if other != share {
+            self.take_out(known, &mut change.withdrawn);
         }
-        (entries, false)
+        None
     }
 
-    /// The content that `root` names, whole if possible.
-    pub(crate) fn open(&self, root: &Root) -> Option<Arc<Content>> {
-        let whole = self.hashed_with(root).find_map(|(name, file)| match &file.state {
-            State::Hashed(layer) => {
-                let location = self.shares.location(file.share, name);
-                Some(Arc::new(Content::file(layer.clone(), RelativePath::clone(name), location, file.stamp)))
+    /// The folder of this name in another one; what else has its name makes room.
+    fn folder_for(
+        &mut self,
+        folder: Id,
+        name: &str,
+        share: usize,
+        walk: u64,
+        change: &mut Change,
+    ) -> Option<Id> {
+        let known = self.tree.child(folder, name);
+        let known = known.filter(|id| {
+            self.tree.is_folder(*id) || {
+                self.take_out(*id, &mut change.withdrawn);
+                false
             }
-            State::Unhashed(_) | State::Unsettled | State::Failed => None,
         });
-        whole.or_else(|| self.partials.get(root).cloned())
-    }
-
-    fn offer(&self, name: &RelativePath, file: &File, ask: Progress<'_>) -> Option<OfferEntry> {
-        let root = match &file.state {
-            State::Hashed(layer) => OfferedRoot::Whole(layer.root()),
-            State::Unhashed(ticket) => OfferedRoot::Hashing(ask(*ticket).min(file.stamp.size)),
-            State::Unsettled => OfferedRoot::Hashing(0),
-            State::Failed => return None,
+        let id = match known {
+            Some(known) => known,
+            None if self.tree.len() >= FILES_MAX => return None,
+            None => self.tree.insert(folder, name, share, (0, 0), New::Folder)?,
         };
-        Some(OfferEntry {
-            name: name.clone(),
-            kind: OfferedKind::File,
-            size: file.stamp.size,
-            mtime: file.stamp.mtime.0,
-            root,
-        })
+        self.tree.see(id, walk);
+        Some(id)
     }
 
-    fn behind(&self, after: Option<&RelativePath>) -> impl Iterator<Item = (&Arc<RelativePath>, &File)> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.files.range::<RelativePath, _>((from, Bound::Unbounded))
+    /// Whether something that is known is of the same kind, and if it is a link, the same.
+    fn is_still(&self, id: Id, what: &What) -> bool {
+        match (self.tree.view(id), what) {
+            (View::File { .. }, What::File(_)) | (View::Folder { .. }, What::Folder { .. }) => true,
+            (View::Link { target }, What::Link { target: now, .. }) => target == now,
+            _ => false,
+        }
     }
 
-    fn hashed_with(&self, root: &Root) -> impl Iterator<Item = (&Arc<RelativePath>, &File)> {
-        self.hashed_from(*root)
-            .take_while(move |(found, _, _)| *found == *root)
-            .map(|(_, name, file)| (name, file))
+    fn seen_again(&mut self, id: Id, what: What, walk: u64, change: &mut Change) {
+        match (self.tree.view(id), what) {
+            (View::File { stamp, state }, What::File(now)) => {
+                let is_same = stamp.is_same_content(&now);
+                if !is_same || state == State::Unsettled {
+                    let withdrawn = self.backlog.withdraw(id);
+                    if withdrawn.is_some() || state != State::Unhashed {
+                        self.backlog.add(id, is_small(&now));
+                    }
+                    change.withdrawn.extend(withdrawn);
+                    self.tree.set_file(id, now, State::Unhashed, None);
+                } else if state == State::Failed {
+                    // What it is in stays as it is, unless it can be read now.
+                    if self.backlog.ticket(id).is_none() {
+                        self.backlog.add(id, is_small(&now));
+                    }
+                } else if stamp != now {
+                    let hashes = self.tree.layer(id).as_ref().map(Hashes::from);
+                    self.tree.set_file(id, now, state, hashes);
+                }
+                change.confirmed = is_same && matches!(state, State::Hashed(_)) && self.tree.seen(id) == 0;
+            }
+            (_, What::Folder { mtime } | What::Link { mtime, .. }) => self.tree.set_mtime(id, mtime),
+            (_, What::File(_)) => {}
+        }
+        self.tree.see(id, walk);
     }
 
-    fn hashed_as(&self, prefix: &RootPrefix) -> impl Iterator<Item = (&Arc<RelativePath>, &File)> {
-        // The least root that begins so.
-        let first = format!("{:0<64}", prefix.as_str()).parse().unwrap_or(Root([0; 32]));
-        self.hashed_from(first)
-            .take_while(|(root, _, _)| prefix.matches(root))
-            .map(|(_, name, file)| (name, file))
+    fn add(&mut self, folder: Id, name: &str, share: usize, what: What, walk: u64) -> bool {
+        let (mtime, new) = match what {
+            What::File(stamp) => (stamp.mtime, New::File(stamp, None)),
+            What::Folder { mtime } => (mtime, New::Folder),
+            What::Link { target, mtime } => (mtime, New::Link(target)),
+        };
+        let small = if let New::File(stamp, _) = &new { Some(is_small(stamp)) } else { None };
+        let Some(id) = self.tree.insert(folder, name, share, mtime, new) else { return false };
+        self.tree.see(id, walk);
+        if let Some(is_small) = small {
+            self.backlog.add(id, is_small);
+            let tree = &self.tree;
+            self.backlog.tidy(tree.len(), |id| matches!(tree.state(id), Some(State::Unhashed)));
+        }
+        true
     }
 
-    fn hashed_from(&self, first: Root) -> impl Iterator<Item = (Root, &Arc<RelativePath>, &File)> {
-        self.roots
-            .range((Bound::Included((first, self.least.clone())), Bound::Unbounded))
-            .filter_map(|(root, name)| Some((*root, name, self.files.get(name)?)))
+    fn take_out(&mut self, id: Id, withdrawn: &mut Vec<Ticket>) {
+        let backlog = &mut self.backlog;
+        self.tree.remove(id, &mut |_, id| withdrawn.extend(backlog.withdraw(id)));
+    }
+
+    fn waits(&self, id: Id) -> bool {
+        self.tree.state(id) == Some(State::Unhashed) && self.backlog.ticket(id).is_none()
+    }
+
+    fn begin(&mut self, id: Id) -> Option<Job> {
+        let needs_hashing = matches!(self.tree.state(id), Some(State::Unhashed | State::Failed));
+        if !needs_hashing || self.backlog.ticket(id).is_some() {
+            return None;
+        }
+        let stamp = self.stamp(id)?;
+        let location = self.shares.location(self.tree.share(id), &self.tree.path(id)?);
+        let ticket = self.backlog.begin(id, is_small(&stamp));
+        Some(Job { ticket, id, location, stamp })
+    }
+
+    fn ended(
+        &mut self,
+        id: Id,
+        ticket: Ticket,
+        stamp: Stamp,
+        state: State,
+        hashes: Option<Hashes>,
+    ) -> Option<RelativePath> {
+        if !self.backlog.ended(id, ticket) {
+            return None;
+        }
+        // It may have failed again, and that is no news for the folders that it is in.
+        if self.tree.state(id) != Some(state) {
+            self.tree.set_file(id, stamp, state, hashes);
+        }
+        self.tree.path(id)
+    }
+
+    fn stamp(&self, id: Id) -> Option<Stamp> {
+        self.tree.state(id)?;
+        match self.tree.view(id) {
+            View::File { stamp, .. } => Some(stamp),
+            View::Folder { .. } | View::Link { .. } => None,
+        }
     }
 }
 
-fn offer_partial(content: &Content) -> OfferEntry {
-    let root = match content.have() {
-        Have::Whole => OfferedRoot::Whole(content.root()),
-        Have::Partial(have) => OfferedRoot::Partial { root: content.root(), pieces: have.borrow().count() },
-    };
-    OfferEntry {
-        name: content.name().clone(),
-        kind: OfferedKind::File,
-        size: content.geometry().size(),
-        mtime: content.mtime().0,
-        root,
+/// Whether a file is hashed in the line of small files.
+fn is_small(stamp: &Stamp) -> bool {
+    stamp.size <= super::pool::SMALL_BYTES_MAX
+}
+
+fn note_gone(tree: &Tree, id: Id, backlog: &mut Backlog, gone: &mut Gone) {
+    gone.withdrawn.extend(backlog.withdraw(id));
+    if matches!(tree.state(id), Some(State::Hashed(_)))
+        && gone.files.len() < GONE_MAX
+        && let Some(name) = tree.path(id)
+    {
+        gone.files.push((name, tree.share(id)));
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use ftx_proto::digest::Digest;
-    use ftx_proto::geometry::Geometry;
-    use std::path::PathBuf;
-
-    fn index(shares: usize) -> Index {
-        let paths: Vec<PathBuf> =
-            (0..shares).map(|share| PathBuf::from(format!("/no/such/share/{share}"))).collect();
-        Index::new(Arc::new(Shares::new(&paths, None)))
-    }
-
-    fn name(text: &str) -> RelativePath {
-        text.parse().unwrap()
-    }
-
-    fn found(share: usize, text: &str, inode: u64) -> Found {
-        let stamp = Stamp { size: 100, mtime: (1, 0), inode, device: 1, executable: false };
-        Found { share, name: name(text), stamp }
-    }
-
-    /// The root of a one-piece file, as these tests make it up.
-    fn hashed(job: &Job, content: &str) -> Hashed {
-        let geometry = Geometry::new(job.stamp.size).unwrap();
-        let layer = PieceLayer::from_hashes(geometry, vec![Digest::of(content.as_bytes())]).unwrap();
-        Hashed { stamp: job.stamp, layer: Arc::new(layer), from_cache: false }
-    }
-
-    fn add(index: &mut Index, found: Found, content: &str) -> Root {
-        let job = index.found(found, 1).job.unwrap();
-        let hashed = hashed(&job, content);
-        assert!(index.hashed(&job.name, job.ticket, &hashed));
-        hashed.layer.root()
-    }
-
-    fn names(index: &Index, want: &Want) -> (Vec<String>, bool) {
-        let (entries, more) = index.lookup(want, &|_| 0);
-        (entries.into_iter().map(|entry| entry.name.as_str().to_owned()).collect(), more)
-    }
-
-    #[test]
-    fn the_first_share_wins_a_name_whatever_the_order_of_events() {
-        let mut index = index(2);
-        assert!(index.found(found(1, "a", 7), 1).job.is_some());
-        // It appears in the first share.
-        let change = index.found(found(0, "a", 8), 2);
-        assert!(change.job.is_some() && change.withdrawn.is_some());
-        let change = index.found(found(1, "a", 7), 2);
-        assert!(change.skipped == Some(SkipReason::Shadowed) && change.job.is_none());
-        // And goes away from there: scan 3 sees the second one only.
-        assert!(index.found(found(1, "a", 7), 3).job.is_some());
-        assert_eq!(index.share_of(&name("a")), Some(1));
-        assert_eq!(index.totals().files, 1);
-    }
-
-    #[test]
-    fn only_another_stamp_means_hashing_again() {
-        let mut index = index(1);
-        let root = add(&mut index, found(0, "a", 1), "one");
-        assert!(index.found(found(0, "a", 1), 2).job.is_none());
-        assert!(index.open(&root).is_some());
-        let job = index.found(found(0, "a", 2), 3).job.unwrap();
-        assert!(index.open(&root).is_none());
-        assert_eq!(index.totals(), Totals { files: 1, bytes: 100, ..Totals::default() });
-        // Another change overtakes the job: what it brings is not looked at.
-        let newer = index.found(found(0, "a", 3), 4);
-        assert_eq!(newer.withdrawn, Some(job.ticket));
-        assert!(!index.hashed(&job.name, job.ticket, &hashed(&job, "two")));
-        let newer = newer.job.unwrap();
-        assert!(index.hashed(&newer.name, newer.ticket, &hashed(&newer, "three")));
-        assert_eq!(index.totals().hashed_files, 1);
-    }
-
-    #[test]
-    fn what_failed_is_hidden_and_what_is_unsettled_is_not_and_both_are_tried_again() {
-        let mut index = index(1);
-        let failed = index.found(found(0, "failed", 1), 1).job.unwrap();
-        let unsettled = index.found(found(0, "unsettled", 2), 1).job.unwrap();
-        assert!(index.failed(&failed.name, failed.ticket));
-        assert!(index.unsettled(&unsettled.name, unsettled.ticket));
-        assert!(!index.failed(&failed.name, failed.ticket));
-        assert_eq!(names(&index, &Want::All), (vec!["unsettled".to_owned()], false));
-        assert_eq!(index.list(None, 10).0.len(), 1);
-        assert_eq!(index.totals().failed_files, 1);
-        assert!(index.found(found(0, "failed", 1), 2).job.is_some());
-        assert!(index.found(found(0, "unsettled", 2), 2).job.is_some());
-        assert_eq!(index.totals().failed_files, 0);
-    }
-
-    #[test]
-    fn lookups_by_root_find_every_name_and_every_prefix() {
-        let mut index = index(1);
-        let root = add(&mut index, found(0, "b", 1), "same");
-        assert_eq!(add(&mut index, found(0, "a", 2), "same"), root);
-        for (number, text) in ["x", "y", "z"].into_iter().enumerate() {
-            add(&mut index, found(0, text, 10 + number as u64), text);
-        }
-        for digits in [8, 9, 63, 64] {
-            let prefix: RootPrefix = root.to_string()[..digits].parse().unwrap();
-            assert_eq!(names(&index, &Want::Root(prefix)), (vec!["a".to_owned(), "b".to_owned()], false));
-        }
-        assert_eq!(names(&index, &Want::Root("00000000".parse().unwrap())).0, Vec::<String>::new());
-        assert_eq!(index.open(&root).unwrap().name().as_str(), "a");
-        index.remove(&name("a"));
-        assert_eq!(index.open(&root).unwrap().name().as_str(), "b");
-    }
-
-    #[test]
-    fn a_lookup_asks_for_what_is_not_hashed_yet() {
-        let mut index = index(1);
-        let job = index.found(found(0, "a", 1), 1).job.unwrap();
-        let asked = std::cell::Cell::new(None);
-        let ask = |ticket| {
-            asked.set(Some(ticket));
-            55
-        };
-        let (entries, _) = index.lookup(&Want::Name(name("a")), &ask);
-        assert_eq!(entries[0].root, OfferedRoot::Hashing(55));
-        assert_eq!(asked.get(), Some(job.ticket));
-    }
-
-    #[test]
-    fn long_answers_are_cut_and_say_so() {
-        let mut index = index(1);
-        for number in 0..1000 {
-            index.found(found(0, &format!("{number:04}"), number), 1);
-        }
-        let (entries, more) = names(&index, &Want::All);
-        assert_eq!((entries.len(), more), (LOOKUP_ENTRIES_MAX, true));
-        let (mut after, mut all) = (None, Vec::new());
-        loop {
-            let (entries, more) = index.list(after.as_ref(), 300);
-            assert!(entries.len() <= 300);
-            all.extend(entries.into_iter().map(|entry| entry.name));
-            after = all.last().cloned();
-            if !more {
-                break;
-            }
-        }
-        assert_eq!(all.len(), 1000);
-        assert!(all.is_sorted());
-    }
-
-    #[test]
-    fn a_listing_of_the_longest_names_fits_a_frame() {
-        use ftx_proto::limits::FRAME_META_MAX;
-        use ftx_proto::wire::session::Message;
-        let mut index = index(1);
-        for number in 0..200 {
-            let long = format!("{}/{}/{number:0>250}", "x".repeat(255), "y".repeat(255));
-            add(&mut index, found(0, &long, number), &long);
-        }
-        let (entries, more) = index.list(None, LISTING_ENTRIES_MAX);
-        assert!(more && entries.len() > 10);
-        assert!(Message::Listing { entries, more }.encode(0).len() <= FRAME_META_MAX);
-    }
-
-    #[test]
-    fn a_sweep_goes_through_everything_in_steps() {
-        let mut index = index(1);
-        for number in 0..100u64 {
-            index.found(found(0, &format!("{number:03}"), number), 1 + number % 2);
-        }
-        let (mut after, mut gone) = (None, 0);
-        loop {
-            let unseen = index.unseen(after.as_deref(), 2, 7);
-            for (name, _) in unseen.files {
-                index.remove(&name);
-                gone += 1;
-            }
-            after = unseen.next;
-            if after.is_none() {
-                break;
-            }
-        }
-        assert_eq!((gone, index.totals().files), (50, 50));
-    }
-}
+mod tests;

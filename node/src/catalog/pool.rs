@@ -15,14 +15,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use ftx_proto::merkle::PieceLayer;
-use ftx_proto::name::RelativePath;
 
 use super::cache::Cache;
 use super::content::{Location, Stamp};
 use super::hash::{FileHash, HashError};
+use super::tree::Id;
 
 /// Bytes up to which a file is small: read in one go by one thread.
-const SMALL_BYTES_MAX: u64 = 4 << 20;
+pub(super) const SMALL_BYTES_MAX: u64 = 4 << 20;
 
 /// Most files that are open for hashing at a time.
 const ACTIVE_MAX: usize = 64;
@@ -41,7 +41,7 @@ pub(crate) struct Ticket(pub(crate) u64);
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     pub(crate) ticket: Ticket,
-    pub(crate) name: Arc<RelativePath>,
+    pub(crate) id: Id,
     pub(crate) location: Location,
     pub(crate) stamp: Stamp,
 }
@@ -50,7 +50,7 @@ pub(crate) struct Job {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) ticket: Ticket,
-    pub(crate) name: Arc<RelativePath>,
+    pub(crate) id: Id,
     pub(crate) result: Result<Hashed, HashError>,
 }
 
@@ -128,12 +128,22 @@ impl HashPool {
         threads.into_iter().for_each(|thread| drop(thread.join()));
     }
 
-    /// Adds files to be hashed.
+    /// Adds files to be hashed, behind the others that wait.
     pub(crate) fn submit(&self, jobs: Vec<Job>) {
         let mut queue = self.shared.lock();
         for job in jobs {
-            let line = if job.stamp.size <= SMALL_BYTES_MAX { &mut queue.small } else { &mut queue.large };
-            line.push_back(job.ticket);
+            queue.line_of(&job).push_back(job.ticket);
+            queue.waiting.insert(job.ticket, job);
+        }
+        drop(queue);
+        self.shared.changed.notify_all();
+    }
+
+    /// Adds files to be hashed, before the others that wait.
+    pub(crate) fn submit_first(&self, jobs: Vec<Job>) {
+        let mut queue = self.shared.lock();
+        for job in jobs.into_iter().rev() {
+            queue.line_of(&job).push_front(job.ticket);
             queue.waiting.insert(job.ticket, job);
         }
         drop(queue);
@@ -186,6 +196,10 @@ impl Drop for HashPool {
 }
 
 impl Queue {
+    fn line_of(&mut self, job: &Job) -> &mut VecDeque<Ticket> {
+        if job.stamp.size <= SMALL_BYTES_MAX { &mut self.small } else { &mut self.large }
+    }
+
     /// What a thread does next.
     fn next(&mut self) -> Option<Work> {
         let may_begin = self.active.len() < ACTIVE_MAX;
@@ -321,7 +335,7 @@ impl Shared {
         drop(queue);
         // There is room for another active file now.
         self.changed.notify_one();
-        (self.report)(Outcome { ticket: active.job.ticket, name: active.job.name.clone(), result });
+        (self.report)(Outcome { ticket: active.job.ticket, id: active.job.id, result });
     }
 }
 
@@ -340,9 +354,8 @@ mod tests {
         let path = folder.join(&name);
         std::fs::write(&path, vec![number as u8; size as usize]).unwrap();
         let stamp = Stamp::of(&path.symlink_metadata().unwrap()).unwrap();
-        let name: RelativePath = name.parse().unwrap();
-        let location = Location::new(folder.into(), name.as_str());
-        Job { ticket: Ticket(number), name: Arc::new(name), location, stamp }
+        let location = Location::new(folder.into(), name);
+        Job { ticket: Ticket(number), id: Id::ROOT, location, stamp }
     }
 
     fn start(threads: usize) -> (HashPool, Receiver<Outcome>) {

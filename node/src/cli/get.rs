@@ -141,9 +141,9 @@ fn check_target(options: &GetOptions, wanted: &Wanted) -> Result<(), Error> {
         let output = options.output.clone().unwrap_or_else(|| PathBuf::from("./"));
         let target = Target::new(&output, name)?;
         // A folder that is there may be brought up to date; whether it is one on the other side is not known yet.
-        let is_file = std::fs::symlink_metadata(target.path()).is_ok_and(|metadata| !metadata.is_dir());
-        if !options.force && is_file {
-            return Err(crate::store::StoreError::Exists(target.path()).into());
+        let is_folder = std::fs::symlink_metadata(target.path()).is_ok_and(|metadata| metadata.is_dir());
+        if !options.force && !is_folder {
+            target.expect_free()?;
         }
     }
     Ok(())

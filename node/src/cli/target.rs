@@ -7,7 +7,7 @@ use ftx_proto::name::{NameError, RelativePath, printable};
 
 use super::args::GetOptions;
 use crate::error::{Code, Error};
-use crate::store::{StoreError, Target};
+use crate::store::Target;
 
 /// Where the file goes; what is wrong with that should be said before anything else happens.
 ///
@@ -26,8 +26,8 @@ pub(super) fn target(options: &GetOptions, last: &str) -> Result<Target, Error> 
         Error::new(Code::Usage, format!("'{}': {error}; say with -o FILE where it goes", printable(last)))
     })?;
     let target = Target::new(&output, &name)?;
-    if !options.force && std::fs::symlink_metadata(target.path()).is_ok() {
-        return Err(StoreError::Exists(target.path()).into());
+    if !options.force {
+        target.expect_free()?;
     }
     Ok(target)
 }

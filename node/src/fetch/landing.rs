@@ -43,34 +43,56 @@ impl Landing {
     /// `bytes` are those of `span`, which lies within one piece. The answer has one place a chunk: its leaf hash if it
     /// was written now, `None` if another copy was there before.
     pub fn land(&self, span: Span, bytes: &[u8]) -> Result<Vec<Option<Digest>>, StoreError> {
+        assert_eq!(bytes.len() as u64, self.geometry.len_of(span), "the lane checked the length");
         // Hashed before it is claimed: a claim is held no longer than the write takes.
         let mut leaves = Vec::new();
         hash::leaves_of(&self.geometry, span, bytes, &mut leaves);
-        self.land_hashed(span, bytes, &leaves)
-    }
-
-    /// Writes chunks as [`Landing::land`] does, where their leaf hashes are known.
-    pub fn land_hashed(
-        &self,
-        span: Span,
-        bytes: &[u8],
-        leaves: &[Digest],
-    ) -> Result<Vec<Option<Digest>>, StoreError> {
-        assert_eq!(bytes.len() as u64, self.geometry.len_of(span), "the lane checked the length");
-        assert_eq!(leaves.len(), span.count() as usize, "one leaf a chunk");
-        let piece = span.first().piece();
-        let wanted = ChunkMask::of(span);
-        let Some(claims) = self.claims.get(piece.get() as usize) else { return Ok(vec![None; leaves.len()]) };
-        let before = ChunkMask(claims.fetch_or(wanted.0, Ordering::AcqRel));
-        let ours = wanted.without(before);
-        for run in ours.spans(&self.geometry, piece) {
+        let ours = self.claim(span);
+        for run in ours.spans(&self.geometry, span.first().piece()) {
             let offset = self.geometry.offset_of(run.first());
             let from = offset - self.geometry.offset_of(span.first());
             let to = from + self.geometry.len_of(run);
             self.part.write_at(offset, &bytes[from as usize..to as usize])?;
         }
+        Ok(Self::landed(span, ours, &leaves))
+    }
+
+    /// Writes chunks as [`Landing::land`] does, each from a place of its own, where their leaf hashes are known.
+    pub fn land_hashed(
+        &self,
+        span: Span,
+        chunks: &[&[u8]],
+        leaves: &[Digest],
+    ) -> Result<Vec<Option<Digest>>, StoreError> {
+        let bytes: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+        assert_eq!(bytes as u64, self.geometry.len_of(span), "the lane checked the length");
+        assert_eq!(
+            (chunks.len(), leaves.len()),
+            (span.count() as usize, span.count() as usize),
+            "one a chunk"
+        );
+        let ours = self.claim(span);
+        for run in ours.spans(&self.geometry, span.first().piece()) {
+            let from = (run.first().get() - span.first().get()) as usize;
+            let chunks = &chunks[from..from + run.count() as usize];
+            self.part.write_parts_at(self.geometry.offset_of(run.first()), chunks)?;
+        }
+        Ok(Self::landed(span, ours, leaves))
+    }
+
+    /// Claims chunks of one piece, and says which nobody had claimed before.
+    fn claim(&self, span: Span) -> ChunkMask {
+        let wanted = ChunkMask::of(span);
+        let claims = self.claims.get(span.first().piece().get() as usize);
+        claims.map_or(ChunkMask::EMPTY, |claims| {
+            wanted.without(ChunkMask(claims.fetch_or(wanted.0, Ordering::AcqRel)))
+        })
+    }
+
+    /// The leaf hash of each chunk that was written.
+    fn landed(span: Span, ours: ChunkMask, leaves: &[Digest]) -> Vec<Option<Digest>> {
         let ours = span.chunks().map(|chunk| ours.contains(chunk.in_piece()));
-        Ok(leaves.iter().zip(ours).map(|(leaf, ours)| ours.then_some(*leaf)).collect())
+        leaves.iter().zip(ours).map(|(leaf, ours)| ours.then_some(*leaf)).collect()
     }
 
     /// Gives back the claims of chunks that proved wrong.

@@ -34,6 +34,7 @@ use crate::net::connection::{self, Dialling, HANDSHAKE_TIMEOUT, Peer};
 use crate::net::datagram::seal::DatagramSecret;
 use crate::net::frame::{FrameError, FrameReader, FrameWriter};
 use crate::net::tcp_info::TcpWatch;
+use crate::runtimes::Apart;
 
 /// What a lane needs to know.
 #[derive(Debug, Clone)]
@@ -154,7 +155,7 @@ impl Lane {
         (lane, task.abort_handle())
     }
 
-    /// Starts a datagram lane. Its task ends when nothing comes any more, or when the lane is dropped.
+    /// Starts a datagram lane, on a thread of its own. Its task ends when nothing comes any more, or when the lane is dropped.
     pub fn start_pull(
         arguments: PullArguments,
         data: &tokio::runtime::Handle,
@@ -162,8 +163,8 @@ impl Lane {
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
         let geometry = arguments.landing.geometry().clone();
         let lane = Lane { commands, asked: Arc::default(), meter: Arc::default(), geometry };
-        let task = data.spawn(pull::run(arguments, queue, Arc::clone(&lane.asked), Arc::clone(&lane.meter)));
-        (lane, task.abort_handle())
+        let task = pull::run(arguments, queue, Arc::clone(&lane.asked), Arc::clone(&lane.meter));
+        (lane, Apart::start("datagrams-in", data).run(task))
     }
 
     /// Asks for something.

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ftx_proto::digest::{Digest, Root};
@@ -28,6 +29,7 @@ use crate::actors::fetcher::FetcherMessage;
 use crate::actors::source::SourceMessage;
 use crate::clock::Clock;
 use crate::hash;
+use crate::limits::DATAGRAM_ASKED_BYTES_MAX;
 use crate::net::datagram::seal::{DatagramSecret, Opener, Sealer, Side};
 use crate::net::datagram::socket::{DatagramSocket, Mode, Received};
 
@@ -141,6 +143,15 @@ enum ChunkBytes<'a> {
     Assembled { buffer: Box<[u8]>, len: usize },
 }
 
+impl WholeChunk<'_> {
+    /// Whether the other one is the next of the same request and piece.
+    fn is_followed_by(&self, next: &Self) -> bool {
+        self.request == next.request
+            && self.chunk.get() + 1 == next.chunk.get()
+            && self.chunk.piece() == next.chunk.piece()
+    }
+}
+
 impl ChunkBytes<'_> {
     fn as_slice(&self) -> &[u8] {
         match self {
@@ -162,6 +173,8 @@ impl Pull {
         let (geometry, member) = (arguments.landing.geometry(), Member(arguments.source.0));
         // The system counts its own bookkeeping too: about as much again as small datagrams have bytes.
         let buffer = socket.receive_buffer_bytes() as u64 / 2;
+        // What is more than the source takes from one connection it drops.
+        let buffer = buffer.min(ASKED_BYTES_MAX);
         let engine = PullEngine::new(geometry.clone(), member, buffer, arguments.clock.now());
         Ok(Pull {
             arguments,
@@ -181,16 +194,18 @@ impl Pull {
 
     async fn carry(&mut self, mut commands: mpsc::Receiver<LaneCommand>) -> Result<(), LaneEnd> {
         let mut received = Received::new();
+        // One timer, that is put off again and again: a new one each time wakes whoever waits for the system.
+        let mut due =
+            pin!(tokio::time::sleep_until(self.arguments.clock.instant(self.arguments.clock.now())));
         loop {
             self.carry_out()?;
             let deadline = self.engine.deadline().map(|at| self.arguments.clock.instant(at));
-            let due = async {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            if let Some(at) = deadline.filter(|at| *at != due.deadline()) {
+                due.as_mut().reset(at);
+            }
             tokio::select! {
+                // What has come is taken in before it is taken for lost, however late it is looked at.
+                biased;
                 command = commands.recv() => {
                     let Some(command) = command else { return Ok(()) };
                     self.command(command);
@@ -203,7 +218,7 @@ impl Pull {
                     result.map_err(|error| LaneEnd::Broke(format!("no datagrams can be received: {error}")))?;
                     self.take_in(&mut received)?;
                 }
-                () = due => self.feed(Input::Tick),
+                () = &mut due, if deadline.is_some() => self.feed(Input::Tick),
             }
         }
     }
@@ -230,16 +245,18 @@ impl Pull {
     fn take_in(&mut self, received: &mut Received) -> Result<(), LaneEnd> {
         let mut whole = Vec::new();
         let opened = self.open(received, &mut whole);
+        // Before the work on what has come: meanwhile the source works on what comes next.
+        self.feed(Input::Tick);
+        let asked = if opened.is_ok() { self.carry_out() } else { Ok(()) };
         // What came before somebody broke the protocol has come, and the fetch hears of it.
         let landed = self.land(whole);
         if matches!(opened, Ok(true)) && !std::mem::replace(&mut self.is_up, true) {
             let _ = self.arguments.source_actor.cast(SourceMessage::PullUp(self.arguments.lane));
         }
-        self.feed(Input::Tick);
         let statistics = self.engine.statistics();
         self.meter.packets(statistics.arrived + statistics.lost, statistics.lost);
         self.tell();
-        opened.and(landed)
+        opened.and(landed).and(asked)
     }
 
     /// Opens a batch of datagrams, collects the chunks that are whole with it, and says whether anything came.
@@ -300,10 +317,11 @@ impl Pull {
         let landing = Arc::clone(&self.arguments.landing);
         let mut result = Ok(());
         let mut wanted = Vec::with_capacity(whole.len());
+        let mut asked = locked(&self.asked);
         for chunk in &whole {
             let (first, bytes) = (chunk.chunk.get(), chunk.bytes.as_slice());
-            match locked(&self.asked).arrived(landing.geometry(), chunk.request, first, bytes.len()) {
-                Ok(Some(span)) => wanted.push((chunk, span, bytes)),
+            match asked.arrived(landing.geometry(), chunk.request, first, bytes.len()) {
+                Ok(Some(_)) => wanted.push(chunk),
                 Ok(None) => {}
                 Err(what) => {
                     result = Err(LaneEnd::Violation(what));
@@ -311,17 +329,17 @@ impl Pull {
                 }
             }
         }
-        let messages: Vec<&[u8]> = wanted.iter().map(|(_, _, bytes)| *bytes).collect();
+        drop(asked);
+        // They come shuffled. In order, neighbours are written with one call and told in one message.
+        wanted.sort_unstable_by_key(|chunk| chunk.chunk);
+        let messages: Vec<&[u8]> = wanted.iter().map(|chunk| chunk.bytes.as_slice()).collect();
         let mut leaves = Vec::new();
         hash::hash_many(&messages, &mut leaves);
-        for ((chunk, span, bytes), leaf) in wanted.into_iter().zip(leaves) {
-            self.meter.came(bytes.len() as u64);
-            match landing.land_hashed(span, bytes, &[leaf]) {
-                Ok(leaves) => self.arrivals.add(chunk.request, chunk.chunk, leaves),
-                Err(error) => {
-                    let _ = self.arguments.fetcher.cast(FetcherMessage::StoreFailed(error));
-                }
-            }
+        let mut from = 0;
+        for run in wanted.chunk_by(|one, next| one.is_followed_by(next)) {
+            let to = from + run.len();
+            self.land_run(run, &messages[from..to], &leaves[from..to]);
+            from = to;
         }
         for chunk in whole {
             if let ChunkBytes::Assembled { buffer, .. } = chunk.bytes {
@@ -329,6 +347,20 @@ impl Pull {
             }
         }
         result
+    }
+
+    /// Writes neighbours of one request.
+    fn land_run(&mut self, run: &[&WholeChunk<'_>], chunks: &[&[u8]], leaves: &[Digest]) {
+        let landing = &self.arguments.landing;
+        let Some(first) = run.first() else { return };
+        let Some(span) = landing.geometry().span(first.chunk.get(), run.len() as u32) else { return };
+        self.meter.came(landing.geometry().len_of(span));
+        match landing.land_hashed(span, chunks, leaves) {
+            Ok(leaves) => self.arrivals.add(first.request, first.chunk, leaves),
+            Err(error) => {
+                let _ = self.arguments.fetcher.cast(FetcherMessage::StoreFailed(error));
+            }
+        }
     }
 
     fn recycle(&mut self, buffer: Box<[u8]>) {
@@ -388,8 +420,90 @@ impl Arrivals {
     }
 }
 
+/// Bytes of chunks that are asked for at most: with what is around them, a source keeps so many waiting.
+const ASKED_BYTES_MAX: u64 = DATAGRAM_ASKED_BYTES_MAX as u64 / 16 * 15;
+
 /// Bytes of a buffer for a chunk.
 const CHUNK_BYTES: usize = ftx_proto::geometry::CHUNK_SIZE as usize;
 
 /// Buffers that are kept to be used again.
 const SPARE_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::marker::PhantomData;
+    use std::time::Instant;
+
+    use ftx_proto::chunk_set::PieceSet;
+    use ftx_proto::geometry::Geometry;
+    use ractor::{Actor, ActorProcessingErr};
+    use tokio::net::UdpSocket;
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::fetch::lane::Lane;
+    use crate::net::datagram::seal::Aead;
+    use crate::store::{PartFile, Target};
+
+    /// Hears everything and does nothing.
+    struct Deaf<M>(PhantomData<M>);
+
+    impl<M: ractor::Message + Sync> Actor for Deaf<M> {
+        type Msg = M;
+        type State = ();
+        type Arguments = ();
+
+        async fn pre_start(&self, _: ActorRef<M>, (): ()) -> Result<(), ActorProcessingErr> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_aborted_lane_gives_back_its_claim_on_the_budget() {
+        let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let geometry = Geometry::new(1 << 20).unwrap();
+        let root = Root([7; 32]);
+        let (part, have) = PartFile::open(Target::temporary(), geometry.clone(), root, false).unwrap();
+        assert!(have == PieceSet::empty(geometry.clone()));
+        let (source_actor, source_task) = Actor::spawn(None, Deaf(PhantomData), ()).await.unwrap();
+        let (fetcher, fetcher_task) = Actor::spawn(None, Deaf(PhantomData), ()).await.unwrap();
+        let budget: SharedBudget = Arc::default();
+        let arguments = PullArguments {
+            lane: 0,
+            source: SourceId(3),
+            peer: peer.local_addr().unwrap(),
+            local: Some(Ipv4Addr::LOCALHOST.into()),
+            connection: ConnectionId(5),
+            secret: DatagramSecret::new([9; 32], Aead::Aes128Gcm),
+            root,
+            landing: Arc::new(Landing::new(Arc::new(part), &have)),
+            source_actor: source_actor.clone(),
+            fetcher: fetcher.clone(),
+            budget: Arc::clone(&budget),
+            clock: Clock::start(),
+            mode: Mode::default(),
+        };
+        let (lane, task) = Lane::start_pull(arguments, &Handle::current());
+        lane.send(LaneCommand::Request(RequestId(1), geometry.span(0, 8).unwrap())).unwrap();
+        let nothing = format!("{:?}", Budget::new());
+        let claimed = || format!("{:?}", budget.lock().unwrap_or_else(PoisonError::into_inner));
+        let until = async |what: &str, is_so: &dyn Fn() -> bool| {
+            let begun = Instant::now();
+            while !is_so() {
+                assert!(begun.elapsed().as_secs() < 20, "until {what}: {}", claimed());
+                tokio::task::yield_now().await;
+            }
+        };
+        // It asks, so it has claimed something; nobody answers, and it goes on asking.
+        peer.recv(&mut [0; 2048]).await.unwrap();
+        until("there is a claim", &|| claimed() != nothing).await;
+
+        task.abort();
+
+        until("the claim is given back", &|| claimed() == nothing).await;
+        source_actor.stop(None);
+        fetcher.stop(None);
+        source_task.await.unwrap();
+        fetcher_task.await.unwrap();
+    }
+}

@@ -250,7 +250,7 @@ fn status_of(error: &ReadError) -> Status {
             // It went away, or is no file, since the catalog has seen it.
             _ => Status::NotFound,
         },
-        ReadError::Changed | ReadError::Missing => Status::InternalError,
+        ReadError::Changed | ReadError::Missing | ReadError::OneFile(_) => Status::InternalError,
     }
 }
 

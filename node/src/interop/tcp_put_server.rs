@@ -3,7 +3,7 @@
 //! It owns one connection and the unfinished file of it. What is said is [`ftx_proto::interop::tcp_put`]'s. It refuses,
 //! by closing, what cannot be stored: without an inbox everything, else a name that is taken or cannot be, and more than
 //! there is room for on the disk and within the quotas, for which all who push by TCP put are one user. The protocol has
-//! no word for why, so the log says it. A crash leaves a part without a name that the next put of this name throws away.
+//! no word for why, so the log says it. A crash leaves a part without a name that the next start of the node throws away.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

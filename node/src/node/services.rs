@@ -22,6 +22,7 @@ use crate::interop::step_users::{PasswordGate, StepAccess, StepUsers, token_key}
 use crate::interop::striped_server::StripedServer;
 use crate::interop::tcp_put_server::TcpPutServer;
 use crate::limits::{STRIPED_DOWNLOADS_MAX, TCP_PUTS_MAX};
+use crate::store::remove_abandoned;
 
 /// Where a node serves the older systems.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -100,10 +101,14 @@ impl Started {
     }
 }
 
-/// Makes the inbox's folder.
+/// Makes the inbox's folder, and tidies it up after a crash.
 pub(super) fn make_inbox(config: &NodeConfig) -> Result<(), Error> {
     let Some(inbox) = &config.inbox else { return Ok(()) };
-    std::fs::create_dir_all(&inbox.path).map_err(|error| no_inbox(config, &error))
+    std::fs::create_dir_all(&inbox.path).map_err(|error| no_inbox(config, &error))?;
+    if let Err(error) = remove_abandoned(&inbox.path) {
+        tracing::warn!("{}: what a crash left cannot be removed: {error}", inbox.path.display());
+    }
+    Ok(())
 }
 
 /// What stands behind TCP put. The room of an inbox is counted by one, so `usage` is STEP's where both put into it.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ftx_proto::name::RelativePath;
+use rustix::io::Errno;
 
 /// Why a fetched file could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,24 @@ pub enum StoreError {
     /// A link, folder, device or somebody else's file lies where the part or the journal belongs.
     #[error("{} is in the way and not a file of ours; remove it, or use -o to write to another place", .0.display())]
     InTheWay(PathBuf),
+    /// The part, or the whole folder, was removed meanwhile.
+    #[error("{} was removed while it was being fetched; run the same command again to fetch it anew", .0.display())]
+    Removed(PathBuf),
+    /// The disk itself fails.
+    #[error(
+        "cannot {action} {}: the disk fails ({error}); check the disk, then run the same command again, or use -o to \
+         write to another disk",
+        path.display()
+    )]
+    BrokenDisk {
+        /// What was tried.
+        action: &'static str,
+        /// What it was tried on.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
     /// An entry of a folder cannot be here: a name that the node itself uses, or one that the file system does not take.
     #[error("{} cannot be here: {reason}; leave it out with --exclude", path.display())]
     Entry {
@@ -118,6 +137,9 @@ impl StoreError {
     pub(crate) fn from_io(action: &'static str, path: &Path, error: impl Into<io::Error>) -> Self {
         let error = error.into();
         let path = path.to_owned();
+        if error.raw_os_error() == Some(Errno::IO.raw_os_error()) {
+            return StoreError::BrokenDisk { action, path, error };
+        }
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 StoreError::DiskFull { needed: 0, available: 0, path }
@@ -183,6 +205,14 @@ mod tests {
         let text = error.with_space(5 << 30, 1 << 30).to_string();
         assert!(text.contains("5.0 GiB more needed, 1.0 GiB free, 4.0 GiB missing"), "{text}");
         assert!(text.contains("/x/y") && text.contains("-o"), "{text}");
+    }
+
+    #[test]
+    fn a_broken_disk_is_told_from_other_troubles() {
+        let text = StoreError::from_io("sync", Path::new("/x/y"), Errno::IO).to_string();
+        assert!(text.contains("check the disk") && text.contains("/x/y"), "{text}");
+        let error = StoreError::from_io("sync", Path::new("/x/y"), Errno::MFILE);
+        assert!(matches!(error, StoreError::Other { .. }), "{error}");
     }
 
     #[test]

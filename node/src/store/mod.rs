@@ -39,10 +39,12 @@ mod error;
 mod folder;
 mod journal;
 mod part;
+mod parts;
 mod sparse;
 mod target;
 mod whole;
 
+use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
 
 use ftx_proto::digest::Digest;
@@ -51,8 +53,9 @@ use ftx_proto::geometry::{Geometry, PieceIndex};
 pub use error::StoreError;
 pub use folder::{FolderOptions, FolderPart, Found, FoundRun, Opened, Selection, Summary, Tally};
 pub use part::PartFile;
+pub(crate) use parts::read_parts_at;
 pub use target::{Target, is_own_file};
-pub use whole::{WholeData, WholeFile};
+pub use whole::{WholeData, WholeFile, remove_abandoned};
 
 /// Where a fetched content is put together: verified bytes at their places, a journal, and the step to the final name.
 ///
@@ -70,6 +73,24 @@ pub trait Part: std::fmt::Debug + Send + Sync {
     /// Reads bytes that were written; fills the buffer.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError>;
 
+    /// Writes bytes that lie in several places of the memory, one behind the other, as [`Part::write_at`] does.
+    fn write_parts_at(&self, mut offset: u64, parts: &[&[u8]]) -> Result<(), StoreError> {
+        for part in parts {
+            self.write_at(offset, part)?;
+            offset += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Reads bytes that were written; fills the buffers, one behind the other.
+    fn read_parts_at(&self, mut offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), StoreError> {
+        for buffer in buffers {
+            self.read_at(offset, buffer)?;
+            offset += buffer.len() as u64;
+        }
+        Ok(())
+    }
+
     /// Makes these pieces, which were verified and written, last: data first, then the journal that says so.
     fn commit(&self, pieces: &[PieceIndex]) -> Result<(), StoreError>;
 
@@ -80,7 +101,7 @@ pub trait Part: std::fmt::Debug + Send + Sync {
     fn note(&self, pieces: &[(PieceIndex, Digest)]) -> Result<(), StoreError>;
 
     /// Gives it its final name, with its time of change (seconds and nanoseconds since 1970) and, for a file, its execute
-    /// bit.
+    /// bit. Returns where it is, which is another place if somebody has moved the folder meanwhile.
     ///
     /// Every piece must have been verified and written. The handle can still be read from afterwards. A temporary file
     /// stays without a name. If a file is in the way and `force` is not given, the part stays as it is.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, RenameFlags, Timespec,
 use rustix::io::Errno;
 
 use super::journal::Journal;
+use super::parts::{read_parts_at, write_parts_at};
 use super::target::{Folder, Place};
 use super::{Part, StoreError, Target, sparse};
 use crate::hash;
@@ -96,8 +97,11 @@ impl PartFile {
             }
         };
         let lock = lock_unless_finished(&folder, force)?;
-        let data = folder.open_own(&folder.part)?;
+        // On a full disk, say, it is the error that counts, not whether its traces could be removed.
+        let clean_up = |data| drop(remove_if_empty(&folder, data));
+        let data = folder.open_own(&folder.part).inspect_err(|_| clean_up(None))?;
         let (journal, pieces) = resume(&lock.0, &data, &geometry, root)
+            .inspect_err(|_| clean_up(Some(&data)))
             .map_err(|error| StoreError::from_io("resume", &folder.path_of(&folder.part), error))?;
         // What the names stand for now must survive a crash, or the first commit would say nothing.
         folder.sync()?;
@@ -147,8 +151,7 @@ impl PartFile {
         // What is here and takes no room is a hole.
         let needed = needed.min(size - have.bytes());
         if available.is_some_and(|available| needed > available) {
-            let full = StoreError::from_io("reserve", &self.path, Errno::NOSPC);
-            return Err(full.with_space(needed, available.unwrap_or_default()));
+            return Err(self.failed("reserve space for", Errno::NOSPC));
         }
         self.data.set_len(size).map_err(|error| self.failed("set the length of", error))?;
         // The blocks of tmpfs are memory, and reserving them costs a quarter of a second per GiB.
@@ -199,7 +202,11 @@ impl PartFile {
     }
 
     fn failed(&self, action: &'static str, error: impl Into<io::Error>) -> StoreError {
-        let error = StoreError::from_io(action, &self.path, error);
+        let error = match &self.place {
+            Place::Named(_) => StoreError::from_io(action, &self.path, error),
+            // It has no name, but it lies somewhere.
+            Place::Temporary => StoreError::from_io(action, &std::env::temp_dir(), error),
+        };
         if matches!(error, StoreError::DiskFull { .. }) {
             let (needed, available) = self.space();
             return error.with_space(needed, available.unwrap_or_default());
@@ -226,8 +233,23 @@ impl Part for PartFile {
         sparse::write_at(&self.data, bytes, offset).map_err(|error| self.failed("write", error))
     }
 
+    fn write_parts_at(&self, offset: u64, parts: &[&[u8]]) -> Result<(), StoreError> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let end = offset.checked_add(len as u64);
+        assert!(
+            end.is_some_and(|end| end <= self.geometry.size()),
+            "what is written lies within the content"
+        );
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        write_parts_at(&self.data, &mut slices, offset).map_err(|error| self.failed("write", error))
+    }
+
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
         self.data.read_exact_at(buffer, offset).map_err(|error| self.failed("read", error))
+    }
+
+    fn read_parts_at(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), StoreError> {
+        read_parts_at(&self.data, buffers, offset).map_err(|error| self.failed("read", error))
     }
 
     fn commit(&self, pieces: &[PieceIndex]) -> Result<(), StoreError> {
@@ -235,6 +257,10 @@ impl Part for PartFile {
         let journal = self.journal();
         let Some((journal, _)) = journal.as_ref().filter(|_| !pieces.is_empty()) else { return Ok(()) };
         self.sync(&mut stage, File::sync_data)?;
+        if rustix::fs::fstat(&self.data).is_ok_and(|stat| stat.st_nlink == 0) {
+            // Nobody would ever find what is still to come.
+            return Err(StoreError::Removed(self.path.clone()));
+        }
         journal.append(&ranges_of(pieces)).map_err(|error| self.failed("write the journal of", error))
     }
 
@@ -256,16 +282,14 @@ impl Part for PartFile {
         };
         self.set_attributes(mtime, executable);
         self.sync(&mut stage, File::sync_all)?;
-        if !folder.is_same(&folder.part, &self.data)? {
-            return Err(StoreError::InTheWay(folder.path_of(&folder.part)));
-        }
+        folder.expect_part(&self.data)?;
         rename(folder, force)?;
         *stage = Stage::Finished;
         folder.sync()?;
         folder.remove(&folder.journal)?;
         // Only now: without the name, the lock has nothing left to protect.
         self.end_journal();
-        Ok(self.path.clone())
+        Ok(folder.path_now())
     }
 
     fn discard(&self) -> Result<(), StoreError> {
@@ -336,6 +360,20 @@ pub(super) fn lock(folder: &Folder) -> Result<Lock, StoreError> {
         }
     }
     Err(StoreError::Locked(path()))
+}
+
+/// Removes the journal if there is nothing that it could speak of: no part, or this one, without a byte. Only whoever holds
+/// the lock may do that.
+fn remove_if_empty(folder: &Folder, data: Option<&File>) -> Result<(), StoreError> {
+    match data {
+        None if folder.exists(&folder.part)? => Ok(()),
+        None => folder.remove(&folder.journal),
+        Some(data) if data.metadata().is_ok_and(|metadata| metadata.len() == 0) => {
+            folder.remove(&folder.journal)?;
+            folder.remove(&folder.part)
+        }
+        Some(_) => Ok(()),
+    }
 }
 
 /// The journal and the pieces that both it and the part vouch for.

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -11,8 +12,10 @@ use cap_std::fs::Dir;
 use ftx_proto::digest::Digest;
 use ftx_proto::name::RelativePath;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::StoreError;
+use super::part::lock_unless_finished;
 
 /// Longest name of a file that file systems take, in bytes.
 const FILE_NAME_BYTES_MAX: usize = 255;
@@ -38,6 +41,9 @@ pub(super) enum Place {
 #[derive(Debug)]
 pub(super) struct Folder {
     dir: Dir,
+    /// The same again, to sync it: [`Folder::dir`] is for paths only. None where that is not allowed, since a folder may be
+    /// one that is written but not listed.
+    listed: Option<File>,
     path: PathBuf,
     pub(super) name: OsString,
     pub(super) part: OsString,
@@ -49,6 +55,13 @@ pub fn is_own_file(name: &OsStr) -> bool {
     let name = name.as_bytes();
     name.starts_with(b".")
         && (name.ends_with(PART_SUFFIX.as_bytes()) || name.ends_with(JOURNAL_SUFFIX.as_bytes()))
+}
+
+/// The name of the part whose journal has this name, if it is one's.
+pub(super) fn part_of_journal(name: &OsStr) -> Option<OsString> {
+    let stem =
+        name.as_bytes().strip_suffix(JOURNAL_SUFFIX.as_bytes()).filter(|stem| stem.starts_with(b"."))?;
+    Some(OsString::from_vec([stem, PART_SUFFIX.as_bytes()].concat()))
 }
 
 impl Target {
@@ -84,8 +97,16 @@ impl Target {
             }
             _ => StoreError::from_io("open the folder", folder, error),
         })?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // Opened now: that there are too many open files must not be found out after the rename.
+        let listed = match rustix::fs::openat(&dir, ".", flags, Mode::empty()) {
+            Ok(listed) => Some(File::from(listed)),
+            Err(Errno::ACCESS) => None,
+            Err(error) => return Err(StoreError::from_io("open the folder", folder, error)),
+        };
         let place = Place::Named(Folder {
             dir,
+            listed,
             path: folder.to_owned(),
             name: name.to_owned(),
             part: hidden_name(name, PART_SUFFIX),
@@ -104,6 +125,17 @@ impl Target {
         match &self.place {
             Place::Named(folder) => folder.path_of(&folder.name),
             Place::Temporary => PathBuf::from("-"),
+        }
+    }
+
+    /// Fails if the target is there already. Of one that is, what a crash right after its last step has left is removed.
+    pub fn expect_free(&self) -> Result<(), StoreError> {
+        match &self.place {
+            // The name alone is looked at first: a target that is not there yet leaves no trace.
+            Place::Named(folder) if folder.exists(&folder.name)? => {
+                lock_unless_finished(folder, false).map(drop)
+            }
+            Place::Named(_) | Place::Temporary => Ok(()),
         }
     }
 
@@ -129,7 +161,7 @@ impl Folder {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.dir, name, flags, Mode::from_raw_mode(0o666)) {
             Ok(file) => File::from(file),
-            Err(rustix::io::Errno::LOOP | rustix::io::Errno::ISDIR | rustix::io::Errno::NXIO) => {
+            Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => {
                 return Err(StoreError::InTheWay(self.path_of(name)));
             }
             Err(error) => return Err(StoreError::from_io("open", &self.path_of(name), error)),
@@ -155,7 +187,7 @@ impl Folder {
     /// What `name` is, without following a link.
     pub(super) fn stat(&self, name: &OsStr) -> Result<Option<rustix::fs::Stat>, StoreError> {
         match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(Errno::NOENT) => Ok(None),
             result => self.check(name, result).map(Some),
         }
     }
@@ -182,14 +214,34 @@ impl Folder {
 
     /// Makes what was renamed and removed in the folder last.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        // The handle is for paths only (`O_PATH`), which cannot be synced.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let synced = rustix::fs::openat(&self.dir, ".", flags, Mode::empty()).and_then(rustix::fs::fsync);
-        match synced {
-            // Some file systems cannot sync a folder, and a folder may be one that is written but not listed.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::ACCESS) | Ok(()) => Ok(()),
+        match self.listed.as_ref().map_or(Ok(()), rustix::fs::fsync) {
+            // Some file systems cannot sync a folder.
+            Err(Errno::INVAL) | Ok(()) => Ok(()),
             Err(error) => Err(StoreError::from_io("sync the folder", &self.path, error)),
         }
+    }
+
+    /// Fails unless the part still is the file behind `data`.
+    pub(super) fn expect_part(&self, data: &File) -> Result<(), StoreError> {
+        match self.is_same(&self.part, data)? {
+            true => Ok(()),
+            false if self.exists(&self.part)? => Err(StoreError::InTheWay(self.path_of(&self.part))),
+            false => Err(StoreError::Removed(self.path_of(&self.name))),
+        }
+    }
+
+    /// Where the file is: the path that was given, unless that does not lead to this folder any more.
+    pub(super) fn path_now(&self) -> PathBuf {
+        let given = self.path_of(&self.name);
+        let Ok(here) = rustix::fs::fstat(&self.dir) else { return given };
+        let leads_here = |path: &Path| {
+            rustix::fs::stat(path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (here.st_dev, here.st_ino))
+        };
+        if leads_here(&self.path) {
+            return given;
+        }
+        let moved = std::fs::read_link(format!("/proc/self/fd/{}", self.dir.as_raw_fd()));
+        moved.ok().filter(|moved| leads_here(moved)).map_or(given, |moved| moved.join(&self.name))
     }
 
     fn check<T>(&self, name: &OsStr, result: rustix::io::Result<T>) -> Result<T, StoreError> {

@@ -1,19 +1,20 @@
 //! A file that comes from one of the older systems: written anywhere, verified as a whole, then renamed.
 //!
 //! These systems prove nothing before the last byte is there, so nothing of such a file is kept: it is gone when it is
-//! dropped unfinished, and a crash leaves a part that the next one throws away. It uses the same part and lock as
+//! dropped unfinished, and a crash leaves a part that the next one throws away, or [`remove_abandoned`]. It uses the same part and lock as
 //! [`PartFile`](super::PartFile), so that never two write to one target.
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use super::part::{Lock, lock_unless_finished, rename};
-use super::target::{Folder, Place};
+use super::target::{Folder, Place, part_of_journal};
 use super::{StoreError, Target};
 
 /// It has no journal: what a crash leaves of it is thrown away by the next fetch to the same target.
@@ -23,6 +24,38 @@ pub struct WholeFile {
     part: Option<(Folder, Lock)>,
     data: WholeData,
     force: bool,
+}
+
+/// Removes what crashes have left of whole files in a folder, for whom nobody may ever come again.
+///
+/// That is what has an empty journal which nobody has locked. Parts of a [`PartFile`](super::PartFile), with which somebody
+/// can go on, have something in theirs, and stay.
+///
+/// # Errors
+/// If the folder cannot be listed, or something in it cannot be removed.
+pub fn remove_abandoned(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let Some(part) = part_of_journal(&entry.file_name()) else { continue };
+        let metadata = entry.metadata()?;
+        if !metadata.is_file() || metadata.len() > 0 {
+            continue;
+        }
+        let journal = File::open(entry.path())?;
+        // Locked by whoever is at it; and it may have begun to write, or have ended, since it was looked at.
+        if rustix::fs::flock(&journal, FlockOperation::NonBlockingLockExclusive).is_err()
+            || journal.metadata().is_ok_and(|now| now.len() > 0 || now.nlink() == 0)
+        {
+            continue;
+        }
+        let part = folder.join(part);
+        if std::fs::symlink_metadata(&part).is_ok_and(|part| part.is_file()) {
+            std::fs::remove_file(&part)?;
+            tracing::info!("{}: removed; a crash had left it", part.display());
+        }
+        std::fs::remove_file(entry.path())?;
+    }
+    Ok(())
 }
 
 /// The bytes of an unfinished file, for those who write and read them. They do not keep the part from being removed.
@@ -86,14 +119,13 @@ impl WholeFile {
         self.data.file.set_len(size).map_err(|error| self.data.failed("set the length of", error))?;
         let Some((folder, _)) = &self.part else { return Ok(self.path().to_owned()) };
         self.data.file.sync_all().map_err(|error| self.data.failed("sync", error))?;
-        if !folder.is_same(&folder.part, &self.data.file)? {
-            return Err(StoreError::InTheWay(folder.path_of(&folder.part)));
-        }
+        folder.expect_part(&self.data.file)?;
         rename(folder, self.force)?;
         folder.sync()?;
         folder.remove(&folder.journal)?;
+        let path = folder.path_now();
         self.part = None;
-        Ok(self.path().to_owned())
+        Ok(path)
     }
 }
 
@@ -214,6 +246,32 @@ mod tests {
         let file = WholeFile::create(target(folder.path()), false).unwrap();
         file.check_room(1).unwrap();
         assert!(matches!(file.check_room(u64::MAX), Err(StoreError::DiskFull { .. })));
+    }
+
+    #[test]
+    fn what_is_abandoned_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        file("file", "finished, and killed right then");
+        file(".file.ftx-journal", "");
+        file(".killed.ftx-part", "killed in the middle");
+        file(".killed.ftx-journal", "");
+        file(".goes-on.ftx-part", "somebody may go on with this");
+        file(".goes-on.ftx-journal", "and knows how");
+        file(".hidden", "");
+        let under_way = Target::new(&folder.path().join("under-way"), &"ignored".parse().unwrap()).unwrap();
+        let under_way = WholeFile::create(under_way, false).unwrap();
+        remove_abandoned(folder.path()).unwrap();
+        let left = [
+            ".goes-on.ftx-journal",
+            ".goes-on.ftx-part",
+            ".hidden",
+            ".under-way.ftx-journal",
+            ".under-way.ftx-part",
+            "file",
+        ];
+        assert_eq!(names(folder.path()), left);
+        drop(under_way);
     }
 
     #[test]

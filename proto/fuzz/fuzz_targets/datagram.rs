@@ -2,6 +2,7 @@
 //! exists.
 #![no_main]
 
+use ftx_proto::digest::Root;
 use ftx_proto::geometry::Geometry;
 use ftx_proto::limits::{WANT_CHUNKS_MAX, WANT_FRAGMENTS_MAX};
 use ftx_proto::wire::datagram::{Asking, HEADER_LEN, Header, Serving, padding};
@@ -13,6 +14,14 @@ fuzz_target!(|input: &[u8]| {
     }
     let Some((&[a, b, c], body)) = input.split_first_chunk::<3>() else { return };
     let Ok(geometry) = Geometry::new(u64::from_be_bytes([0, 0, 0, 0, 0, a, b, c])) else { return };
+    // Of some the content is a folder: so many small files, one larger than a piece, and a small one.
+    let geometry = if a == 0xf0 {
+        let (root, large) = (Root([1; 32]), (1 << 20) + 100 * u64::from(c));
+        let sizes = (0..b).map(|number| 1 + 300 * u64::from(number)).chain([large + 1, 9]);
+        Geometry::of_folder(root, sizes.map(|size| (size, root))).expect("not too large")
+    } else {
+        geometry
+    };
     if let Ok(asking) = Asking::decode(body, &geometry) {
         assert_eq!(asking.encode(), body);
         if let Asking::Want(want) = asking {

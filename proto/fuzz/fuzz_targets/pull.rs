@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
+use ftx_proto::digest::Root;
 use ftx_proto::engine::pull::budget::{Budget, Member};
 use ftx_proto::engine::pull::{Fate, Input, Output, PullEngine};
 use ftx_proto::geometry::{CHUNK_SIZE, ChunkIndex, Geometry};
@@ -20,6 +21,24 @@ fuzz_target!(|data: &[u8]| {
     let Some((&[size, buffer], operations)) = data.split_first_chunk() else { return };
     Run::new(size, buffer).operate(operations);
 });
+
+/// Between one byte and 64 chunks; the last chunk is whole, or almost, or a byte.
+fn file(size: u8) -> Geometry {
+    let size = (u64::from(size / 4) * u64::from(CHUNK_SIZE) + u64::from(size % 4) * 5461).max(1);
+    Geometry::new(size).expect("not too large")
+}
+
+/// Up to 16 files of up to three chunks, and behind some of them one of 65, with numbers that do not exist around it.
+fn folder(shape: u8) -> Geometry {
+    const SIZES: [u64; 7] = [1, 16_384, 20, 40_000, 5000, 16_385, 1093];
+    let (count, step) = (usize::from(shape % 16) + 1, usize::from(shape / 64));
+    let mut sizes: Vec<u64> = SIZES.iter().copied().cycle().step_by(step + 1).take(count).collect();
+    if step > 1 {
+        sizes.insert(count / 2, 64 * u64::from(CHUNK_SIZE) + 7);
+    }
+    let root = Root([1; 32]);
+    Geometry::of_folder(root, sizes.into_iter().map(|size| (size, root))).expect("not too large")
+}
 
 struct Run {
     geometry: Geometry,
@@ -36,9 +55,7 @@ struct Run {
 
 impl Run {
     fn new(size: u8, buffer: u8) -> Self {
-        // Between one byte and 64 chunks; the last chunk is whole, or almost, or a byte.
-        let size = (u64::from(size / 4) * u64::from(CHUNK_SIZE) + u64::from(size % 4) * 5461).max(1);
-        let geometry = Geometry::new(size).expect("not too large");
+        let geometry = if buffer % 4 == 1 { folder(size) } else { file(size) };
         let engine = PullEngine::new(geometry.clone(), Member(0), u64::from(buffer) << 12, Time::ZERO);
         let mut run = Run {
             geometry,

@@ -21,8 +21,8 @@ use std::time::Duration;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use crate::geometry::{CHUNK_SIZE, Geometry, Span};
-use crate::limits::{FILE_SIZE_MAX, RUN_CHUNKS_MAX, SESSION_REQUESTS_MAX};
+use crate::geometry::{CHUNK_SIZE, Span};
+use crate::limits::{RUN_CHUNKS_MAX, SESSION_REQUESTS_MAX};
 use crate::time::Time;
 use crate::wire::session::{Refusal, RequestId};
 
@@ -412,7 +412,7 @@ impl ServeEngine {
         let Some(queued) = session.requests.get_mut(&request) else { return };
         session.unsent.push_back(cost);
         self.outputs.push_back(Output::Grant { session: id, request, content: queued.content, span: run });
-        match rest_after(queued.rest, run) {
+        match queued.rest.behind(run) {
             Some(rest) => {
                 if rest.first().piece() != run.first().piece() {
                     session.current = None;
@@ -446,13 +446,6 @@ impl ServeEngine {
         assert_eq!(self.turns.len(), self.peers.values().filter(|peer| peer.in_turn).count());
         assert!(self.turns.is_empty() || self.wake.is_some(), "whoever is ready waits for the limit only");
     }
-}
-
-/// What is left of a span when its beginning is granted.
-fn rest_after(span: Span, granted: Span) -> Option<Span> {
-    // A part of a span lies in every content that the whole of it lies in; so the largest one can cut it.
-    let anywhere = Geometry::new(FILE_SIZE_MAX).ok()?;
-    anywhere.span(granted.end(), span.end() - granted.end())
 }
 
 /// What a grant of so many chunks counts until its real length is known.

@@ -250,6 +250,13 @@ impl Span {
         Span { first, count: self.end().max(other.end()) - first.0 }
     }
 
+    /// What is left of the span behind its part `before`, if anything.
+    #[must_use]
+    pub fn behind(&self, before: Span) -> Option<Span> {
+        let first = before.end().max(self.first.0);
+        (first < self.end()).then(|| Span { first: ChunkIndex(first), count: self.end() - first })
+    }
+
     /// The pieces that the span touches, in order.
     pub fn pieces(&self) -> impl Iterator<Item = PieceIndex> + use<> {
         (self.first.piece().0..=(self.end() - 1) / PIECE_CHUNKS).map(PieceIndex)
@@ -319,5 +326,8 @@ mod tests {
         assert_eq!(runs, [(60, 32), (92, 32), (124, 6)]);
         assert!(span.contains(geometry.span(129, 1).unwrap()));
         assert!(!span.contains(geometry.span(130, 1).unwrap()));
+        let behind = |first, count| span.behind(geometry.span(first, count).unwrap());
+        assert_eq!(behind(60, 5), geometry.span(65, 65));
+        assert_eq!((behind(60, 70), behind(0, 60), behind(0, 2)), (None, Some(span), Some(span)));
     }
 }

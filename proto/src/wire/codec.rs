@@ -11,7 +11,6 @@ use bincode::error::{DecodeError as BincodeDecodeError, EncodeError};
 pub(crate) use bincode::{BorrowDecode, Decode, Encode};
 
 use crate::digest::{Digest, Instance, NodeId, Root, RootPrefix};
-use crate::limits::{MANIFEST_BYTES_MAX, MANIFEST_ENTRIES_MAX};
 use crate::name::RelativePath;
 
 /// Bytes that are no message of the expected kind.
@@ -63,25 +62,33 @@ pub(crate) fn decode_prefix<T: Decode<()>, const LIMIT: usize>(
     if bytes.len() > LIMIT {
         return Err(DecodeError::TooLong { len: bytes.len(), limit: LIMIT });
     }
+    let mut rest = bytes;
+    Ok((decode_next(&mut rest)?, rest))
+}
+
+/// The list that `bytes`, of any length, are exactly; it has at most `count_max` members.
+///
+/// Read member by member, so that a list which claims more than it holds takes no more memory than what it holds.
+pub(crate) fn decode_list<T: Decode<()>>(mut bytes: &[u8], count_max: usize) -> Result<Vec<T>, DecodeError> {
+    let count: u64 = decode_next(&mut bytes)?;
+    let count = usize::try_from(count).ok().filter(|count| *count <= count_max.min(bytes.len()));
+    let count = count.ok_or(DecodeError::Limit("length of a list"))?;
+    let mut members = Vec::new();
+    for _ in 0..count {
+        members.push(decode_next(&mut bytes)?);
+    }
+    if bytes.is_empty() { Ok(members) } else { Err(DecodeError::Trailing(bytes.len())) }
+}
+
+/// The value that `bytes` begin with, which it takes off them.
+fn decode_next<T: Decode<()>>(bytes: &mut &[u8]) -> Result<T, DecodeError> {
     // The limit counts bytes of memory claimed, so a text or list of hostile length fails before it is allocated.
     let config = bincode::config::standard().with_limit::<MEMORY_LIMIT>();
-    let (message, used) = bincode::decode_from_slice(bytes, config)
+    let (value, used) = bincode::decode_from_slice(bytes, config)
         .map_err(|error: BincodeDecodeError| DecodeError::Malformed(error.to_string()))?;
-    Ok((message, bytes.get(used..).unwrap_or_default()))
+    *bytes = bytes.get(used..).unwrap_or_default();
+    Ok(value)
 }
-
-/// The manifest that `bytes` are, exactly; the caller has looked at how many they are.
-pub(crate) fn decode_long<T: Decode<()>>(bytes: &[u8]) -> Result<T, DecodeError> {
-    let config = bincode::config::standard().with_limit::<LONG_MEMORY_LIMIT>();
-    match bincode::decode_from_slice(bytes, config) {
-        Ok((message, used)) if used == bytes.len() => Ok(message),
-        Ok((_, used)) => Err(DecodeError::Trailing(bytes.len() - used)),
-        Err(error) => Err(DecodeError::Malformed(error.to_string())),
-    }
-}
-
-/// What decoding a manifest may claim: its bytes, and each entry with its size in memory.
-const LONG_MEMORY_LIMIT: usize = MANIFEST_BYTES_MAX + MANIFEST_ENTRIES_MAX * 128;
 
 /// What decoding one message may claim, in bytes: lists of structs count with their size in memory.
 const MEMORY_LIMIT: usize = 1 << 20;

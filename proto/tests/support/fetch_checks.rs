@@ -9,7 +9,7 @@ use ftx_proto::geometry::{PieceIndex, Span};
 use ftx_proto::time::Time;
 use ftx_proto::wire::session::RequestId;
 
-use super::{Peer, Question, World};
+use super::{FOUND, Peer, Question, World};
 
 impl World {
     pub(super) fn settle_asked(&mut self, id: SourceId, request: RequestId, run: Range<u32>) {
@@ -24,10 +24,13 @@ impl World {
 
     pub(super) fn check_request(&mut self, id: SourceId, request: RequestId, span: Span) {
         assert!(self.requests_made.insert(request), "no request number is used twice");
+        assert!(!self.searching, "this machine is searched first");
         let piece = span.first().piece();
-        assert!(self.geometry.span_of(piece).contains(span), "a request lies in one piece");
+        assert!(self.content.geometry.span_of(piece).contains(span), "a request lies in one piece");
         for chunk in span.chunks().map(|chunk| chunk.get()) {
             assert!(!self.reported.contains(&chunk), "what is here is not asked for");
+            let chunk_of = self.content.geometry.chunk(chunk).expect("a request names chunks");
+            assert!(self.content.is_wanted(chunk_of), "what is not wanted is not asked for");
             if self.check_always {
                 let copies =
                     self.peers.values().flat_map(|peer| peer.asked.values()).filter(|a| a.contains(&chunk));
@@ -45,12 +48,37 @@ impl World {
         self.send(id, Question::Request(request, span));
     }
 
+    pub(super) fn check_verified(&mut self, piece: PieceIndex) {
+        assert!(self.done.insert(piece), "a piece is verified once");
+        for chunk in self.content.wanted_chunks(piece) {
+            let (leaf, from) = self.written[chunk.get() as usize].expect("verified chunks are written");
+            assert!(self.content.is_right(chunk.get(), leaf), "verified chunks are right");
+            self.found_chunks += u64::from(from == FOUND);
+        }
+        self.done_bytes += self.content.wanted_bytes(piece);
+        if !self.content.skipped.contains_key(&piece) {
+            self.whole.insert(piece);
+        }
+    }
+
+    /// What the engine says of itself is exact after every input.
+    pub(super) fn check_progress(&self) {
+        assert_eq!(self.engine.have(), &self.whole, "only what is here as a whole is told");
+        let progress = self.engine.progress();
+        assert_eq!((progress.pieces, progress.bytes), (self.done.count(), self.done_bytes));
+        assert!(
+            self.engine.all_stats().all(|(id, _)| self.peers.contains_key(&id)),
+            "only sources have statistics"
+        );
+    }
+
     pub(super) fn reset(&mut self, piece: PieceIndex, chunks: ChunkMask) {
-        assert!(!chunks.is_empty() && !self.verified.contains(piece), "what is verified stays");
+        assert!(!chunks.is_empty() && !self.done.contains(piece), "what is verified stays");
         for place in chunks.iter() {
             let chunk = (piece.get() * 64 + place) as usize;
             let (leaf, _) = self.written[chunk].take().expect("only what is written is reset");
-            assert!(leaf != self.truth[chunk] || !self.leaves_always_come(), "what is right is kept");
+            let is_right = self.content.is_right(chunk as u32, leaf);
+            assert!(!is_right || !self.leaves_always_come(), "what is right is kept");
             assert!(self.reported.remove(&(chunk as u32)));
         }
     }
@@ -77,11 +105,16 @@ impl World {
     /// What must hold when a fetch has ended, one way or the other.
     pub(crate) fn check_end(&self) {
         self.engine.check_invariants();
-        let total = u64::from(self.geometry.chunk_count());
+        let geometry = &self.content.geometry;
+        let wanted = geometry.pieces().map(|piece| u64::from(self.content.wanted(piece).count()));
+        let total: u64 = wanted.sum();
+        let total_bytes: u64 = geometry.pieces().map(|piece| self.content.wanted_bytes(piece)).sum();
+        assert_eq!(self.engine.progress().bytes_total, total_bytes, "only what is wanted counts");
         if self.completed_at.is_some() {
             let stats: Vec<_> = self.engine.all_stats().collect();
             let chunks: u64 = stats.iter().map(|(_, stats)| stats.chunks).sum();
-            assert_eq!(chunks, total - self.resumed_chunks, "every chunk is somebody's");
+            let not_fetched = self.resumed_chunks + self.found_chunks;
+            assert_eq!(chunks, total - not_fetched, "every chunk is somebody's");
             let progress = self.engine.progress();
             assert_eq!((progress.pieces, progress.bytes), (progress.pieces_total, progress.bytes_total));
             assert_eq!(self.engine.deadline(), None);
@@ -102,7 +135,7 @@ impl World {
         // Not complete: then nobody who is here and honest has anything that is missing.
         let gives = |peer: &Peer| {
             let dead = peer.behaviour.dies_at.is_some_and(|at| self.now >= Time::from_origin(at));
-            let missing = self.geometry.pieces().filter(|&piece| !self.verified.contains(piece));
+            let missing = self.content.geometry.pieces().filter(|&piece| !self.done.contains(piece));
             // Without the layer nothing can be verified, and so nothing is asked for.
             let tells = self.engine.layer().is_some() || peer.behaviour.refuses_hashes < 0.9;
             peer.here && !dead && tells && missing.into_iter().any(|piece| peer.announced.contains(piece))

@@ -6,6 +6,10 @@
 
 #[path = "fetch_checks.rs"]
 mod fetch_checks;
+#[path = "fetch_content.rs"]
+mod fetch_content;
+#[path = "fetch_found.rs"]
+mod fetch_found;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -13,15 +17,16 @@ use std::ops::Range;
 use std::time::Duration;
 
 use ftx_proto::chunk_set::PieceSet;
-use ftx_proto::digest::{Digest, Root};
+use ftx_proto::digest::Digest;
 use ftx_proto::engine::fetch::{DropReason, FetchConfig, FetchEngine, Input, Output, SourceId, SourceStats};
 use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PieceIndex, Span};
 use ftx_proto::limits::RUN_CHUNKS_MAX;
-use ftx_proto::merkle::{PieceLayer, piece_hash};
 use ftx_proto::time::Time;
 use ftx_proto::wire::session::{Refusal, RequestId};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
+
+pub(crate) use fetch_content::Content;
 
 /// How a source behaves. The default is a good one: 6,400 chunks (100 MiB) a second, 1 ms away, with everything.
 #[derive(Debug, Clone)]
@@ -103,6 +108,9 @@ enum Event {
     AtReceiver(SourceId, u32, RequestId, Span, Vec<Digest>),
     /// Reaches the engine.
     Report(Input),
+    /// An older copy was looked at: these chunks of it, and whether each is right.
+    Found(Vec<(u32, bool)>),
+    Searched,
     Answer(SourceId, u32, Input),
 }
 
@@ -129,9 +137,7 @@ struct Peer {
 pub(crate) struct World {
     pub(crate) engine: FetchEngine,
     pub(crate) now: Time,
-    geometry: Geometry,
-    truth: Vec<Digest>,
-    layer: PieceLayer,
+    content: Content,
     random: ChaCha8Rng,
     events: BTreeMap<(Time, u64), Event>,
     event_count: u64,
@@ -139,8 +145,16 @@ pub(crate) struct World {
     written: Vec<Option<(Digest, SourceId)>>,
     /// What the engine has been told is here.
     reported: BTreeSet<u32>,
-    verified: PieceSet,
+    /// Of these there is nothing more to get: the verified ones, and those of which nothing is wanted.
+    done: PieceSet,
+    /// Those of them that are here as a whole.
+    whole: PieceSet,
+    /// Bytes that are wanted of those that are done.
+    done_bytes: u64,
+    /// Chunks of those that were not fetched: here from the beginning, or found.
     resumed_chunks: u64,
+    found_chunks: u64,
+    searching: bool,
     requests_made: BTreeSet<RequestId>,
     window_chunks_max: u32,
     check_always: bool,
@@ -151,17 +165,6 @@ pub(crate) struct World {
     pub(crate) keep_log: bool,
 }
 
-pub(crate) fn layer_of(geometry: Geometry, truth: &[Digest]) -> PieceLayer {
-    let hashes = geometry
-        .pieces()
-        .map(|piece| {
-            let span = geometry.span_of(piece);
-            piece_hash(&geometry, piece, &truth[span.first().get() as usize..span.end() as usize])
-        })
-        .collect();
-    PieceLayer::from_hashes(geometry, hashes).unwrap()
-}
-
 impl World {
     pub(crate) fn new(seed: u64, size: u64) -> Self {
         Self::resumed(seed, size, &[], FetchConfig::default())
@@ -169,42 +172,54 @@ impl World {
 
     /// With these pieces here already.
     pub(crate) fn resumed(seed: u64, size: u64, pieces: &[u32], config: FetchConfig) -> Self {
-        let geometry = Geometry::new(size).unwrap();
-        let truth: Vec<_> = (0..geometry.chunk_count()).map(|n| Digest::of(&n.to_le_bytes())).collect();
-        let layer = if size == 0 {
-            PieceLayer::from_hashes(geometry.clone(), Vec::new()).unwrap()
-        } else {
-            layer_of(geometry.clone(), &truth)
-        };
+        Self::fetching(seed, Content::file(size), pieces, config)
+    }
+
+    /// Of any content.
+    pub(crate) fn fetching(seed: u64, content: Content, pieces: &[u32], config: FetchConfig) -> Self {
+        let geometry = content.geometry.clone();
         let mut have = PieceSet::empty(geometry.clone());
-        for &piece in pieces {
-            have.insert_range(piece..piece + 1);
+        let (mut done, mut whole) = (have.clone(), have.clone());
+        let mut written = vec![None; content.truth.len()];
+        let (mut reported, mut done_bytes) = (BTreeSet::new(), 0);
+        for piece in geometry.pieces() {
+            let is_here = pieces.contains(&piece.get());
+            if is_here {
+                have.insert(piece);
+                for chunk in content.wanted_chunks(piece) {
+                    written[chunk.get() as usize] = Some((content.truth[chunk.get() as usize], HERE));
+                    reported.insert(chunk.get());
+                }
+            }
+            if is_here || content.wanted(piece).is_empty() {
+                done.insert(piece);
+                done_bytes += content.wanted_bytes(piece);
+            }
+            if is_here && !content.skipped.contains_key(&piece) {
+                whole.insert(piece);
+            }
         }
-        let mut written = vec![None; truth.len()];
-        let mut reported = BTreeSet::new();
-        for chunk in have.iter().flat_map(|piece| geometry.span_of(piece).chunks()) {
-            written[chunk.get() as usize] = Some((truth[chunk.get() as usize], SourceId(u32::MAX)));
-            reported.insert(chunk.get());
-        }
-        let root: Root = layer.root();
-        let engine = FetchEngine::new(config, geometry.clone(), root, have.clone(), seed);
+        let (root, skipped) = (content.layer.root(), content.skipped.clone());
+        let engine = FetchEngine::selecting(config, geometry.clone(), root, have, skipped, seed);
         let mut world = World {
             engine,
             now: Time::ZERO,
-            geometry,
-            truth,
-            layer,
+            check_always: geometry.size() < 64 << 20,
+            content,
             random: ChaCha8Rng::seed_from_u64(seed ^ 0x5eed),
             events: BTreeMap::new(),
             event_count: 0,
             peers: BTreeMap::new(),
             resumed_chunks: reported.len() as u64,
+            found_chunks: 0,
+            searching: false,
             written,
             reported,
-            verified: have,
+            done,
+            whole,
+            done_bytes,
             requests_made: BTreeSet::new(),
             window_chunks_max: (config.window_bytes_max / u64::from(CHUNK_SIZE)).max(4) as u32,
-            check_always: size < 64 << 20,
             completed_at: None,
             dropped: Vec::new(),
             requested_chunks: 0,
@@ -230,7 +245,7 @@ impl World {
                 behaviour,
                 stay: 0,
                 here: false,
-                announced: PieceSet::empty(self.geometry.clone()),
+                announced: PieceSet::empty(self.content.geometry.clone()),
                 queue: Vec::new(),
                 serving: false,
                 asked: BTreeMap::new(),
@@ -245,7 +260,7 @@ impl World {
     }
 
     pub(crate) fn geometry(&self) -> Geometry {
-        self.geometry.clone()
+        self.content.geometry.clone()
     }
 
     pub(crate) fn stats(&self, id: SourceId) -> SourceStats {
@@ -328,6 +343,11 @@ impl World {
                 self.at_receiver(id, stay, request, span, leaves);
             }
             Event::Report(input) => self.tell(input),
+            Event::Found(chunks) => self.found(&chunks),
+            Event::Searched => {
+                self.searching = false;
+                self.tell(Input::Searched);
+            }
             Event::Answer(id, stay, input) => {
                 if self.peers[&id].here && self.peers[&id].stay == stay {
                     self.tell(input);
@@ -343,10 +363,10 @@ impl World {
         }
         peer.here = true;
         peer.stay += 1;
-        peer.announced = PieceSet::empty(self.geometry.clone());
+        peer.announced = PieceSet::empty(self.content.geometry.clone());
         let parts = peer.behaviour.parts.clone();
         if parts.is_none() {
-            peer.announced = PieceSet::full(self.geometry.clone());
+            peer.announced = PieceSet::full(self.content.geometry.clone());
         }
         self.tell(Input::SourceJoined { source: id, whole: parts.is_none() });
         for (delay, range) in parts.into_iter().flatten() {
@@ -418,7 +438,7 @@ impl World {
                 }
             }
             Question::Layer => {
-                let mut hashes = self.layer.hashes().to_vec();
+                let mut hashes = self.content.layer.hashes().to_vec();
                 if self.chance(behaviour.refuses_hashes) {
                     self.answer(id, Input::LayerFailed { source: id });
                     return;
@@ -431,8 +451,9 @@ impl World {
                 self.answer(id, Input::Layer { source: id, hashes });
             }
             Question::Leaves(piece) => {
-                let span = self.geometry.span_of(piece);
-                let mut leaves = self.truth[span.first().get() as usize..span.end() as usize].to_vec();
+                let span = self.content.geometry.span_of(piece);
+                let mut leaves =
+                    self.content.truth[span.first().get() as usize..span.end() as usize].to_vec();
                 if self.chance(behaviour.refuses_hashes) {
                     self.answer(id, Input::LeavesFailed { source: id, piece });
                     return;
@@ -468,7 +489,7 @@ impl World {
         let pick = self.random.random_range(0..peer.queue.len());
         let (request, span) = peer.queue[pick];
         let run = span.runs(RUN_CHUNKS_MAX).next().unwrap();
-        match self.geometry.span(run.end(), span.count() - run.count()) {
+        match self.content.geometry.span(run.end(), span.count() - run.count()) {
             Some(rest) => peer.queue[pick].1 = rest,
             None => {
                 peer.queue.swap_remove(pick);
@@ -481,7 +502,7 @@ impl World {
             if lies {
                 self.peers.get_mut(&id).unwrap().lies_told.insert(chunk.get());
             }
-            leaves.push(if lies { Digest::of(b"a lie") } else { self.truth[chunk.get() as usize] });
+            leaves.push(if lies { Digest::of(b"a lie") } else { self.content.truth[chunk.get() as usize] });
         }
         let takes = Duration::from_secs_f64(f64::from(run.count()) / behaviour.rate);
         self.after(takes, Event::ServeNext(id, stay));
@@ -502,7 +523,7 @@ impl World {
             report.push(place.is_none().then_some(leaf));
             if place.is_none() {
                 *place = Some((leaf, id));
-                if leaf != self.truth[chunk.get() as usize] {
+                if leaf != self.content.truth[chunk.get() as usize] {
                     peer.lied_written += 1;
                 }
             }
@@ -524,13 +545,18 @@ impl World {
                 }
                 self.settle_asked(*source, *request, run);
             }
+            Input::Found { first, leaves } => {
+                for chunk in first.get()..first.get() + leaves.len() as u32 {
+                    assert!(self.reported.insert(chunk), "a chunk is written once");
+                }
+            }
             Input::Refused { source, request, refusal } => {
                 let peer = self.peers.get_mut(source).unwrap();
                 let span = peer.asked.remove(request);
                 if let (Refusal::Missing, Some(chunk)) =
                     (refusal, span.and_then(|span| span.first().copied()))
                 {
-                    peer.announced.remove(self.geometry.chunk(chunk).unwrap().piece());
+                    peer.announced.remove(self.content.geometry.chunk(chunk).unwrap().piece());
                 }
             }
             _ => {}
@@ -555,24 +581,17 @@ impl World {
                 }
                 Output::AskLayer { source } => self.send(source, Question::Layer),
                 Output::AskLeaves { source, piece } => self.send(source, Question::Leaves(piece)),
-                Output::LayerReady(layer) => assert_eq!(*layer, self.layer),
-                Output::Verified { piece } => {
-                    assert!(self.verified.insert(piece), "a piece is verified once");
-                    for chunk in self.geometry.span_of(piece).chunks() {
-                        let (leaf, _) =
-                            self.written[chunk.get() as usize].expect("verified chunks are written");
-                        assert_eq!(leaf, self.truth[chunk.get() as usize], "verified chunks are right");
-                    }
-                }
+                Output::LayerReady(layer) => assert_eq!(*layer, self.content.layer),
+                Output::Verified { piece } => self.check_verified(piece),
                 Output::Reset { piece, chunks } => self.reset(piece, chunks),
                 Output::Drop { source, why } => self.check_drop(source, why),
                 Output::Complete => {
-                    assert!(self.verified.is_full(), "complete means that everything is verified");
+                    assert!(self.done.is_full(), "complete means that everything is verified");
                     self.completed_at = Some(self.now);
                 }
             }
         }
-        assert_eq!(self.engine.have(), &self.verified);
+        self.check_progress();
     }
 
     fn send(&mut self, id: SourceId, question: Question) {
@@ -584,3 +603,7 @@ impl World {
         }
     }
 }
+
+/// Stands for chunks that were here from the beginning, and for those that were found.
+const HERE: SourceId = SourceId(u32::MAX);
+const FOUND: SourceId = SourceId(u32::MAX - 9);

@@ -48,6 +48,36 @@ fn every_size_comes_in_datagrams() {
 }
 
 #[test]
+fn a_partial_node_gives_in_datagrams_what_it_has() {
+    let net = net!();
+    let content = Content::new(1509, 16 * MIB);
+    let folder = copies(&net, 1, NAME, &content.bytes).remove(0);
+    let origin = net.share_with(&folder, &["--max-upload", "3M"]);
+    let (state, origin_node) = (origin.state(), origin.node().to_owned());
+    let targets = [net.folder().join(NAME), net.folder().join(NAME)];
+
+    // The first has a part, and its only source is gone: so the second has that part from the first alone.
+    let mut first = net.get(NAME, &targets[0]).args(["--timeout", "50"]).start();
+    first.wait_for_bytes(8 * MIB as u64);
+    origin.kill9();
+    let mut second = net.get(NAME, &targets[1]).args(["--timeout", "50", "--lane", "datagram"]).start();
+    second.wait_for_bytes(4 * MIB as u64);
+
+    // What the first has not comes from the origin once that is back.
+    let _origin = net.share_again(&folder, &state);
+    let (first, second) = (first.finish(), second.finish());
+    first.done();
+    content.expect_in(&targets[0]);
+    content.expect_in(&targets[1]);
+    let of_first: Vec<_> =
+        second.sources().iter().filter(|source| source["node"] != origin_node.as_str()).collect();
+    let bytes: u64 = of_first.iter().filter_map(|source| source["bytes"].as_u64()).sum();
+    assert!(bytes >= 4 * MIB as u64, "{bytes}\n{}", second.said());
+    assert!(of_first.iter().all(|source| source["lane"] == "datagram"), "{}", second.said());
+    assert!(second.of_source(&origin_node, "bytes") > 0, "{}", second.said());
+}
+
+#[test]
 fn without_losses_the_stream_is_used() {
     let net = net!();
     let content = Content::new(1510, 8 * MIB);

@@ -3,6 +3,7 @@
 
 mod changing_file;
 mod datagram;
+mod disk;
 mod hash_verify;
 mod hostile;
 mod json;

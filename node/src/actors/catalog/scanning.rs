@@ -1,24 +1,31 @@
 //! When the catalog looks through its shares, and what it makes of what it comes across.
 //!
 //! ```text
-//! Idle(due)  -> Walking     its time has come
-//! Walking    -> Sweeping    the walk has ended; what it did not see is taken out, in steps
-//! Walking    -> Idle(due)   the walk has failed; what it did not see may be there
-//! Sweeping   -> Idle(due)   all is swept
+//! Idle(due)  -> Walking     its time has come, or the table of the last run is there
+//! Walking    -> Idle(due)   the walk has ended, or failed
 //! ```
+//!
+//! What is not there any more is taken out folder by folder, when the walk leaves one. What a walk that failed had not
+//! come to by then stays. Where the system tells of changes, what has changed is looked at then; scans go on all the same,
+//! since such news can be missed. Looks at single names are short walks of their own; a number tells which one saw what.
 
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ftx_proto::name::RelativePath;
 use tokio::task::JoinHandle;
 
-use super::{CatalogMessage, CatalogState, Event, Internal, UNSAVED_MAX, tell};
+use super::{CatalogMessage, CatalogState, Event, Internal, Looked, tell};
 use crate::catalog::cache::Cache;
-use crate::catalog::scan::Batch;
+use crate::catalog::index::Index;
+use crate::catalog::load::load;
+use crate::catalog::scan::{Found, What};
+use crate::catalog::walk::{Batch, Step};
+use crate::catalog::watch::{Heard, Watch};
 
 /// Least time between two scans, whoever asks.
 const GAP_MIN: Duration = Duration::from_secs(1);
@@ -27,15 +34,15 @@ const GAP_MIN: Duration = Duration::from_secs(1);
 const REGULAR_SHARE: u32 = 10;
 const WANTED_SHARE: u32 = 2;
 
-/// Files that are looked at in one step of a sweep.
-const SWEEP_STEP: usize = 4096;
-
 /// Where the catalog is with its scans.
 pub(super) struct Scanning {
     interval: Duration,
     phase: Phase,
     /// Number of the scan that is under way, or was the last one.
     number: u64,
+    /// Number of the walk that began last, and of that which is or was the last scan.
+    walks: Arc<AtomicU64>,
+    walk: u64,
     completed: u64,
     /// Somebody asked for a scan while one was under way.
     wanted: bool,
@@ -43,12 +50,13 @@ pub(super) struct Scanning {
     took: Duration,
     /// Files that the scan found in each share.
     found: Vec<u64>,
+    /// It was tried to watch the shares.
+    watching: bool,
 }
 
 enum Phase {
     Idle(Option<Timer>),
     Walking,
-    Sweeping,
 }
 
 struct Timer {
@@ -68,17 +76,30 @@ impl Scanning {
             interval,
             phase: Phase::Idle(None),
             number: 0,
+            walks: Arc::default(),
+            walk: 0,
             completed: 0,
             wanted: false,
             ended: Instant::now(),
             took: Duration::ZERO,
             found: vec![0; shares],
+            watching: false,
         }
     }
 
     /// The scan that is under way, or was the last one.
     pub(super) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// The number of a walk that begins.
+    pub(super) fn next_walk(&self) -> u64 {
+        next_walk(&self.walks)
+    }
+
+    /// Whether the scan has found any file in this share.
+    pub(super) fn has_found(&self, share: usize) -> bool {
+        self.found.get(share).is_some_and(|found| *found > 0)
     }
 
     /// How many were completed.
@@ -102,16 +123,95 @@ impl Scanning {
 }
 
 impl CatalogState {
-    /// Walks the shares on a thread of its own. With a `state_dir`, opens the cache there first.
-    pub(super) fn begin_scan(&mut self, state_dir: Option<PathBuf>) {
+    /// Opens the cache and reads what is remembered, on a thread of its own.
+    pub(super) fn load(&mut self, state_dir: Option<PathBuf>) {
+        self.questions.wait();
+        self.scanning.phase = Phase::Walking;
+        let (myself, shares, cache) = (self.myself.clone(), self.shares.clone(), self.cache.clone());
+        let stop = self.background.stop.clone();
+        self.background.scan = Some(tokio::task::spawn_blocking(move || {
+            let index = panic::catch_unwind(AssertUnwindSafe(|| {
+                let cache = cache.get_or_init(|| state_dir.as_deref().and_then(Cache::open));
+                load(cache.as_ref(), &shares, &stop)
+            }));
+            let index = index.unwrap_or_else(|_| {
+                tracing::error!("reading what is remembered of the shares failed; all is looked at anew");
+                // Those who hash wait for it.
+                cache.get_or_init(|| None);
+                Index::new(shares)
+            });
+            tell(&myself, Event::Loaded(Box::new(index)));
+        }));
+    }
+
+    /// What is remembered is there.
+    pub(super) fn loaded(&mut self, mut index: Index) {
+        index.take_partials(&mut self.index);
+        self.index = index;
+        for question in self.questions.go_on() {
+            self.question(question);
+        }
+        self.begin_scan();
+    }
+
+    /// What begins to watch the shares. It blocks on the disk.
+    fn watching(&self) -> impl FnOnce() + Send + use<> {
+        let (myself, shares) = (self.myself.clone(), self.shares.clone());
+        let (stop, permits) = (self.background.stop.clone(), self.background.batch_permits.clone());
+        let (walks, runtime) = (self.scanning.walks.clone(), tokio::runtime::Handle::current());
+        move || {
+            let (listener, shares_too) = (myself.clone(), shares.clone());
+            let hear = move |heard| {
+                // Closed when the actor is gone, and then nobody wants to hear it.
+                let Ok(permit) = runtime.block_on(permits.clone().acquire_owned()) else { return false };
+                let looks = match heard {
+                    Heard::Something => None,
+                    Heard::Names(names) => {
+                        let look = |name: RelativePath| {
+                            let walk = next_walk(&walks);
+                            let look = shares_too.look_into(&name, &stop);
+                            Looked { name, look, walk }
+                        };
+                        Some(names.into_iter().map(look).collect())
+                    }
+                };
+                tell(&listener, Event::Noticed { looks, _permit: permit });
+                true
+            };
+            if let Some(watch) = Watch::start(shares, hear) {
+                tell(&myself, Event::Watching(watch));
+            }
+        }
+    }
+
+    /// Something in the shares has changed; without looks, nobody knows what.
+    pub(super) fn noticed(&mut self, looks: Option<Vec<Looked>>) {
+        let is_all = looks.as_ref().is_some_and(|looks| looks.iter().all(|looked| looked.look.is_whole));
+        for looked in looks.into_iter().flatten() {
+            self.apply(looked);
+        }
+        if !is_all {
+            self.want_scan();
+        }
+        self.save_soon();
+    }
+
+    /// Walks the shares on a thread of its own.
+    pub(super) fn begin_scan(&mut self) {
         self.scanning.phase = Phase::Walking;
         self.scanning.number += 1;
+        self.scanning.walk = self.scanning.next_walk();
         self.scanning.wanted = false;
         self.scanning.found.fill(0);
-        let (myself, shares, cache) = (self.myself.clone(), self.shares.clone(), self.cache.clone());
+        let (myself, shares) = (self.myself.clone(), self.shares.clone());
         let (stop, permits) = (self.background.stop.clone(), self.background.batch_permits.clone());
         let runtime = tokio::runtime::Handle::current();
+        let watching = (!std::mem::replace(&mut self.scanning.watching, true)).then(|| self.watching());
         self.background.scan = Some(tokio::task::spawn_blocking(move || {
+            // Before the first scan, so that no change is missed between the two.
+            if let Some(watching) = watching {
+                watching();
+            }
             let mut emit = |batch| match runtime.block_on(permits.clone().acquire_owned()) {
                 Ok(permit) => {
                     tell(&myself, Event::Scanned { batch, _permit: permit });
@@ -119,46 +219,24 @@ impl CatalogState {
                 }
                 Err(_) => ControlFlow::Break(()),
             };
-            let ended = end_of(|| {
-                // Before the first batch, and so before the first file is hashed.
-                cache.get_or_init(|| state_dir.as_deref().and_then(Cache::open));
-                shares.scan(&stop, &mut emit)
-            });
-            if let Some(ended) = ended {
+            if let Some(ended) = end_of(|| shares.scan(&stop, &mut emit)) {
                 tell(&myself, ended);
             }
         }));
     }
 
     pub(super) fn scanned(&mut self, batch: Batch) {
-        for skipped in batch.skipped {
-            self.skipped.note(skipped, self.scanning.number);
+        for step in &batch.steps {
+            if let Step::Found(Found { share, what: What::File(_), .. }) = step {
+                self.scanning.found[*share] += 1;
+            }
         }
-        for found in &batch.found {
-            self.scanning.found[found.share] += 1;
-        }
-        self.found(batch.found);
+        self.walked(batch, self.scanning.walk);
     }
 
     pub(super) fn scan_ended(&mut self, took: Duration) {
-        self.scanning.phase = Phase::Sweeping;
         self.scanning.took = took;
-        self.sweep(None);
-    }
-
-    /// Takes out some of the files that the scan did not see, and goes on with that in a further message.
-    pub(super) fn sweep(&mut self, after: Option<Arc<RelativePath>>) {
-        let unseen = self.index.unseen(after.as_deref(), self.scanning.number, SWEEP_STEP);
-        for (name, share) in unseen.files {
-            self.remove(&name);
-            // A share where nothing at all is found is more likely a disk that is not there now.
-            if self.scanning.found[share] > 0 && self.forgotten.len() < UNSAVED_MAX {
-                self.forgotten.push(self.shares.location(share, &name).path());
-            }
-        }
-        if unseen.next.is_some() {
-            return tell(&self.myself, Event::Sweep { after: unseen.next });
-        }
+        self.index.forget_changed_folders();
         self.save_soon();
         self.skipped.scan_ended(self.scanning.number);
         self.scanning.completed += 1;
@@ -196,7 +274,7 @@ impl CatalogState {
     /// The timer went off.
     pub(super) fn scan_due(&mut self) {
         if !self.scanning.is_under_way() {
-            self.begin_scan(None);
+            self.begin_scan();
         }
     }
 
@@ -210,6 +288,10 @@ impl CatalogState {
         let message = || CatalogMessage::Internal(Internal(Event::ScanDue));
         *timer = Some(Timer { due, task: self.myself.send_after(delay, message) });
     }
+}
+
+fn next_walk(walks: &AtomicU64) -> u64 {
+    walks.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 /// Walks, and says what to tell of the end. Nothing if the walk was told to end. Somebody always hears of a panic, or

@@ -76,7 +76,7 @@ mod tests {
             note(&mut log, "stays", scan);
             log.scan_ended(scan);
         }
-        assert_eq!(log.examples(), [("stays".to_owned(), "it is a symbolic link".to_owned())]);
+        assert_eq!(log.examples(), [("stays".to_owned(), SkipReason::Link.to_string())]);
         assert_eq!(log.count(), 1);
     }
 

@@ -135,6 +135,16 @@ impl Journal {
     }
 }
 
+impl Drop for Journal {
+    /// An upload that left nothing behind leaves no lock either.
+    fn drop(&mut self) {
+        if self.lock.is_some() && !self.path.exists() {
+            // It only takes room, so another time is good enough.
+            let _ = fs::remove_file(self.path.with_extension("lock"));
+        }
+    }
+}
+
 /// The lock file at this path, if nobody else has locked it. Its end unlocks it.
 fn lock(path: &Path) -> io::Result<fs::File> {
     fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;

@@ -249,7 +249,7 @@ impl StepStore {
         let mut bytes: usize = keys.iter().map(|key| key.as_str().len()).sum();
         let own = keys.len();
         let _ = self.shares.scan(&AtomicBool::new(false), &mut |batch| {
-            for found in batch.found {
+            for found in batch.files() {
                 bytes += found.name.as_str().len();
                 keys.extend(found.name.as_str().parse::<Key>().ok());
             }
@@ -283,7 +283,7 @@ fn sum_of(
         match compute() {
             Ok(state) => return Ok(state),
             Err(ReadError::Unreadable(error)) => return Err(io_failed("read", name, &error)),
-            Err(ReadError::Changed | ReadError::Missing) => {}
+            Err(ReadError::Changed | ReadError::Missing | ReadError::OneFile(_)) => {}
         }
     }
     Err(Denial::Busy)

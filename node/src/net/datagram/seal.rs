@@ -14,7 +14,7 @@ use aws_lc_rs::aead::{
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use ftx_proto::digest::Root;
-use ftx_proto::wire::datagram::{ConnectionId, HEADER_LEN, Header, Replays, SEQUENCE_MAX};
+use ftx_proto::wire::datagram::{ConnectionId, HEADER_LEN, Header, Replays, SEQUENCE_MAX, TAG_LEN};
 use rustls::{CipherSuite, CommonState};
 use zeroize::Zeroizing;
 
@@ -155,6 +155,18 @@ impl Sealer {
     /// # Errors
     /// [`Exhausted`], and then `out` is as it was.
     pub fn seal(&mut self, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) -> Result<(), Exhausted> {
+        let start = out.len();
+        out.extend_from_slice(&[0; HEADER_LEN]);
+        body(out);
+        out.extend_from_slice(&[0; TAG_LEN]);
+        self.seal_in_place(&mut out[start..]).inspect_err(|_| out.truncate(start))
+    }
+
+    /// Makes a datagram of a body that stands where it belongs, between the places of header and tag.
+    ///
+    /// # Errors
+    /// [`Exhausted`], and then the datagram is as it was.
+    pub fn seal_in_place(&mut self, datagram: &mut [u8]) -> Result<(), Exhausted> {
         if self.next >= SEQUENCE_MAX {
             return Err(Exhausted);
         }
@@ -162,14 +174,14 @@ impl Sealer {
         let nonce = nonce(&self.iv, self.next);
         // Whatever follows, this number is used.
         self.next += 1;
-        out.extend_from_slice(&header);
-        let start = out.len();
-        body(out);
-        let tag = self
+        let (head, rest) = datagram.split_at_mut(HEADER_LEN);
+        let (body, tag) = rest.split_at_mut(rest.len() - TAG_LEN);
+        head.copy_from_slice(&header);
+        let sealed = self
             .key
-            .seal_in_place_separate_tag(nonce, Aad::from(header), &mut out[start..])
+            .seal_in_place_separate_tag(nonce, Aad::from(header), body)
             .expect("a datagram is shorter than what can be sealed at once");
-        out.extend_from_slice(tag.as_ref());
+        tag.copy_from_slice(sealed.as_ref());
         Ok(())
     }
 

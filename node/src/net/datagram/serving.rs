@@ -1,7 +1,7 @@
 //! The serving side of the datagram lane: who may ask for what, and the sockets at which that is answered.
 //!
 //! There is one socket for each address family, opened when it is first needed, at a port that the system gives; one
-//! task for each carries everything from the disk to the socket (`task`). A connection, which is one content within
+//! task for each, on a thread of its own, carries everything from the disk to the socket (`task`). A connection, which is one content within
 //! one session, lives as long as its [`DatagramConnection`], which the session holds. It is never said to anybody who
 //! is not known that there is something here: what is not sealed with the key of a connection, is not new, or does not
 //! come from the address of its session, is dropped and counted. A crash loses all connections, and their sessions.
@@ -32,6 +32,7 @@ use crate::actors::server::ServerMessage;
 use crate::actors::session::SessionMessage;
 use crate::catalog::ContentReader;
 use crate::limits::DATAGRAM_CONNECTIONS_MAX;
+use crate::runtimes::Apart;
 
 /// What a node's datagrams are served with.
 #[derive(Debug, Clone)]
@@ -46,7 +47,7 @@ pub struct DatagramsArguments {
     pub server: Link<ServerMessage>,
     /// Who hears that a file is not what was hashed.
     pub catalog: Link<CatalogMessage>,
-    /// Where the tasks run.
+    /// Where the tasks run if there are no threads for them.
     pub data: Handle,
 }
 
@@ -215,11 +216,15 @@ impl Shared {
         };
         if slot.as_ref().is_none_or(|open| open.commands.is_closed()) {
             let local = SocketAddr::new(self.bind.unwrap_or(any), 0);
-            let _within = self.data.enter();
-            let socket = Arc::new(DatagramSocket::bind(local, self.mode)?);
+            let apart = Apart::start("datagrams-out", &self.data);
+            let bind = || {
+                let _within = apart.enter();
+                DatagramSocket::bind(local, self.mode)
+            };
+            let socket = Arc::new(bind()?);
             let (commands, orders) = mpsc::unbounded_channel();
             let task = Task::new(Arc::clone(&socket), orders, Arc::clone(&self.outside));
-            let task = self.data.spawn(task.run()).abort_handle();
+            let task = apart.run(task.run());
             let (addr, buffer) = (socket.local_addr(), socket.receive_buffer_bytes());
             tracing::debug!(%addr, buffer, segments = socket.segments(), "datagrams are served");
             *slot = Some(Open { socket, commands, task });

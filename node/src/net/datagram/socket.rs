@@ -340,7 +340,7 @@ const SEGMENTS_MAX: usize = 64;
 pub(crate) const CALL_BYTES_MAX: usize = 65_507;
 
 /// Messages of one call, each a datagram or several of equal size put together.
-const CALL_MESSAGES_MAX: usize = 8;
+const CALL_MESSAGES_MAX: usize = 16;
 
 /// Bytes of such a message.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;

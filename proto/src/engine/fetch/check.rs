@@ -1,8 +1,10 @@
-//! The engine's invariants, for tests: everything that [`super`] says holds between two inputs.
+//! The engine's invariants, for tests: everything that [`super`] says holds between two inputs. And what its caller must
+//! see to.
 
 use std::collections::BTreeSet;
 
 use crate::chunk_set::ChunkMask;
+use crate::geometry::{Geometry, PieceIndex};
 
 use super::source::Holding;
 use super::{FetchEngine, SourceId};
@@ -103,5 +105,16 @@ impl FetchEngine {
             }
         }
         assert!(self.deadline().is_none_or(|at| at > self.now), "what is due is done");
+    }
+}
+
+/// Panics unless these chunks of a piece are all that some files have there.
+pub(super) fn skips_files(geometry: &Geometry, piece: PieceIndex, chunks: ChunkMask) {
+    let span = geometry.span_of(piece);
+    assert!(chunks.without(ChunkMask::of(span)).is_empty(), "only what exists is skipped");
+    for segment in geometry.segments(span) {
+        let of_file = ChunkMask::of(segment.span);
+        let skipped = chunks.intersection(of_file);
+        assert!(skipped.is_empty() || skipped == of_file, "a file's part of a piece is skipped or is not");
     }
 }

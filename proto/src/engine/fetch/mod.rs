@@ -117,9 +117,10 @@ impl FetchEngine {
         Self::selecting(config, geometry, root, have, BTreeMap::new(), seed)
     }
 
-    /// The same without the chunks `skipped`, all those of some files of a folder; all of each small file or none.
+    /// The same without the chunks `skipped`: of each piece all those of some files of a folder, or all of them.
     ///
-    /// Pieces of which nothing else is wanted may be in `have` or not.
+    /// Pieces of which nothing else is wanted may be in `have` or not. Panics if a part of a file in a piece is skipped
+    /// and another is not: nothing would prove that one.
     pub fn selecting(
         config: FetchConfig,
         geometry: Geometry,
@@ -133,23 +134,25 @@ impl FetchEngine {
         let order = Shuffle::new(geometry.piece_count(), &mut random);
         let mut fresh = PlaceSet::full(geometry.piece_count());
         let (mut missing, mut unfinished) = (u64::from(geometry.chunk_count()), geometry.piece_count());
-        let (mut bytes, mut bytes_total) = (0, geometry.size());
+        let (mut bytes, mut bytes_total) = (have.bytes(), geometry.size());
+        for piece in have.iter() {
+            fresh.remove(order.place_of(piece.get()));
+            missing -= u64::from(geometry.span_of(piece).count());
+            unfinished -= 1;
+        }
         skipped.retain(|_, chunks| !chunks.is_empty());
-        for piece in geometry.pieces() {
-            let span = geometry.span_of(piece);
-            let not_wanted = skipped.get(&piece).copied().unwrap_or_default();
-            let wanted = ChunkMask::of(span).without(not_wanted);
-            let len: u64 = wanted.spans(&geometry, piece).into_iter().map(|span| geometry.len_of(span)).sum();
-            bytes_total -= geometry.len_of(span) - len;
-            missing -= u64::from(span.count() - wanted.count());
-            if have.contains(piece) || wanted.is_empty() {
-                fresh.remove(order.place_of(piece.get()));
-                missing -= u64::from(wanted.count());
-                unfinished -= 1;
-                bytes += len;
+        for (&piece, &chunks) in &skipped {
+            check::skips_files(&geometry, piece, chunks);
+            let len: u64 = chunks.spans(&geometry, piece).into_iter().map(|span| geometry.len_of(span)).sum();
+            bytes_total -= len;
+            if have.remove(piece) {
+                bytes -= len;
+                continue;
             }
-            if skipped.contains_key(&piece) {
-                have.remove(piece);
+            missing -= u64::from(chunks.count());
+            if chunks == ChunkMask::of(geometry.span_of(piece)) {
+                fresh.remove(order.place_of(piece.get()));
+                unfinished -= 1;
             }
         }
         let mut engine = FetchEngine {

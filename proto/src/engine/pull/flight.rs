@@ -111,11 +111,11 @@ impl SentWant {
         None
     }
 
-    /// Bytes of the fragment at a place, and which one it is.
+    /// What each fragment counts, and which one it is, in the order of their places.
     fn fragments(&self) -> impl Iterator<Item = (ChunkIndex, u8, u64)> {
         let layout = self.layout;
         self.chunks.iter().flat_map(move |&(chunk, mask, len)| {
-            mask.iter().map(move |fragment| (chunk, fragment, layout.range(len, fragment).len() as u64))
+            mask.iter().map(move |fragment| (chunk, fragment, weight(layout.range(len, fragment).len())))
         })
     }
 }
@@ -158,7 +158,7 @@ impl Flight {
             let late_by = self.arrived_to.saturating_sub(in_line);
             self.tolerance = self.tolerance.max(late_by + 1).min(TOLERANCE_MAX);
         } else if !again {
-            self.bytes -= len as u64;
+            self.bytes -= weight(len);
             self.arrived_to = self.arrived_to.max(in_line + 1);
         }
         Landed::Known { layout, sent_at, early, late, again }
@@ -284,6 +284,16 @@ impl Places {
         was_there
     }
 }
+
+/// What a fragment of so many bytes counts in flight and on arrival: however short it is, a datagram takes room in the
+/// queues and buffers on its way, and work at both ends.
+pub(super) fn weight(len: usize) -> u64 {
+    (len as u64).max(WEIGHT_MIN)
+}
+
+/// What the shortest fragment counts. Linux takes 768 bytes from a socket's buffer for the smallest datagram, and grants
+/// twice the buffer that one asks for.
+const WEIGHT_MIN: u64 = 384;
 
 /// Fragments by which one may be late at first, and at most, before it is taken for lost.
 const TOLERANCE_MIN: u64 = 3;

@@ -221,7 +221,7 @@ impl PullEngine {
             Landed::Forgotten => None,
             Landed::Known { layout, sent_at, early, late, again } => {
                 if !again {
-                    self.window.arrived(len as u64, early.then(|| now.since(sent_at)));
+                    self.window.arrived(flight::weight(len), early.then(|| now.since(sent_at)));
                 }
                 self.statistics.late += u64::from(late);
                 Some(layout)
@@ -273,7 +273,7 @@ impl PullEngine {
         self.path.layout()
     }
 
-    /// Bytes in flight: asked for, neither here nor lost.
+    /// Bytes in flight: asked for, neither here nor lost. Very short fragments count for more than they have.
     pub fn in_flight(&self) -> u64 {
         self.flight.bytes()
     }

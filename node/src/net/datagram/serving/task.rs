@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use super::{Counters, Outside, Served};
 use crate::actors::catalog::CatalogMessage;
 use crate::actors::server::ServerMessage;
 use crate::actors::session::SessionMessage;
+use crate::catalog::{ChunkPart, ReadError};
 use crate::limits::{
     DATAGRAM_ASKED_BYTES_MAX, DATAGRAM_PROBE_INTERVAL, DATAGRAM_PROBES_BURST, DATAGRAM_REPORT_BYTES,
     DATAGRAM_REPORT_INTERVAL,
@@ -67,6 +69,16 @@ struct Entry {
     want: u16,
 }
 
+/// Datagrams that are still to be sealed.
+struct Made<'a> {
+    /// One behind the other.
+    datagrams: &'a mut [u8],
+    /// Bytes of each but the last one.
+    segment: usize,
+    /// Bytes of chunks that they hold.
+    bytes: usize,
+}
+
 /// Probes that are still answered; there is one more after every interval.
 #[derive(Debug)]
 struct Probes {
@@ -97,7 +109,8 @@ pub(super) struct Task {
     /// Those with something queued, the next one first.
     turns: VecDeque<ConnectionId>,
     received: Received,
-    chunk: Vec<u8>,
+    /// What is sent in this turn, and the datagrams of it.
+    turn: Vec<Entry>,
     out: Vec<u8>,
     /// Bytes of chunks that the Server has not been told of.
     sent: HashMap<SessionId, u64>,
@@ -168,7 +181,7 @@ impl Connection {
     fn bytes_of(&self, entry: &Entry) -> usize {
         let len = self.geometry.chunk_len(entry.chunk);
         let fragments = entry.mask.iter().map(|fragment| entry.layout.range(len, fragment).len());
-        fragments.map(|len| len + HEADER_LEN + DATA_HEAD_LEN + TAG_LEN).sum()
+        fragments.map(|len| len + OVERHEAD).sum()
     }
 }
 
@@ -201,7 +214,7 @@ impl Task {
             connections: HashMap::new(),
             turns: VecDeque::new(),
             received: Received::new(),
-            chunk: vec![0; CHUNK_SIZE as usize],
+            turn: Vec::new(),
             out: Vec::new(),
             sent: HashMap::new(),
             sent_bytes: 0,
@@ -211,6 +224,8 @@ impl Task {
 
     /// Serves until nobody can open a connection any more.
     pub(super) async fn run(mut self) {
+        // One timer, that is put off again and again: a new one each time wakes whoever waits for the system.
+        let mut due = pin!(sleep_until(Instant::now()));
         loop {
             let now = Instant::now();
             if self.sent_bytes >= DATAGRAM_REPORT_BYTES || self.report_at.is_some_and(|at| at <= now) {
@@ -227,6 +242,9 @@ impl Task {
             }
             let limited = wait.filter(|_| !self.turns.is_empty());
             let wake = [limited, self.report_at].into_iter().flatten().min();
+            if let Some(at) = wake.filter(|at| *at != due.deadline()) {
+                due.as_mut().reset(at);
+            }
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {
@@ -234,7 +252,7 @@ impl Task {
                     None => return,
                 },
                 heard = self.socket.recv(&mut self.received) => self.heard(heard).await,
-                () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
+                () = &mut due, if wake.is_some() => {}
             }
         }
     }
@@ -298,38 +316,23 @@ impl Task {
         }
     }
 
-    /// Sends the fragments of one chunk to whose turn it is.
+    /// Sends the fragments of one chunk to whose turn it is; of a few chunks, where their datagrams are alike.
     async fn serve(&mut self) {
         let Some(id) = self.turns.pop_front() else { return };
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        let (Some(entry), Some(route)) = (connection.queue.pop_front(), connection.route) else { return };
-        connection.queued_bytes -= connection.bytes_of(&entry);
-        self.out.clear();
-        let made = connection.make(&entry, &mut self.chunk, &mut self.out).and_then(|segment| {
-            let mut fragments = entry.mask.count();
-            // Where all datagrams are of one size, what follows goes with the same call.
-            while let Some(next) = connection.next_alike(&entry, self.out.len()) {
-                connection.make(&next, &mut self.chunk, &mut self.out)?;
-                fragments += next.mask.count();
-            }
-            Ok((segment, fragments))
-        });
-        let (segment, fragments) = match made {
+        // Where uploads are limited, what is sent at once has to be small.
+        let most = if self.outside.limit.is_some() { CALL_BYTES_MAX } else { TURN_BYTES_MAX };
+        connection.take_turn(most, &mut self.turn);
+        let Some(route) = connection.route.filter(|_| !self.turn.is_empty()) else { return };
+        let Made { datagrams, segment, bytes } = match connection.make(&self.turn, &mut self.out) {
             Ok(made) => made,
-            Err((refusal, is_news)) => {
-                if is_news {
+            Err(error) => {
+                if error.is_news() {
                     self.outside.catalog.cast(CatalogMessage::Rescan);
                 }
-                let failed =
-                    SessionMessage::DatagramsFailed { connection: id, root: connection.served.root, refusal };
-                let _ = connection.served.actor.cast(failed);
-                // As if it had its turn still, which ends with it.
-                self.turns.push_front(id);
-                return self.close(id);
+                return self.fail(id, Refusal::from(&error));
             }
         };
-        let overhead = (HEADER_LEN + DATA_HEAD_LEN + TAG_LEN) * fragments as usize;
-        let bytes = self.out.len() - overhead;
         if let Some(limit) = &self.outside.limit {
             limit.take(bytes);
         }
@@ -338,15 +341,35 @@ impl Task {
         if self.report_at.is_none() {
             self.report_at = Some(Instant::now() + DATAGRAM_REPORT_INTERVAL);
         }
+        // What is sealed with one call's worth of others is sent at once: the peer need not wait for all of it.
+        let per_call = (CALL_BYTES_MAX / segment).max(1) * segment;
+        for call in datagrams.chunks_mut(per_call) {
+            let sealer = &mut connection.sealer;
+            if call.chunks_mut(segment).any(|datagram| sealer.seal_in_place(datagram).is_err()) {
+                // Every number is used: it can be opened anew.
+                return self.fail(id, Refusal::Busy { retry_after_ms: 0 });
+            }
+            if let Err(error) = self.socket.send(route, call, segment).await {
+                tracing::warn!(%error, "cannot send datagrams");
+                sleep(RECEIVE_PAUSE).await;
+            }
+        }
         if !connection.queue.is_empty() {
             self.turns.push_back(id);
         } else if let Some(limit) = &self.outside.limit {
             limit.end();
         }
-        if let Err(error) = self.socket.send(route, &self.out, segment).await {
-            tracing::warn!(%error, "cannot send datagrams");
-            sleep(RECEIVE_PAUSE).await;
+    }
+
+    /// Ends the connection whose turn it is, and tells its session why.
+    fn fail(&mut self, id: ConnectionId, refusal: Refusal) {
+        if let Some(Connection { served, .. }) = self.connections.get(&id) {
+            let failed = SessionMessage::DatagramsFailed { connection: id, root: served.root, refusal };
+            let _ = served.actor.cast(failed);
         }
+        // As if it had its turn still, which ends with it.
+        self.turns.push_front(id);
+        self.close(id);
     }
 
     fn close(&mut self, id: ConnectionId) {
@@ -378,43 +401,69 @@ impl Drop for Task {
 }
 
 impl Connection {
-    /// Takes what is queued next, if it makes datagrams of the same size as `entry` and fits behind so many bytes of them.
-    fn next_alike(&mut self, entry: &Entry, bytes: usize) -> Option<Entry> {
-        let is_even = (CHUNK_SIZE as usize).is_multiple_of(entry.layout.fragment_len());
-        let next = *self.queue.front().filter(|next| is_even && next.layout == entry.layout)?;
-        let more = self.bytes_of(&next);
-        let is_whole = |entry: &Entry| self.geometry.chunk_len(entry.chunk) == CHUNK_SIZE;
-        if !is_whole(entry) || !is_whole(&next) || bytes + more > CALL_BYTES_MAX {
-            return None;
+    /// Takes what is queued next, and what follows it as long as all that makes datagrams of one size and at most so many
+    /// bytes of them.
+    fn take_turn(&mut self, most: usize, turn: &mut Vec<Entry>) {
+        turn.clear();
+        let mut bytes = 0;
+        while let Some(next) = self.queue.front() {
+            let more = self.bytes_of(next);
+            let goes_with = |first: &Entry| {
+                let is_even = (CHUNK_SIZE as usize).is_multiple_of(first.layout.fragment_len());
+                let is_whole = |entry: &Entry| self.geometry.chunk_len(entry.chunk) == CHUNK_SIZE;
+                is_even
+                    && is_whole(first)
+                    && is_whole(next)
+                    && next.layout == first.layout
+                    && bytes + more <= most
+            };
+            if !turn.first().is_none_or(goes_with) {
+                break;
+            }
+            bytes += more;
+            turn.push(*next);
+            self.queue.pop_front();
         }
-        self.queue.pop_front();
-        self.queued_bytes -= more;
-        Some(next)
+        self.queued_bytes -= bytes;
     }
 
-    /// Appends the datagrams of these fragments to `out`, each of as many bytes as is returned, but for the last one.
-    /// Or says why not, and whether that is news for the catalog.
-    fn make(&mut self, entry: &Entry, chunk: &mut [u8], out: &mut Vec<u8>) -> Result<usize, (Refusal, bool)> {
-        let len = self.geometry.chunk_len(entry.chunk);
-        let bytes = &mut chunk[..len as usize];
-        let span = self.geometry.span(entry.chunk.get(), 1).ok_or((Refusal::Missing, false))?;
-        let read = self.served.reader.read(span, bytes);
-        read.map_err(|error| (Refusal::from(&error), error.is_news()))?;
-        let mut segment = 0;
-        for fragment in entry.mask.iter() {
-            let head = DataHead { want: entry.want, chunk: entry.chunk.get(), fragment };
-            let part = &bytes[entry.layout.range(len, fragment)];
-            let sealed = self.sealer.seal(out, |out| {
-                out.extend_from_slice(&head.encode());
-                out.extend_from_slice(part);
-            });
-            // Every number is used: it can be opened anew.
-            sealed.map_err(|_| (Refusal::Busy { retry_after_ms: 0 }, false))?;
-            segment = segment.max(part.len() + HEADER_LEN + DATA_HEAD_LEN + TAG_LEN);
+    /// Makes the datagrams of these fragments in `out`, where whatever was there before is overwritten.
+    fn make<'a>(&self, turn: &[Entry], out: &'a mut Vec<u8>) -> Result<Made<'a>, ReadError> {
+        let total = turn.iter().map(|entry| self.bytes_of(entry)).sum();
+        if out.len() < total {
+            out.resize(total, 0);
         }
-        Ok(segment)
+        let out = &mut out[..total];
+        let mut rest = &mut *out;
+        let (mut parts, mut segment) = (Vec::new(), 0);
+        for entry in turn {
+            let len = self.geometry.chunk_len(entry.chunk);
+            for fragment in entry.mask.iter() {
+                let place = entry.layout.range(len, fragment);
+                let (datagram, behind) = rest.split_at_mut(place.len() + OVERHEAD);
+                rest = behind;
+                segment = segment.max(datagram.len());
+                let head = DataHead { want: entry.want, chunk: entry.chunk.get(), fragment };
+                let (front, body) = datagram.split_at_mut(HEADER_LEN + DATA_HEAD_LEN);
+                front[HEADER_LEN..].copy_from_slice(&head.encode());
+                parts.push(ChunkPart {
+                    chunk: entry.chunk,
+                    from: place.start,
+                    buffer: &mut body[..place.len()],
+                });
+            }
+        }
+        let bytes = parts.iter().map(|part| part.buffer.len()).sum();
+        self.served.reader.read_parts(&mut parts)?;
+        Ok(Made { datagrams: out, segment, bytes })
     }
 }
+
+/// Bytes by which a datagram is longer than its fragment.
+const OVERHEAD: usize = HEADER_LEN + DATA_HEAD_LEN + TAG_LEN;
+
+/// Bytes of the datagrams that one turn sends at most, where they are alike: a few calls.
+const TURN_BYTES_MAX: usize = 3 * CALL_BYTES_MAX;
 
 /// How long to leave a socket alone that does not work.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(10);

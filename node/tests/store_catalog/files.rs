@@ -1,13 +1,13 @@
-//! A catalog as the rest of the node meets it: shares come up, files change, nodes restart.
+//! Files: found, hashed, offered, read, changed, remembered.
 
 use std::fs;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ftx_node::actors::catalog::{Catalog, CatalogArguments, CatalogMessage, CatalogStatus};
+use ftx_node::actors::catalog::{CatalogMessage, CatalogStatus};
 use ftx_node::catalog::{Content, Have, ReadError, hash_file};
 use ftx_node::store::{Part, PartFile, Target};
 use ftx_proto::chunk_set::PieceSet;
@@ -16,117 +16,8 @@ use ftx_proto::geometry::PIECE_SIZE;
 use ftx_proto::name::RelativePath;
 use ftx_proto::wire::discovery::{OfferEntry, OfferedRoot, Want};
 use ftx_proto::wire::session::{ListingEntry, Refusal};
-use ractor::rpc::CallResult;
-use ractor::{Actor, ActorRef, RpcReplyPort};
-use tokio::task::JoinHandle;
 
-/// How long a test waits for what is sure to come.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A running catalog.
-struct Running {
-    actor: ActorRef<CatalogMessage>,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    async fn start(shares: &[&Path], state_dir: Option<&Path>) -> Self {
-        let arguments = CatalogArguments {
-            shares: shares.iter().map(PathBuf::from).collect(),
-            state_dir: state_dir.map(PathBuf::from),
-            hash_threads: NonZeroUsize::new(2).unwrap(),
-            // Scans are asked for; this only allows them to follow each other quickly.
-            rescan_interval: Duration::from_millis(10),
-        };
-        let (actor, task) = Actor::spawn(None, Catalog, arguments).await.unwrap();
-        Running { actor, task }
-    }
-
-    async fn call<T: Send + 'static>(&self, message: impl FnOnce(RpcReplyPort<T>) -> CatalogMessage) -> T {
-        match self.actor.call(message, Some(PATIENCE)).await.unwrap() {
-            CallResult::Success(answer) => answer,
-            _ => panic!("no answer"),
-        }
-    }
-
-    async fn lookup(&self, want: Want) -> Vec<OfferEntry> {
-        self.call(|reply| CatalogMessage::Lookup(want, reply)).await.0
-    }
-
-    async fn list(&self) -> Vec<ListingEntry> {
-        self.call(|reply| CatalogMessage::List { after: None, limit: 100, reply }).await.0
-    }
-
-    async fn open(&self, root: Root) -> Option<Arc<Content>> {
-        self.call(|reply| CatalogMessage::Open(root, reply)).await
-    }
-
-    async fn status(&self) -> CatalogStatus {
-        self.call(CatalogMessage::Status).await
-    }
-
-    /// Asks again and again, until the status is as described.
-    async fn until(&self, what: &str, is_so: impl Fn(&CatalogStatus) -> bool) -> CatalogStatus {
-        let begun = Instant::now();
-        loop {
-            let status = self.status().await;
-            if is_so(&status) {
-                return status;
-            }
-            assert!(begun.elapsed() < PATIENCE, "waiting until {what}: {status:?}");
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// A scan that begins after this call, and all hashing that it leads to.
-    async fn rescan(&self) -> CatalogStatus {
-        // One may be under way and have passed by already; the next one has not.
-        let scans = self.status().await.scans + 2;
-        self.until("it is scanned again", |status| {
-            if status.scans < scans {
-                self.actor.cast(CatalogMessage::Rescan).unwrap();
-            }
-            status.scans >= scans
-        })
-        .await;
-        self.until("all is hashed", |status| status.queue == 0 && status.hashed_files == status.files).await
-    }
-
-    async fn root_of(&self, name: &str) -> Root {
-        let begun = Instant::now();
-        loop {
-            match self.lookup(want(name)).await.as_slice() {
-                [OfferEntry { root: OfferedRoot::Whole(root), .. }] => return *root,
-                other => assert!(begun.elapsed() < PATIENCE, "waiting for the root of {name}: {other:?}"),
-            }
-        }
-    }
-
-    async fn stop(self) {
-        self.actor.stop(None);
-        self.task.await.unwrap();
-    }
-}
-
-fn want(name: &str) -> Want {
-    Want::Name(name.parse().unwrap())
-}
-
-fn root(path: &Path) -> Root {
-    hash_file(path, NonZeroUsize::MIN, &|_| ()).unwrap().root()
-}
-
-fn read_all(content: &Content) -> Result<Vec<u8>, ReadError> {
-    let reader = content.reader()?;
-    let mut bytes = vec![0; content.geometry().size() as usize];
-    for piece in content.geometry().pieces() {
-        let span = content.geometry().span_of(piece);
-        let place = content.geometry().bytes_of(span);
-        reader.read(span, &mut bytes[place.start as usize..place.end as usize])?;
-        assert!(content.layer().proves(piece, &reader.leaves(piece)?));
-    }
-    Ok(bytes)
-}
+use crate::harness::{PATIENCE, Running, read_all, root, want};
 
 #[tokio::test]
 async fn every_plain_file_of_a_share_is_offered_by_its_relative_name() {
@@ -137,7 +28,7 @@ async fn every_plain_file_of_a_share_is_offered_by_its_relative_name() {
     fs::set_permissions(share.path().join("a/b/big"), fs::Permissions::from_mode(0o755)).unwrap();
     fs::write(share.path().join("empty"), "").unwrap();
     fs::write(share.path().join(".half.ftx-part"), "ours").unwrap();
-    std::os::unix::fs::symlink("empty", share.path().join("link")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", share.path().join("link")).unwrap();
     let catalog = Running::start(&[share.path()], None).await;
 
     let big = catalog.root_of("a/b/big").await;
@@ -152,8 +43,8 @@ async fn every_plain_file_of_a_share_is_offered_by_its_relative_name() {
     assert_eq!(status.skipped, 1);
     assert!(status.skipped_examples[0].0.ends_with("link"), "{status:?}");
     let names: Vec<_> = catalog.list().await.into_iter().map(|entry| entry.name.to_string()).collect();
-    assert_eq!(names, ["a/b/big", "empty"]);
-    assert_eq!(catalog.lookup(Want::All).await.len(), 2);
+    assert_eq!(names, ["a", "a/b", "a/b/big", "empty"]);
+    assert_eq!(catalog.lookup(Want::All).await.len(), 4);
     let prefix = big.to_string()[..8].parse().unwrap();
     assert_eq!(catalog.lookup(Want::Root(prefix)).await[0].name.as_str(), "a/b/big");
     assert_eq!(catalog.lookup(want("nothing")).await, []);
@@ -296,7 +187,9 @@ async fn hashes_are_remembered_across_restarts() {
 
     fs::write(share.path().join("3"), "changed").unwrap();
     let second = Running::start(&[share.path()], Some(state.path())).await;
-    let status = second.until("all is hashed", |status| status.hashed_files == 20).await;
+    // What is remembered is there at once; this is about what was true of it.
+    let all_is_seen = |status: &CatalogStatus| status.scans > 0 && status.hashed_files == 20;
+    let status = second.until("all is seen and hashed", all_is_seen).await;
     assert_eq!((status.hashed_by_reading, status.taken_from_cache), (1, 19));
     let again: Vec<_> = second.list().await.into_iter().map(|entry| entry.root.unwrap()).collect();
     assert_eq!(again.iter().zip(&roots).filter(|(a, b)| a != b).count(), 1);
@@ -317,7 +210,7 @@ async fn hashes_are_remembered_across_restarts() {
     assert_eq!((status.hashed_by_reading, status.taken_from_cache), (20, 0));
     fourth.stop().await;
     let fifth = Running::start(&[share.path()], Some(state.path())).await;
-    let status = fifth.until("all is hashed", |status| status.hashed_files == 20).await;
+    let status = fifth.until("all is seen and hashed", all_is_seen).await;
     assert_eq!((status.hashed_by_reading, status.taken_from_cache), (0, 20));
     fifth.stop().await;
 }
@@ -420,4 +313,74 @@ async fn a_file_that_cannot_be_read_is_told_and_the_rest_is_offered() {
     let offered = catalog.lookup(Want::All).await;
     assert_eq!(offered.iter().filter(|entry| entry.root.root().is_some()).count(), 1, "{offered:?}");
     catalog.stop().await;
+}
+
+#[tokio::test]
+async fn changes_are_heard_of_without_a_scan() {
+    let share = tempfile::tempdir().unwrap();
+    fs::create_dir(share.path().join("sub")).unwrap();
+    for name in ["sub/changes", "goes"] {
+        fs::write(share.path().join(name), name).unwrap();
+    }
+    let catalog = Running::start_scanning(&[share.path()], None, Duration::from_secs(3600)).await;
+    let is_known = |status: &CatalogStatus| status.scans == 1 && status.hashed_files == 2;
+    catalog.until("all is hashed", is_known).await;
+    fs::write(share.path().join("sub/changes"), "something else").unwrap();
+    fs::write(share.path().join("new"), "new").unwrap();
+    fs::remove_file(share.path().join("goes")).unwrap();
+    fs::create_dir_all(share.path().join("folder/deep")).unwrap();
+    fs::write(share.path().join("folder/deep/file"), "deep").unwrap();
+    let expected = ["folder/deep/file", "new", "sub/changes"];
+    let is_so = |entry: &ListingEntry| {
+        entry.is_folder || entry.root == Some(root(&share.path().join(entry.name.as_str())))
+    };
+    let begun = Instant::now();
+    loop {
+        let listed = catalog.list().await;
+        let files: Vec<_> = listed.iter().filter(|entry| !entry.is_folder).map(|e| e.name.as_str()).collect();
+        if files == expected && listed.iter().all(is_so) {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waiting for {expected:?}: {listed:?}");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(catalog.status().await.scans, 1);
+    catalog.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_remembered_of_many_files_is_offered_before_anything_is_looked_at() {
+    let (share, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for number in 0..3000 {
+        let folder = share.path().join(format!("{}", number % 30));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(number.to_string()), number.to_string()).unwrap();
+    }
+    let first = Running::start(&[share.path()], Some(state.path())).await;
+    first.until("all is hashed", |status| status.hashed_files == 3000).await;
+    let wanted = first.root_of("7/37").await;
+    first.stop().await;
+    // Gone meanwhile, and changed: the table does not know that yet, and nobody gets anything wrong.
+    fs::remove_file(share.path().join("8/38")).unwrap();
+    fs::write(share.path().join("9/39"), "other").unwrap();
+    let (gone, changed) = (hash_of("38"), hash_of("39"));
+
+    let second = Running::start(&[share.path()], Some(state.path())).await;
+    // Asked in one go with the start: the answer comes from what is remembered.
+    let (content, gone, changed) =
+        (second.open(wanted).await.unwrap(), second.open(gone).await, second.open(changed).await);
+    assert_eq!(read_all(&content).unwrap(), b"37");
+    for outdated in [gone, changed].into_iter().flatten() {
+        assert!(matches!(outdated.reader(), Err(ReadError::Changed | ReadError::Unreadable(_))));
+    }
+    let status = second.until("all is seen", |s| s.scans > 0 && s.hashed_files == 2999).await;
+    assert_eq!((status.files, status.hashed_by_reading, status.taken_from_cache), (2999, 1, 2998));
+    second.stop().await;
+}
+
+/// The root of a small file with these bytes.
+fn hash_of(bytes: &str) -> Root {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("x"), bytes).unwrap();
+    root(&folder.path().join("x"))
 }
