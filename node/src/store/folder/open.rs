@@ -230,7 +230,8 @@ impl Opening {
             Err(Errno::EXIST) => return Err(StoreError::InTheWay(path)),
             made => made.map_err(|error| self.home.failed("make the folder", part, error))?,
         };
-        let tree = Tree::open(self.home.root(), &self.folder.part, path.clone())
+        // Messages say where things will be.
+        let tree = Tree::open(self.home.root(), &self.folder.part, self.path.clone())
             .map_err(|error| StoreError::from_io("open the folder", &path, error))?;
         Ok(Staging::new(Arc::new(tree), self.found.tree.clone(), Arc::clone(&self.manifest)))
     }
