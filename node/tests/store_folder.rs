@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use folder_support::{Model, Node, layer_of_folder, noise};
+use folder_support::{Model, Node, any_model, layer_of_folder, noise};
 use ftx_node::store::{FolderOptions, FolderPart, Opened, Part, Selection, StoreError, Target};
 use ftx_proto::chunk_set::ChunkMask;
 use ftx_proto::geometry::{CHUNK_SIZE, PIECE_SIZE, PieceIndex, Span};
@@ -611,6 +611,38 @@ fn zeros_take_no_room() {
 }
 
 #[test]
+fn many_write_while_one_commits() {
+    let (place, model) = (Place::new(), example());
+    let opened = place.open(&model);
+    let geometry = opened.part.geometry().clone();
+    let (bytes, spans) = (model.bytes(), missing(&opened));
+    let (part, sent) = (&opened.part, std::sync::mpsc::channel());
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let (sender, spans, bytes, geometry) = (sent.0.clone(), &spans, &bytes, &geometry);
+            scope.spawn(move || {
+                for span in spans.iter().skip(worker).step_by(4) {
+                    for run in span.runs(16) {
+                        let place = geometry.bytes_of(run);
+                        part.write_at(place.start, &bytes[place.start as usize..place.end as usize]).unwrap();
+                    }
+                    sender.send(span.first().piece()).unwrap();
+                }
+            });
+        }
+        drop(sent.0);
+        for piece in sent.1 {
+            part.commit(&[piece]).unwrap();
+        }
+    });
+    drop(opened);
+    let opened = place.open(&model);
+    assert!(opened.have.is_full());
+    opened.part.finish(MTIME, false, false).unwrap();
+    model.assert_at(&place.target());
+}
+
+#[test]
 fn few_open_files_are_enough() {
     let exe = std::env::current_exe().unwrap();
     let script = "ulimit -n 64 && exec \"$0\" --exact --include-ignored --nocapture --test-threads 1 inner_few_open_files";
@@ -640,6 +672,19 @@ fn inner_few_open_files() {
     opened.part.finish(MTIME, false, false).unwrap();
     model.assert_at(&place.target());
     place.get(&model);
+}
+
+#[test]
+fn a_target_that_is_a_link_is_not_followed() {
+    let (place, model) = (Place::new(), example());
+    let other = place.folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    symlink(&other, place.target()).unwrap();
+    assert!(matches!(place.open_with(&model, place.options()), Err(StoreError::InTheWay(_))));
+    assert_eq!(place.names(), ["tree"]);
+    place.get_with(&model, FolderOptions { force: true, ..place.options() });
+    model.assert_at(&place.target());
+    assert_eq!(fs::read_dir(other).unwrap().count(), 0);
 }
 
 /// Runs a test of this file again as root of a namespace of its own, on a tmpfs of 3 MiB.
@@ -719,30 +764,23 @@ fn inner_full_disk() {
     model.assert_at(Path::new("/mnt/tree"));
     assert_eq!(fs::metadata("/mnt/tree").unwrap().mtime(), MTIME.0);
     assert_eq!(count(), 1);
-}
 
-fn any_model() -> impl Strategy<Value = Model> {
-    let size =
-        prop_oneof![Just(0), 1usize..200, 1..3 * CHUNK, (CHUNK - 2)..(CHUNK + 2), PIECE..PIECE + 3 * CHUNK];
-    let node = prop_oneof![
-        6 => (any::<u64>(), size, any::<bool>(), any::<bool>()).prop_map(|(seed, len, executable, zeros)| {
-            let mut bytes = noise(seed % 8, len);
-            if zeros && len > CHUNK {
-                bytes[..CHUNK].fill(0);
-            }
-            Node::File(bytes, executable)
-        }),
-        1 => Just(Node::Folder),
-        1 => "[ab]".prop_map(Node::Link),
-    ];
-    prop::collection::vec(("[abAB]{1,2}(/[ab-]{1,2}){0,2}", node), 0..14).prop_map(|nodes| {
-        nodes.into_iter().fold(Model::default(), |model, (path, node)| {
-            // A path through a file, or over a folder, is none.
-            let mut above = path.match_indices('/').map(|(end, _)| &path[..end]);
-            let is_free = above.all(|above| model.0.get(above).is_none_or(|node| *node == Node::Folder));
-            if is_free && !model.0.contains_key(&path) { model.with(&path, node) } else { model }
-        })
-    })
+    // The same file system, mounted twice; and another one within the target.
+    let mount =
+        |arguments: &[&str]| assert!(Command::new("mount").args(arguments).status().unwrap().success());
+    fs::create_dir("/mnt/other").unwrap();
+    mount(&["--bind", "/mnt/other", "/mnt/other"]);
+    fs::create_dir("/mnt/other/sub").unwrap();
+    mount(&["-t", "tmpfs", "tmpfs", "/mnt/other/sub"]);
+    let model =
+        Model::default().file("a", noise(3, 100)).file("sub/b", noise(4, 3 * CHUNK)).link("sub/c", "b");
+    let target = Target::new(Path::new("/mnt/"), &"other".parse().unwrap()).unwrap();
+    let options = FolderOptions { links: true, ..FolderOptions::default() };
+    let opened = FolderPart::open(target, model.manifest(), options).unwrap();
+    assert!(Path::new("/mnt/other/.other.ftx-part").is_dir());
+    fetch(&opened, &model, |_| true);
+    opened.part.finish(MTIME, false, false).unwrap();
+    model.assert_at(Path::new("/mnt/other"));
 }
 
 proptest! {

@@ -120,14 +120,9 @@ impl Stage {
 
     /// Waits until that many nodes tell the root.
     pub fn wait_until_hashed(&self, sources: usize) -> Result<(), Failure> {
-        self.wait_until_known(NAME, sources)
-    }
-
-    /// Waits until that many nodes tell the root of what they have under this name.
-    pub fn wait_until_known(&self, name: &str, sources: usize) -> Result<(), Failure> {
         let begun = Instant::now();
         while begun.elapsed() < HASHING_MAX {
-            let listed = self.node("looker").args(["ls", name, "--timeout", "2"]).output()?;
+            let listed = self.node("looker").args(["ls", NAME, "--timeout", "2"]).output()?;
             for line in listed.stdout.lines() {
                 let event: Value = serde_json::from_str(&line?)?;
                 let nodes = event["nodes"].as_array().map_or(0, Vec::len);
@@ -136,7 +131,7 @@ impl Stage {
                 }
             }
         }
-        Err(format!("{sources} nodes have not hashed {name} in {} s", HASHING_MAX.as_secs()).into())
+        Err(format!("{sources} nodes have not hashed the file in {} s", HASHING_MAX.as_secs()).into())
     }
 
     /// Starts a node that shares the folder.

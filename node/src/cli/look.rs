@@ -134,7 +134,11 @@ pub(super) async fn ls(
             "{:>8}  {}  {}  {name}{}  on {}",
             text::bytes(size),
             text::date(mtime),
-            root.map_or("hashing…".to_owned(), |root| root.short()),
+            // A folder's root is worked out when somebody wants the folder.
+            root.map_or_else(
+                || if is_folder { "       …" } else { "hashing…" }.to_owned(),
+                |root| root.short()
+            ),
             if is_folder { "/" } else { "" },
             names.join(", ")
         ));

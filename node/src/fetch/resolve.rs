@@ -194,7 +194,9 @@ impl Offers {
         // What a node says of itself replaces what it said before: hashing goes on.
         for group in &mut self.groups {
             group.holders.retain(|known| {
-                known.announce.instance != holder.announce.instance || group.root.is_some() || root.is_none()
+                known.announce.instance != holder.announce.instance
+                    || group.root.is_some()
+                    || group.name != entry.name
             });
         }
         self.groups.retain(|group| !group.holders.is_empty());
@@ -228,12 +230,15 @@ impl Offers {
     /// What to make of the offers so far.
     pub fn verdict(&self) -> Verdict {
         let known: Vec<&Group> = self.groups.iter().filter(|group| group.root.is_some()).collect();
-        // Who still hashes a content of the same size most likely has the same.
-        let others =
-            self.groups.iter().filter(|group| group.root.is_none()).filter(|group| {
-                known.iter().all(|known| (known.kind, known.size) != (group.kind, group.size))
-            });
-        let contents: Vec<&Group> = known.iter().copied().chain(others).collect();
+        // Who still hashes a content of the same size most likely has the same. A folder's size grows while it is looked
+        // through, so it says nothing.
+        let (folders, files): (Vec<&Group>, Vec<&Group>) =
+            self.groups.iter().filter(|group| group.root.is_none()).partition(|group| group.is_folder());
+        let is_known = |group: &&Group| known.iter().any(|it| (it.kind, it.size) == (group.kind, group.size));
+        let files = files.into_iter().filter(|group| !is_known(group));
+        let folder = folders.into_iter().max_by_key(|group| group.size);
+        let folder = folder.filter(|_| !known.iter().any(|known| known.is_folder()));
+        let contents: Vec<&Group> = known.iter().copied().chain(files).chain(folder).collect();
         match contents.as_slice() {
             [] => Verdict::Nothing,
             [only] => match only.root {
@@ -286,6 +291,10 @@ impl Offers {
 }
 
 impl Group {
+    fn is_folder(&self) -> bool {
+        self.kind == ContentKind::Folder
+    }
+
     fn describe(&self) -> ContentGroup {
         let nodes = self.holders.iter().map(|holder| (holder.announce.node, holder.announce.name.clone()));
         ContentGroup { root: self.root, size: self.size, mtime: self.mtime, nodes: nodes.collect() }
@@ -382,6 +391,26 @@ mod tests {
         assert_eq!(wants("x@cafe0123"), [(name("x"), true), (name("x@cafe0123"), false)]);
         assert_eq!(wants("x@home"), [(name("x@home"), false)]);
         assert!(Wanted::parse("../x").is_err());
+    }
+
+    #[test]
+    fn a_folder_that_is_being_looked_through_is_one_content() {
+        let folder = |who, root, size, manifest| {
+            let mut found = found(who, root, size);
+            found.offer.entries[0].kind = OfferedKind::Folder(manifest);
+            found
+        };
+        let hashing = |who, size| folder(who, OfferedRoot::Hashing(size / 2), size, None);
+        let growing = offers(NAME, None, &[hashing(1, 10), hashing(2, 70), hashing(1, 20)]);
+        assert_eq!(growing.verdict(), Verdict::Hashing { hashed: 35, size: 70 });
+        let manifest = OfferedManifest { root: Root([9; 32]), size: 100 };
+        let done =
+            offers(NAME, None, &[hashing(1, 10), folder(2, whole(7), 80, Some(manifest)), hashing(1, 20)]);
+        let Verdict::One(one) = done.verdict() else { panic!("{:?}", done.verdict()) };
+        assert_eq!((one.kind, one.holders.len()), (ContentKind::Folder, 1));
+        assert_eq!(one.holders[0].manifest, Some(manifest));
+        let nothing = offers(NAME, None, &[folder(2, whole(7), 80, None)]);
+        assert_eq!(nothing.verdict(), Verdict::Nothing, "nobody could say what is in it");
     }
 
     #[test]

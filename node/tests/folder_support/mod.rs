@@ -17,6 +17,7 @@ use ftx_proto::digest::Digest;
 use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PIECE_CHUNKS, Span};
 use ftx_proto::manifest::{Entry, EntryKind, Manifest, Mtime};
 use ftx_proto::merkle::{PieceLayer, leaf_hash, piece_hash};
+use proptest::prelude::*;
 
 /// What a path is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,4 +188,31 @@ pub fn leaves_of(geometry: &Geometry, bytes: &[u8], span: Span) -> Vec<Digest> {
         leaf_hash(&bytes[offset..offset + geometry.chunk_len(chunk) as usize])
     };
     span.chunks().map(leaf).collect()
+}
+
+/// Folders of all shapes, in which names come again.
+pub fn any_model() -> impl Strategy<Value = Model> {
+    const CHUNK: usize = CHUNK_SIZE as usize;
+    const PIECE: usize = CHUNK * PIECE_CHUNKS as usize;
+    let size =
+        prop_oneof![Just(0), 1usize..200, 1..3 * CHUNK, (CHUNK - 2)..(CHUNK + 2), PIECE..PIECE + 3 * CHUNK];
+    let node = prop_oneof![
+        6 => (any::<u64>(), size, any::<bool>(), any::<bool>()).prop_map(|(seed, len, executable, zeros)| {
+            let mut bytes = noise(seed % 8, len);
+            if zeros && len > CHUNK {
+                bytes[..CHUNK].fill(0);
+            }
+            Node::File(bytes, executable)
+        }),
+        1 => Just(Node::Folder),
+        1 => "[ab]".prop_map(Node::Link),
+    ];
+    prop::collection::vec(("[abAB]{1,2}(/[ab-]{1,2}){0,2}", node), 0..14).prop_map(|nodes| {
+        nodes.into_iter().fold(Model::default(), |model, (path, node)| {
+            // A path through a file, or over a folder, is none.
+            let mut above = path.match_indices('/').map(|(end, _)| &path[..end]);
+            let is_free = above.all(|above| model.0.get(above).is_none_or(|node| *node == Node::Folder));
+            if is_free && !model.0.contains_key(&path) { model.with(&path, node) } else { model }
+        })
+    })
 }

@@ -5,8 +5,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rustix::io::Errno;
+
 use super::staging::Staging;
-use super::tree::{Seen, Tree};
+use super::tree::{Seen, Tree, times};
 use crate::store::{StoreError, sparse};
 
 /// Bytes that are read at once.
@@ -35,6 +37,26 @@ pub(super) fn copy(
     Ok(false)
 }
 
+/// Moves a finished file from one tree to another one where the system cannot, because something else is mounted there.
+pub(super) fn move_by_copy(from: &Tree, to: &Tree, path: &Path, seen: &Seen) -> rustix::io::Result<()> {
+    let as_errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    // Beside its place, under a name that no entry has.
+    let made = path.with_file_name(COPY);
+    to.remove_file(&made)?;
+    let (source, copy) = (from.open_file(path)?, to.create_file(&made, seen.is_executable())?);
+    copy.set_len(seen.size).map_err(as_errno)?;
+    copy_bytes(&source, &copy, seen.size, seen.occupied < seen.size).map_err(as_errno)?;
+    // What a copy can do without.
+    let _ = rustix::fs::fchmod(&copy, rustix::fs::Mode::from_raw_mode((seen.mode & 0o777) as _));
+    let _ = rustix::fs::futimens(&copy, &times(seen.mtime));
+    copy.sync_all().map_err(as_errno)?;
+    to.rename_to(&made, to, path)?;
+    from.remove_file(path)
+}
+
+/// A copy that is not finished.
+const COPY: &str = ".copy.ftx-part";
+
 fn copy_bytes(from: &File, to: &File, size: u64, has_holes: bool) -> io::Result<()> {
     if !has_holes && copy_within_system(from, to, size)? {
         return Ok(());
@@ -57,7 +79,6 @@ fn copy_bytes(from: &File, to: &File, size: u64, has_holes: bool) -> io::Result<
 /// Lets the system copy, which on some file systems costs no room and no time; `false` if it cannot.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn copy_within_system(from: &File, to: &File, size: u64) -> io::Result<bool> {
-    use rustix::io::Errno;
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
         return Ok(true);
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ftx_proto::geometry::PIECE_SIZE;
@@ -14,6 +15,7 @@ use rustix::io::Errno;
 
 use super::FolderPart;
 use super::compare::Fate;
+use super::copy::move_by_copy;
 use super::record::Record;
 use super::staging::{set_executable, set_mode, sync_folders};
 use super::tree::{Tree, mutation, rename_new, times};
@@ -112,7 +114,11 @@ impl FolderPart {
                     made.map_err(|error| target.failed("make the folder", path, error))?;
                 }
                 EntryKind::File { .. } => {
-                    let moved = self.staging.tree().rename_to(path, target, path);
+                    let moved = match self.staging.tree().rename_to(path, target, path) {
+                        // Another file system is mounted within the target.
+                        Err(Errno::XDEV) => self.move_by_copy(target, path),
+                        moved => moved,
+                    };
                     moved.map_err(|error| target.failed("replace", path, error))?;
                 }
                 EntryKind::Link { .. } => continue,
@@ -128,6 +134,12 @@ impl FolderPart {
         // Behind that: the staging folder may be in the target.
         self.set_top_mtime(target, mtime);
         self.sync_home()
+    }
+
+    fn move_by_copy(&self, target: &Tree, path: &Path) -> rustix::io::Result<()> {
+        let tree = self.staging.tree();
+        let seen = tree.stat(path)?.ok_or(Errno::NOENT)?;
+        move_by_copy(tree, target, path, &seen)
     }
 
     /// A file that replaces another one may be read and written by those who could the other one.
@@ -183,7 +195,10 @@ impl FolderPart {
         for (entry, path) in self.wanted() {
             let EntryKind::Link { target: text } = &entry.kind else { continue };
             let link = tree.remove_file(made).and_then(|()| tree.make_link(text, made));
-            let link = link.and_then(|()| tree.rename_to(made, target, path));
+            let link = link.and_then(|()| match tree.rename_to(made, target, path) {
+                Err(Errno::XDEV) => target.remove_file(path).and_then(|()| target.make_link(text, path)),
+                moved => moved,
+            });
             link.map_err(|error| target.failed("make the link", path, error))?;
             changed.insert(folder_of(path));
         }
@@ -239,8 +254,13 @@ impl FolderPart {
 
     /// A fetch can do without attributes; what is refused is logged.
     fn warn(&self, tree: &Tree, what: &str, path: &Path, result: rustix::io::Result<()>) {
-        if let Err(error) = result {
-            tracing::warn!("{}: cannot set its {what}: {error}", tree.path_of(path).display());
+        let Err(error) = result else { return };
+        let path = tree.path_of(path);
+        // What is refused once may be refused for each of many files.
+        if self.has_warned.swap(true, Ordering::Relaxed) {
+            tracing::debug!("{}: cannot set its {what}: {error}", path.display());
+        } else {
+            tracing::warn!("{}: cannot set its {what}, nor perhaps that of others: {error}", path.display());
         }
     }
 

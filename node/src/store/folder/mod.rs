@@ -44,7 +44,7 @@ mod tree;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use ftx_proto::chunk_set::{ChunkMask, PieceSet};
@@ -155,6 +155,8 @@ pub struct FolderPart {
     wanted: Vec<bool>,
     /// Bytes that are still to be written.
     missing: AtomicU64,
+    /// Whether it was said that an attribute cannot be set.
+    has_warned: AtomicBool,
     /// Held while something is synced; so [`Part::note`] does without.
     stage: Mutex<Stage>,
     /// None at the end. Changed by whoever holds the stage, and only for a moment.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
 use ftx_proto::chunk_set::PieceSet;
@@ -101,17 +101,31 @@ fn find_target(folder: &Folder, path: &Path, options: &FolderOptions) -> Result<
             let tree = open_tree(folder, &folder.name, path)?;
             Ok(FoundTarget { tree: Some(Arc::new(tree)), replaces: false })
         }
+        // What it leads to is not ours to change.
+        Some(kind) if kind.is_symlink() && !options.force => Err(StoreError::InTheWay(path.to_owned())),
         Some(_) if options.force => Ok(FoundTarget { tree: None, replaces: true }),
         Some(_) => Err(StoreError::OtherKind { paths: vec![path.to_owned()] }),
     }
 }
 
+/// Whether nothing can be renamed from one to the other.
 fn is_elsewhere(tree: &Tree, place: &Tree) -> bool {
-    let device = |tree: &Tree| rustix::fs::fstat(tree.root()).map(|stat| stat.st_dev);
-    match (device(tree), device(place)) {
-        (Ok(one), Ok(other)) => one != other,
-        _ => false,
-    }
+    let device = |tree: &Tree| rustix::fs::fstat(tree.root()).map(|stat| stat.st_dev).ok();
+    device(tree) != device(place) || mount_of(tree) != mount_of(place)
+}
+
+/// The mount that a folder is in: one file system may be mounted several times.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn mount_of(tree: &Tree) -> Option<u64> {
+    use rustix::fs::{AtFlags, StatxFlags};
+    let stat = rustix::fs::statx(tree.root(), "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+    // Old systems do not tell.
+    (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn mount_of(_tree: &Tree) -> Option<u64> {
+    None
 }
 
 /// Everything that is known before the staging folder is looked at.
@@ -178,6 +192,7 @@ impl Opening {
             comparison,
             wanted,
             missing: AtomicU64::new(missing),
+            has_warned: AtomicBool::new(false),
             stage: Mutex::new(Stage::Writing),
             journal: RwLock::new(Some((journal, self.lock))),
         };
@@ -215,7 +230,8 @@ impl Opening {
             Err(Errno::EXIST) => return Err(StoreError::InTheWay(path)),
             made => made.map_err(|error| self.home.failed("make the folder", part, error))?,
         };
-        let tree = Tree::open(self.home.root(), &self.folder.part, path.clone())
+        // Messages say where things will be.
+        let tree = Tree::open(self.home.root(), &self.folder.part, self.path.clone())
             .map_err(|error| StoreError::from_io("open the folder", &path, error))?;
         Ok(Staging::new(Arc::new(tree), self.found.tree.clone(), Arc::clone(&self.manifest)))
     }

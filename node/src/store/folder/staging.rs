@@ -14,7 +14,7 @@ use ftx_proto::manifest::{Entry, EntryKind, Manifest};
 use rustix::io::Errno;
 
 use super::compare::Fate;
-use super::tree::Tree;
+use super::tree::{Seen, Tree};
 use crate::store::{StoreError, sparse};
 
 /// Most files that stay open.
@@ -163,7 +163,7 @@ impl Staging {
         fill: impl FnOnce(&File, u64) -> io::Result<()>,
     ) -> Result<(), StoreError> {
         let (path, size, executable) = self.file(number);
-        self.forget_files();
+        self.open().retain(|(known, _)| *known != number);
         let filled = self.create(path, executable).and_then(|file| {
             self.new_name(path);
             file.set_len(0)?;
@@ -341,15 +341,14 @@ fn write_whole(file: &File, bytes: &[u8]) -> io::Result<()> {
 
 /// Lets whoever may read a file execute it, or nobody.
 pub(super) fn set_executable(file: &File, executable: bool) -> rustix::io::Result<()> {
-    let mode = rustix::fs::fstat(file)?.st_mode;
-    set_mode(file, mode, executable)
+    set_mode(file, Seen::of(file)?.mode, executable)
 }
 
 /// Sets permissions, with the right to execute for all who may read or for nobody.
 pub(super) fn set_mode(file: &File, mode: u32, executable: bool) -> rustix::io::Result<()> {
     let mode = mode & 0o777;
     let mode = if executable { mode | (mode & 0o444) >> 2 } else { mode & !0o111 };
-    rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(mode))
+    rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(mode as _))
 }
 
 /// Makes new names in these folders last, one by one or, where they are many, with everything else.

@@ -14,7 +14,8 @@ use super::*;
 #[path = "../../../tests/folder_support/mod.rs"]
 mod support;
 
-use support::{Model, Node, layer_of_folder, noise};
+use proptest::prelude::*;
+use support::{Model, Node, any_model, layer_of_folder, noise};
 
 const MTIME: (i64, u32) = (1_000_000_007, 5);
 
@@ -134,6 +135,37 @@ fn what_a_kill_in_between_left_is_hashed_before_it_counts() {
     fetch(&opened, &model).unwrap();
     opened.part.finish(MTIME, false, false).unwrap();
     model.assert_at(&target);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn any_two_kills_lose_nothing(
+        old in prop::option::of(any_model()), model in any_model(), kills in prop::array::uniform2(0u32..70),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("tree");
+        if let Some(old) = &old {
+            old.write(&target);
+        }
+        let records = Some(folder.path().join("records"));
+        let options = FolderOptions { links: true, delete: true, force: true, records, ..Default::default() };
+        for changes in kills.into_iter().map(Some).chain([None]) {
+            kill::after(changes);
+            let result = open(&target, &model, &options).and_then(|opened| {
+                fetch(&opened, &model)?;
+                opened.part.finish(MTIME, false, true)
+            });
+            kill::after(None);
+            prop_assert!(changes.is_some() || result.is_ok(), "{result:?}");
+        }
+        model.assert_at(&target);
+        for entry in fs::read_dir(folder.path()).unwrap() {
+            let name = entry.unwrap().file_name();
+            prop_assert!(name == "tree" || name == "records", "{name:?} is left");
+        }
+    }
 }
 
 #[test]
