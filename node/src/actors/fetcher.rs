@@ -21,7 +21,7 @@ use tokio::task::AbortHandle;
 
 use super::catalog::CatalogMessage;
 use super::source::{Source, SourceArguments, SourceMessage};
-use crate::catalog::{Content, PartOfFolder};
+use crate::catalog::Content;
 use crate::error::{Code, Error};
 use crate::fetch::candidates::Candidates;
 use crate::fetch::landing::Landing;
@@ -271,13 +271,12 @@ impl FetcherState {
 
     /// What others can be served while it is fetched.
     fn partial(&self, layer: Arc<PieceLayer>) -> Content {
-        let FetchSettings { name, named, part, pieces, geometry, .. } = &self.settings;
+        let FetchSettings { name, folder, part, pieces, .. } = &self.settings;
         let (name, part, have) = (name.clone(), Arc::clone(part), pieces.subscribe());
-        if geometry.folder().is_some() {
-            let folder = PartOfFolder { root: *named, manifest: None };
-            return Content::partial_folder(layer, name, self.mtime, folder, part, have);
+        match folder.clone() {
+            Some(folder) => Content::partial_folder(layer, name, self.mtime, folder, part, have),
+            None => Content::partial(layer, name, self.mtime, self.executable, part, have),
         }
-        Content::partial(layer, name, self.mtime, self.executable, part, have)
     }
 
     /// These pieces are verified: a process that is killed now does not lose them, and the next commit syncs them.

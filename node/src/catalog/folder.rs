@@ -243,7 +243,7 @@ impl Folder {
 }
 
 /// The piece hashes of what is in memory.
-fn layer_of_bytes(bytes: &[u8]) -> Arc<PieceLayer> {
+pub(crate) fn layer_of_bytes(bytes: &[u8]) -> Arc<PieceLayer> {
     let Ok(geometry) = Geometry::new(bytes.len() as u64) else { unreachable!("memory is not that large") };
     let piece_len = (CHUNK_SIZE * PIECE_CHUNKS) as usize;
     let hash = |(piece, bytes)| {

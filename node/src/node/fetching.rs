@@ -23,6 +23,8 @@ use crate::actors::discovery::{DiscoveryMessage, Found};
 use crate::actors::fetcher::{FetchSettings, FetcherArguments, FetcherMessage};
 use crate::actors::link::{CALL_TIMEOUT, Link};
 use crate::actors::node::NodeMessage;
+use crate::catalog::folder::layer_of_bytes;
+use crate::catalog::{Content, PartOfFolder};
 use crate::error::{Code, Error};
 use crate::fetch::report::{Phase, Progress, Report};
 use crate::fetch::resolve::{ContentKind, Holder, Resolved};
@@ -58,6 +60,8 @@ pub struct FetchOptions {
 pub struct FolderRequest {
     /// The folder, and who has it.
     pub resolved: Resolved,
+    /// What is in it.
+    pub manifest: Arc<Manifest>,
     /// Where its files go.
     pub part: Arc<dyn Part>,
     /// What is there from an earlier run.
@@ -74,6 +78,7 @@ pub struct FolderRequest {
 struct Fetching {
     content: Root,
     geometry: Geometry,
+    folder: Option<PartOfFolder>,
     part: Arc<dyn Part>,
     have: PieceSet,
     skipped: BTreeMap<PieceIndex, ChunkMask>,
@@ -157,6 +162,7 @@ impl Node {
         let fetching = Fetching {
             content: root,
             geometry,
+            folder: None,
             part: Arc::new(part),
             have,
             skipped: BTreeMap::new(),
@@ -170,10 +176,19 @@ impl Node {
     /// # Errors
     /// Only if the node is about to stop.
     pub async fn fetch_folder(&self, request: FolderRequest) -> Result<Fetch, Error> {
-        let FolderRequest { resolved, part, have, skipped, found, how } = request;
+        let FolderRequest { resolved, manifest, part, have, skipped, found, how } = request;
         let content = data_root(resolved.root);
         let geometry = part.geometry().clone();
-        self.start_fetch(Fetching { content, geometry, part, have, skipped, found }, &resolved, how).await
+        let (name, mtime) = (resolved.name.clone(), (resolved.mtime, 0));
+        // Others who want the folder get it from here as well.
+        let encoding = tokio::task::spawn_blocking(move || {
+            let bytes: Arc<[u8]> = manifest.encode().ok()?.into();
+            Some(Arc::new(Content::memory(layer_of_bytes(&bytes), name, mtime, bytes)))
+        });
+        let manifest = encoding.await.ok().flatten();
+        let folder = Some(PartOfFolder { root: resolved.root, manifest });
+        self.start_fetch(Fetching { content, geometry, folder, part, have, skipped, found }, &resolved, how)
+            .await
     }
 
     /// Fetches what says what is in a folder.
@@ -242,7 +257,7 @@ impl Node {
         resolved: &Resolved,
         how: FetchOptions,
     ) -> Result<Fetch, Error> {
-        let Fetching { content, geometry, part, have, skipped, found } = fetching;
+        let Fetching { content, geometry, folder, part, have, skipped, found } = fetching;
         let (progress, watching) = watch::channel(Progress {
             phase: Phase::Waiting,
             size: resolved.size,
@@ -257,6 +272,7 @@ impl Node {
             root: content,
             named: resolved.root,
             geometry,
+            folder,
             name: resolved.name.clone(),
             part: Arc::clone(&part),
             force: how.force,

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::actors::catalog::CatalogMessage;
 use crate::actors::link::Link;
+use crate::catalog::PartOfFolder;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::fetch::lane::{Described, LaneEnd};
@@ -56,6 +57,8 @@ pub struct FetchSettings {
     pub named: Root,
     /// How it is cut.
     pub geometry: Geometry,
+    /// Of the files of a folder, what others are to know of that.
+    pub folder: Option<PartOfFolder>,
     /// The name under which this node serves what it has of it.
     pub name: RelativePath,
     /// Where it goes.

@@ -45,13 +45,15 @@ pub(super) async fn fetch(
     display.waiting("listing", "asking what is in it", 0, resolved.size);
     let manifest = Arc::new(node.manifest(&resolved, how).await?);
     display.waiting("comparing", "looking at what is here already", 0, resolved.size);
-    let opening = tokio::task::spawn_blocking(move || FolderPart::open(target, manifest, folder_options));
+    let wanted = Arc::clone(&manifest);
+    let opening = tokio::task::spawn_blocking(move || FolderPart::open(target, wanted, folder_options));
     let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))??;
     let Opened { part, have, skipped, found, summary } = opened;
     announce(&summary, options.delete, output);
     let found = (!found.is_empty()).then(|| FoundRuns(Box::new(found)));
     let part = Arc::new(part);
-    let request = FolderRequest { resolved, part, have, skipped, found, how };
+    let request =
+        FolderRequest { resolved, manifest: Arc::clone(&manifest), part, have, skipped, found, how };
     let mut fetch = node.fetch_folder(request).await?;
     interrupt.the_fetch_has_begun();
     let report = follow(&mut fetch, &mut display, interrupt, true).await;
