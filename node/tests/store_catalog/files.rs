@@ -114,7 +114,8 @@ async fn a_file_that_is_changed_or_gone_while_it_is_served_is_told_as_that() {
     assert!(matches!(reader.read(span, &mut buffer), Err(ReadError::Changed)));
     // Replaced by another one: who reads the old one may go on, nobody else begins.
     let elsewhere = tempfile::tempdir().unwrap();
-    fs::write(elsewhere.path().join("y"), vec![1; 2 * PIECE_SIZE as usize]).unwrap();
+    // Other bytes than those of "x": the catalog may believe that one to have them still.
+    fs::write(elsewhere.path().join("y"), vec![3; 2 * PIECE_SIZE as usize]).unwrap();
     // At once whole: a look in the middle of writing would find another file.
     fs::rename(elsewhere.path().join("y"), share.path().join("y")).unwrap();
     let content = catalog.open(catalog.root_of("y").await).await.unwrap();
