@@ -179,7 +179,7 @@ fn a_link_to_a_folder_is_not_written_through() {
     let (to, victim) = (net.folder(), net.folder());
     let target = to.join(NAME);
     symlink(&victim, &target).expect("linked");
-    net.get(NAME, &target).run().expect_error(9, "exists");
+    net.get(NAME, &target).run().expect_error(1, "other");
     net.get(NAME, &target).arg("--force").run().done();
     tree.as_fetched().expect_in(&target);
     // And one within.
