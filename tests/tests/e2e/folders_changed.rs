@@ -281,3 +281,42 @@ fn a_target_that_changes_meanwhile_is_put_right_by_the_next_one() {
     tree.as_fetched().expect_in(&target);
     expect_nothing_left(&to);
 }
+
+#[test]
+fn a_get_that_is_stopped_says_so_and_another_one_meanwhile_is_refused() {
+    let net = net!();
+    let (_, tree, _share) = shared(&net, 2311, SMALL, &["--max-upload", "4M"]);
+    let to = net.folder();
+    let target = to.join(NAME);
+    let mut get = net.get(NAME, &target).start();
+    let bytes = get.wait_for_bytes(2 * MIB as u64);
+    let second = net.get(NAME, &target).run();
+    assert_eq!(second.status, 1, "{}", second.said());
+    assert!(second.last("error")["message"].as_str().is_some_and(|text| text.contains("by another process")));
+    get.signal(ftx_tests::Signal::INT);
+    get.finish().expect_error(130, "interrupted");
+    assert!(!target.exists());
+    let rest = net.get(NAME, &target).run();
+    rest.done();
+    assert!(rest.bytes_of_sources() + bytes <= tree.size(), "{bytes} were there\n{}", rest.said());
+    tree.as_fetched().expect_in(&target);
+    expect_nothing_left(&to);
+}
+
+#[test]
+fn a_selection_that_changes_in_the_middle_keeps_what_came() {
+    let net = net!();
+    let (_, tree, _share) = shared(&net, 2312, SMALL, &["--max-upload", "4M"]);
+    let tree = tree.as_fetched();
+    let to = net.folder();
+    let target = to.join(NAME);
+    let mut get = net.get(NAME, &target).args(["--exclude", "tool"]).start();
+    let bytes = get.wait_for_bytes(6 * MIB as u64);
+    get.kill9();
+    let rest = net.get(NAME, &target).run();
+    rest.done();
+    // What was whole in pieces of the old selection is found again by its bytes.
+    assert!(rest.bytes_of_sources() + bytes <= tree.size() + MIB as u64, "{bytes}\n{}", rest.said());
+    tree.expect_in(&target);
+    expect_nothing_left(&to);
+}

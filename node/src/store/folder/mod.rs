@@ -234,7 +234,8 @@ impl FolderPart {
     fn expect_staging(&self) -> Result<(), StoreError> {
         let part = Path::new(&self.folder.part);
         let failed = |error| StoreError::from_io("look at", &self.path, error);
-        let ours = rustix::fs::fstat(self.staging.tree().root()).map(|stat| Seen::new(&stat)).map_err(failed)?;
+        let ours =
+            rustix::fs::fstat(self.staging.tree().root()).map(|stat| Seen::new(&stat)).map_err(failed)?;
         match self.home.stat(part).map_err(failed)? {
             Some(there) if there.inode == ours.inode => Ok(()),
             Some(_) => Err(StoreError::InTheWay(self.home.path_of(part))),
