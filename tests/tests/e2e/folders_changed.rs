@@ -320,3 +320,26 @@ fn a_selection_that_changes_in_the_middle_keeps_what_came() {
     tree.expect_in(&target);
     expect_nothing_left(&to);
 }
+
+#[test]
+fn a_file_that_was_right_and_changes_meanwhile_is_not_taken_for_right() {
+    let net = net!();
+    let (_, tree, _share) = shared(&net, 2313, SMALL, &["--max-upload", "4M"]);
+    let (to, state) = (net.folder(), net.folder());
+    let target = to.join(NAME);
+    let get = || net.get(NAME, &target).with_state(&state);
+    get().run().done();
+    // A copy that was made without keeping the times, and of which something is missing.
+    let file = File::open(target.join("tool")).expect("it is there");
+    file.set_modified(std::time::SystemTime::now()).expect("its time is set");
+    fs::remove_file(target.join("large")).expect("removed");
+    let mut running = get().start();
+    running.wait_for_bytes(MIB as u64);
+    flip(&target.join("tool"), 77);
+    running.finish().done();
+
+    let again = get().run();
+
+    assert_eq!(again.bytes_of_sources(), 16 * 1024, "{}", again.said());
+    tree.as_fetched().expect_in(&target);
+}
