@@ -25,6 +25,7 @@ pub(crate) mod folder;
 pub(crate) mod hash;
 pub(crate) mod index;
 pub(crate) mod load;
+mod local;
 pub(crate) mod pool;
 pub(crate) mod scan;
 mod shared;
@@ -34,5 +35,6 @@ pub(crate) mod watch;
 
 pub use content::{ChunkPart, Content, ContentReader, Have, PartOfFolder, ReadError};
 pub use hash::hash_file;
+pub use local::hash_folder;
 pub use scan::{FILES_MAX, SkipReason, Skipped};
 pub use shared::{SharedFile, SharedReader};

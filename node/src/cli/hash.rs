@@ -1,4 +1,4 @@
-//! `hash` and `verify`: roots of files on this machine, without any network.
+//! `hash` and `verify`: roots of files and folders on this machine, without any network.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use serde_json::json;
 use super::args::CommonOptions;
 use super::json::Output;
 use super::progress::HashDisplay;
-use crate::catalog::hash_file;
+use crate::catalog::{Skipped, hash_file, hash_folder};
 use crate::error::{Code, Error};
 
 pub(super) fn hash(paths: &[PathBuf], common: &CommonOptions, output: &Output) -> Result<(), Error> {
@@ -60,11 +60,24 @@ fn root_of(path: &Path, common: &CommonOptions) -> Result<(ftx_proto::digest::Ro
         Error::new(code, format!("cannot hash {}: {error}", printable(&path.display().to_string())))
     };
     let metadata = std::fs::metadata(path).map_err(failed)?;
+    let threads = std::thread::available_parallelism().unwrap_or(std::num::NonZero::<usize>::MIN);
+    if metadata.is_dir() {
+        // How much there is shows only on the way.
+        let display = HashDisplay::new(path, 0, common);
+        let (manifest, skipped) =
+            hash_folder(path, threads, &|bytes| display.hashed(bytes)).map_err(failed)?;
+        for Skipped { path, reason } in skipped {
+            tracing::warn!("{path} is not part of it: {reason}");
+        }
+        return Ok((manifest.root(), manifest.geometry().size()));
+    }
     if !metadata.is_file() {
-        let message = format!("cannot hash {}: it is not a file", printable(&path.display().to_string()));
+        let message = format!(
+            "cannot hash {}: it is neither a file nor a folder",
+            printable(&path.display().to_string())
+        );
         return Err(Error::new(Code::Usage, message));
     }
-    let threads = std::thread::available_parallelism().unwrap_or(std::num::NonZero::<usize>::MIN);
     let display = HashDisplay::new(path, metadata.len(), common);
     let layer = hash_file(path, threads, &|bytes| display.hashed(bytes)).map_err(failed)?;
     Ok((layer.root(), layer.geometry().size()))
