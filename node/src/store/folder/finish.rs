@@ -184,7 +184,10 @@ impl FolderPart {
             let path = Path::new(path.as_str());
             if !target.stat(path).ok().flatten().is_some_and(|now| now.is_same_content(seen)) {
                 // With the right time, the next run would take it for what it was.
-                tracing::warn!("{} was changed meanwhile, and stays as it is", target.path_of(path).display());
+                tracing::warn!(
+                    "{} was changed meanwhile, and stays as it is",
+                    target.path_of(path).display()
+                );
                 continue;
             }
             if seen.is_executable() != *executable {
