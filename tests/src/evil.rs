@@ -83,10 +83,11 @@ impl Evil {
         Self::serve(vec![served], entry, announced, Box::new(twist))
     }
 
-    /// The same with a folder of these files, in order; `spoil` may change what says what is in it.
+    /// The same with a folder of these files, in order, and links; `spoil` may change what says what is in it.
     pub fn of_folder(
         name: &str,
         files: &[(&str, Content)],
+        links: &[(&str, &str)],
         spoil: impl FnOnce(&mut Vec<u8>),
         announced: impl Fn(&mut Offer) + Send + Sync + 'static,
         twist: impl Fn(&Message, Answers) -> Option<Answers> + Send + Sync + 'static,
@@ -96,7 +97,13 @@ impl Evil {
             let kind = EntryKind::File { size, root, executable: false, mtime: (0, 0) };
             Entry { path: path.parse().expect("a name"), kind }
         };
-        let manifest = Manifest::new(files.iter().map(entry).collect()).expect("a folder");
+        let link = |(path, target): &(&str, &str)| {
+            let kind = EntryKind::Link { target: (*target).to_owned() };
+            Entry { path: path.parse().expect("a name"), kind }
+        };
+        let mut entries: Vec<_> = files.iter().map(entry).chain(links.iter().map(link)).collect();
+        entries.sort_by(|one, other| one.path.cmp(&other.path));
+        let manifest = Manifest::new(entries).expect("a folder");
         let mut list = manifest.encode().expect("a short one");
         spoil(&mut list);
         let list = Served::new(list);

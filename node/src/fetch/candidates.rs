@@ -43,6 +43,8 @@ pub struct Candidates {
     last_drop: Option<DropReason>,
     /// Why the last one was banned that was.
     last_ban: Option<String>,
+    /// Why the last one left that did.
+    last_end: Option<String>,
 }
 
 /// Who somebody says to be in discovery, where nothing is proved. Both together name a candidate: whoever borrows the
@@ -85,7 +87,7 @@ pub enum Drought {
     Lied(DropReason),
     /// Whoever has it does not give it.
     Refused(Refusal),
-    /// Nobody is there. Perhaps somebody was dropped, for this reason.
+    /// Nobody is there; perhaps somebody was, who was dropped or left like this.
     Nobody(Option<String>),
 }
 
@@ -112,11 +114,8 @@ impl Drought {
             Drought::Refused(refusal) => {
                 Error::new(Code::Refused, format!("{what}: the nodes that had it do not give it: {refusal}"))
             }
-            Drought::Nobody(dropped) => {
-                let why = match dropped {
-                    Some(why) => format!("one was dropped since {why}"),
-                    None => "see `-v` for why".to_owned(),
-                };
+            Drought::Nobody(why) => {
+                let why = why.unwrap_or_else(|| "see `-v` for why".to_owned());
                 let message = format!("{what}: no node that has it gave anything for {seconds} s; {why}");
                 Error::new(Code::Timeout, message)
             }
@@ -136,6 +135,7 @@ impl Candidates {
             by_actor: HashMap::new(),
             last_drop: None,
             last_ban: None,
+            last_end: None,
         }
     }
 
@@ -347,6 +347,7 @@ impl Candidates {
         // Perhaps another way leads there.
         candidate.addrs.rotate_left(usize::from(!candidate.addrs.is_empty()));
         tracing::info!(source = %candidate.who(), %reason, "source left");
+        self.last_end = Some(reason.clone()).filter(|reason| !reason.is_empty());
         if candidate.state == Some(SourceState::Joined) {
             candidate.state = Some(SourceState::Left(reason));
         }
@@ -383,7 +384,11 @@ impl Candidates {
         match self.last_drop {
             Some(why @ DropReason::Lied(_)) if banned => Drought::Lied(why),
             Some(DropReason::Gone(refusal)) => Drought::Refused(refusal),
-            _ => Drought::Nobody(self.last_ban.clone()),
+            _ => {
+                let dropped = self.last_ban.as_ref().map(|why| format!("one was dropped since {why}"));
+                let left = || self.last_end.as_ref().map(|why| format!("the last one that was asked: {why}"));
+                Drought::Nobody(dropped.or_else(left))
+            }
         }
     }
 

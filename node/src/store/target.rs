@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -232,21 +232,28 @@ impl Folder {
 
     /// Where the file is: the path that was given, unless that does not lead to this folder any more.
     pub(super) fn path_now(&self) -> PathBuf {
-        let given = self.path_of(&self.name);
-        let Ok(here) = rustix::fs::fstat(&self.dir) else { return given };
-        let leads_here = |path: &Path| {
-            rustix::fs::stat(path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (here.st_dev, here.st_ino))
-        };
-        if leads_here(&self.path) {
-            return given;
+        match path_of_open(&self.dir, &self.path) {
+            Some(moved) => moved.join(&self.name),
+            None => self.path_of(&self.name),
         }
-        let moved = std::fs::read_link(format!("/proc/self/fd/{}", self.dir.as_raw_fd()));
-        moved.ok().filter(|moved| leads_here(moved)).map_or(given, |moved| moved.join(&self.name))
     }
 
     fn check<T>(&self, name: &OsStr, result: rustix::io::Result<T>) -> Result<T, StoreError> {
         result.map_err(|error| StoreError::from_io("look at", &self.path_of(name), error))
     }
+}
+
+/// Where an open folder is, if that can be told and is not where `given` leads.
+pub(super) fn path_of_open(folder: impl AsFd, given: &Path) -> Option<PathBuf> {
+    let here = rustix::fs::fstat(&folder).ok()?;
+    let leads_here = |path: &Path| {
+        rustix::fs::stat(path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (here.st_dev, here.st_ino))
+    };
+    if leads_here(given) {
+        return None;
+    }
+    let moved = std::fs::read_link(format!("/proc/self/fd/{}", folder.as_fd().as_raw_fd())).ok()?;
+    leads_here(&moved).then_some(moved)
 }
 
 /// Whether a path can only be something to put things into.

@@ -179,7 +179,7 @@ fn a_link_to_a_folder_is_not_written_through() {
     let (to, victim) = (net.folder(), net.folder());
     let target = to.join(NAME);
     symlink(&victim, &target).expect("linked");
-    net.get(NAME, &target).run().expect_error(9, "exists");
+    net.get(NAME, &target).run().expect_error(1, "other");
     net.get(NAME, &target).arg("--force").run().done();
     tree.as_fetched().expect_in(&target);
     // And one within.
@@ -280,4 +280,66 @@ fn a_target_that_changes_meanwhile_is_put_right_by_the_next_one() {
     again.done();
     tree.as_fetched().expect_in(&target);
     expect_nothing_left(&to);
+}
+
+#[test]
+fn a_get_that_is_stopped_says_so_and_another_one_meanwhile_is_refused() {
+    let net = net!();
+    let (_, tree, _share) = shared(&net, 2311, SMALL, &["--max-upload", "4M"]);
+    let to = net.folder();
+    let target = to.join(NAME);
+    let mut get = net.get(NAME, &target).start();
+    let bytes = get.wait_for_bytes(2 * MIB as u64);
+    let second = net.get(NAME, &target).run();
+    assert_eq!(second.status, 1, "{}", second.said());
+    assert!(second.last("error")["message"].as_str().is_some_and(|text| text.contains("by another process")));
+    get.signal(ftx_tests::Signal::INT);
+    get.finish().expect_error(130, "interrupted");
+    assert!(!target.exists());
+    let rest = net.get(NAME, &target).run();
+    rest.done();
+    assert!(rest.bytes_of_sources() + bytes <= tree.size(), "{bytes} were there\n{}", rest.said());
+    tree.as_fetched().expect_in(&target);
+    expect_nothing_left(&to);
+}
+
+#[test]
+fn a_selection_that_changes_in_the_middle_keeps_what_came() {
+    let net = net!();
+    let (_, tree, _share) = shared(&net, 2312, SMALL, &["--max-upload", "4M"]);
+    let tree = tree.as_fetched();
+    let to = net.folder();
+    let target = to.join(NAME);
+    let mut get = net.get(NAME, &target).args(["--exclude", "tool"]).start();
+    let bytes = get.wait_for_bytes(6 * MIB as u64);
+    get.kill9();
+    let rest = net.get(NAME, &target).run();
+    rest.done();
+    // What was whole in pieces of the old selection is found again by its bytes.
+    assert!(rest.bytes_of_sources() + bytes <= tree.size() + MIB as u64, "{bytes}\n{}", rest.said());
+    tree.expect_in(&target);
+    expect_nothing_left(&to);
+}
+
+#[test]
+fn a_file_that_was_right_and_changes_meanwhile_is_not_taken_for_right() {
+    let net = net!();
+    let (_, tree, _share) = shared(&net, 2313, SMALL, &["--max-upload", "4M"]);
+    let (to, state) = (net.folder(), net.folder());
+    let target = to.join(NAME);
+    let get = || net.get(NAME, &target).with_state(&state);
+    get().run().done();
+    // A copy that was made without keeping the times, and of which something is missing.
+    let file = File::open(target.join("tool")).expect("it is there");
+    file.set_modified(std::time::SystemTime::now()).expect("its time is set");
+    fs::remove_file(target.join("large")).expect("removed");
+    let mut running = get().start();
+    running.wait_for_bytes(MIB as u64);
+    flip(&target.join("tool"), 77);
+    running.finish().done();
+
+    let again = get().run();
+
+    assert_eq!(again.bytes_of_sources(), 16 * 1024, "{}", again.said());
+    tree.as_fetched().expect_in(&target);
 }

@@ -93,7 +93,7 @@ fn wrong_list(message: &Message, mut answers: Answers) -> Option<Answers> {
 fn a_folder_from_a_node_of_another_making_arrives() {
     let net = net!();
     let files = files(1);
-    let evil = Evil::of_folder(NAME, &files, |_| {}, as_it_is, agreed);
+    let evil = Evil::of_folder(NAME, &files, &[], |_| {}, as_it_is, agreed);
     let (ended, target) = get(&net, &[&evil]);
     ended.done();
     expect_files(&files, &target);
@@ -103,7 +103,7 @@ fn a_folder_from_a_node_of_another_making_arrives() {
 fn wrong_bytes_of_a_folder_get_no_name() {
     let net = net!();
     let files = files(2);
-    let evil = Evil::of_folder(NAME, &files, |_| {}, as_it_is, wrong_bytes);
+    let evil = Evil::of_folder(NAME, &files, &[], |_| {}, as_it_is, wrong_bytes);
     let (ended, target) = get(&net, &[&evil]);
     expect_nothing(&ended, &target);
 
@@ -120,7 +120,7 @@ fn wrong_bytes_of_a_folder_get_no_name() {
 fn a_list_with_wrong_bytes_is_not_believed() {
     let net = net!();
     let files = files(3);
-    let evil = [(); 2].map(|()| Evil::of_folder(NAME, &files, |_| {}, as_it_is, wrong_list));
+    let evil = [(); 2].map(|()| Evil::of_folder(NAME, &files, &[], |_| {}, as_it_is, wrong_list));
     let (ended, target) = get(&net, &[&evil[0], &evil[1]]);
     expect_nothing(&ended, &target);
 
@@ -152,7 +152,7 @@ fn a_list_with_a_name_that_leads_out_is_not_believed() {
             let at = list.windows(4).position(|name| name == b"aaaa").expect("the name is in it");
             list[at..at + 4].copy_from_slice(bad);
         };
-        lists(&net, &files, || Evil::of_folder(NAME, &files, spoil, as_it_is, agreed));
+        lists(&net, &files, || Evil::of_folder(NAME, &files, &[], spoil, as_it_is, agreed));
     }
 }
 
@@ -163,7 +163,7 @@ fn a_list_that_is_cut_or_none_is_not_believed() {
     let spoils: [fn(&mut Vec<u8>); 3] =
         [|list| list.truncate(60), |list| list[0] = b'X', |list| list.extend_from_slice(b"more")];
     for spoil in spoils {
-        lists(&net, &files, || Evil::of_folder(NAME, &files, spoil, as_it_is, agreed));
+        lists(&net, &files, || Evil::of_folder(NAME, &files, &[], spoil, as_it_is, agreed));
     }
 }
 
@@ -179,7 +179,7 @@ fn the_list_of_another_folder_is_not_believed() {
     let claimed = move |offer: &mut Offer| {
         offer.entries[0].root = ftx_proto::wire::discovery::OfferedRoot::Whole(root);
     };
-    lists(&net, &right, || Evil::of_folder(NAME, &wrong, |_| {}, claimed, agreed));
+    lists(&net, &right, || Evil::of_folder(NAME, &wrong, &[], |_| {}, claimed, agreed));
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn a_list_that_is_said_to_be_endless_is_not_fetched() {
             manifest.size = 1 << 40;
         }
     };
-    let evil = Evil::of_folder(NAME, &files, |_| {}, endless, agreed);
+    let evil = Evil::of_folder(NAME, &files, &[], |_| {}, endless, agreed);
     // As if it had not answered at all.
     let (ended, target) = get(&net, &[&evil]);
     let ended = ended.expect_error(3, "not_found");
@@ -200,4 +200,32 @@ fn a_list_that_is_said_to_be_endless_is_not_fetched() {
     let (ended, target) = get(&net, &[&evil]);
     ended.done();
     expect_files(&files, &target);
+}
+
+#[test]
+fn links_that_lead_out_are_refused_and_told() {
+    let net = net!();
+    let files = files(8);
+    let links = [("absolute", "/etc/passwd"), ("good", "aaaa"), ("up", "../x"), ("way", "good/../../x")];
+    let evil = Evil::of_folder(NAME, &files, &links, |_| {}, as_it_is, agreed);
+    let (ended, target) = get(&net, &[&evil]);
+    assert_eq!(ended.done()["links"], 1, "{}", ended.said());
+    assert_eq!(listing(&target), ["aaaa", "bbbb", "good", "large", "zzzz"]);
+    for link in ["absolute", "up", "way"] {
+        let said = format!("{link} is not made: the link may lead out");
+        assert!(ended.stderr.contains(&said), "no '{said}'\n{}", ended.said());
+    }
+}
+
+#[test]
+fn names_of_our_own_files_are_refused() {
+    let net = net!();
+    let mut files = files(9);
+    files.insert(0, (".aaaa.ftx-part", Content::new(99, 100)));
+    let evil = Evil::of_folder(NAME, &files, &[], |_| {}, as_it_is, agreed);
+    let (ended, target) = get(&net, &[&evil]);
+    let ended = ended.expect_error(1, "other");
+    let message = ended.last("error")["message"].as_str().unwrap_or_default();
+    assert!(message.contains(".aaaa.ftx-part") && message.contains("--exclude"), "{message}");
+    assert_eq!(listing(target.parent().expect("a folder")), [""; 0]);
 }

@@ -178,7 +178,18 @@ impl FolderPart {
             if self.comparison.fates[*number] != Fate::Same {
                 continue;
             }
+            if seen.is_executable() == *executable && seen.mtime == *mtime {
+                continue;
+            }
             let path = Path::new(path.as_str());
+            if !target.stat(path).ok().flatten().is_some_and(|now| now.is_same_content(seen)) {
+                // With the right time, the next run would take it for what it was.
+                tracing::warn!(
+                    "{} was changed meanwhile, and stays as it is",
+                    target.path_of(path).display()
+                );
+                continue;
+            }
             if seen.is_executable() != *executable {
                 let set = target.open_file(path).and_then(|file: File| set_executable(&file, *executable));
                 self.warn(target, "execute bit", path, set);

@@ -55,10 +55,10 @@ use ftx_proto::name::RelativePath;
 
 use self::compare::Comparison;
 use self::staging::Staging;
-use self::tree::Tree;
+use self::tree::{Seen, Tree};
 use super::journal::Journal;
 use super::part::{Lock, Stage, ranges_of};
-use super::target::Folder;
+use super::target::{Folder, path_of_open};
 use super::{Part, StoreError, Target};
 
 pub use found::{Found, FoundRun};
@@ -210,19 +210,44 @@ impl FolderPart {
         })
     }
 
-    /// Adds how much is missing to what a full disk says.
-    fn with_space(&self, error: StoreError) -> StoreError {
+    /// Adds what a single call to the system does not know: how much is missing where the disk is full, and that all of the
+    /// staging folder is gone where something in it is not found.
+    fn explained(&self, error: StoreError) -> StoreError {
         match error {
             StoreError::DiskFull { .. } => {
                 let available = available(self.staging.tree()).unwrap_or_default();
                 error.with_space(self.missing.load(Ordering::Relaxed), available)
+            }
+            StoreError::Lost(_) => self.expect_staging().err().unwrap_or(error),
+            StoreError::Other { error: ref cause, .. } if cause.kind() == io::ErrorKind::NotFound => {
+                self.expect_staging().err().unwrap_or(error)
             }
             error => error,
         }
     }
 
     fn failed(&self, action: &'static str, error: impl Into<io::Error>) -> StoreError {
-        self.with_space(StoreError::from_io(action, &self.path, error))
+        self.explained(StoreError::from_io(action, &self.path, error))
+    }
+
+    /// Fails unless the staging folder still has its name: without it nobody would ever find what is still to come.
+    fn expect_staging(&self) -> Result<(), StoreError> {
+        let part = Path::new(&self.folder.part);
+        let failed = |error| StoreError::from_io("look at", &self.path, error);
+        let ours =
+            rustix::fs::fstat(self.staging.tree().root()).map(|stat| Seen::new(&stat)).map_err(failed)?;
+        match self.home.stat(part).map_err(failed)? {
+            Some(there) if there.inode == ours.inode => Ok(()),
+            Some(_) => Err(StoreError::InTheWay(self.home.path_of(part))),
+            None => Err(StoreError::Removed(self.path.clone())),
+        }
+    }
+
+    /// Where the finished folder is, which may have been moved with what it is in, or by itself if it was there before.
+    fn path_now(&self) -> PathBuf {
+        let path = self.folder.path_now();
+        let moved = self.target.as_ref().and_then(|target| path_of_open(target.root(), &path));
+        moved.unwrap_or(path)
     }
 
     /// Does something with each file that has bytes in this range: its number, and the range in it and in the whole.
@@ -263,7 +288,7 @@ impl Part for FolderPart {
         self.for_files(offset, bytes.len(), |number, at, range| {
             if self.wanted[number] {
                 let len = range.len() as u64;
-                self.staging.write_at(number, at, &bytes[range]).map_err(|error| self.with_space(error))?;
+                self.staging.write_at(number, at, &bytes[range]).map_err(|error| self.explained(error))?;
                 let less = |missing: u64| Some(missing.saturating_sub(len));
                 let _ = self.missing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
             }
@@ -282,6 +307,7 @@ impl Part for FolderPart {
         let journal = self.journal();
         let Some((journal, _)) = journal.as_ref().filter(|_| !pieces.is_empty()) else { return Ok(()) };
         self.sync(&mut stage)?;
+        self.expect_staging()?;
         journal.append(&ranges_of(pieces)).map_err(|error| self.failed("write the journal of", error))
     }
 
@@ -298,13 +324,14 @@ impl Part for FolderPart {
     fn finish(&self, mtime: (i64, u32), _executable: bool, force: bool) -> Result<PathBuf, StoreError> {
         let mut stage = self.stage();
         self.sync(&mut stage)?;
-        self.put_in_place(mtime, force)?;
+        self.expect_staging()?;
+        self.put_in_place(mtime, force).map_err(|error| self.explained(error))?;
         *stage = Stage::Finished;
         self.folder.remove(&self.folder.journal)?;
         // Only now: without the name, the lock has nothing left to protect.
         self.end_journal();
         self.remember();
-        Ok(self.path.clone())
+        Ok(self.path_now())
     }
 
     fn discard(&self) -> Result<(), StoreError> {

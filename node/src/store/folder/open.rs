@@ -89,8 +89,9 @@ struct FoundTarget {
 }
 
 fn open_tree(folder: &Folder, name: &OsStr, path: &Path) -> Result<Tree, StoreError> {
+    let shown = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     Tree::open(folder.dir(), name, path.to_owned())
-        .map_err(|error| StoreError::from_io("open the folder", path, error))
+        .map_err(|error| StoreError::from_io("open the folder", shown, error))
 }
 
 fn find_target(folder: &Folder, path: &Path, options: &FolderOptions) -> Result<FoundTarget, StoreError> {
