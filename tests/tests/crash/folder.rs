@@ -192,12 +192,12 @@ fn killed_at_any_moment(kills: u64, kind: Kind) {
 
 #[test]
 fn a_get_of_a_folder_killed_at_any_moment_leaves_nothing_or_all_of_it() {
-    killed_at_any_moment(6, Kind::New);
+    killed_at_any_moment(5, Kind::New);
 }
 
 #[test]
 fn a_get_into_a_folder_killed_at_any_moment_leaves_old_or_new_files() {
-    killed_at_any_moment(6, Kind::Into);
+    killed_at_any_moment(5, Kind::Into);
 }
 
 #[test]
@@ -308,12 +308,12 @@ fn power_cuts(kills: u64, kind: Kind) {
 
 #[test]
 fn a_power_cut_at_any_moment_leaves_nothing_of_a_folder_or_all_of_it() {
-    power_cuts(4, Kind::New);
+    power_cuts(3, Kind::New);
 }
 
 #[test]
 fn a_power_cut_at_any_moment_leaves_old_or_new_files() {
-    power_cuts(4, Kind::Into);
+    power_cuts(3, Kind::Into);
 }
 
 #[test]
