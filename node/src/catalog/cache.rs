@@ -3,6 +3,7 @@
 //! It is a convenience. If another node has it open, or it is damaged, or the disk is full, hashing goes on without it,
 //! and that is logged. A damaged one is set aside for whoever wants to look at it. A crash loses what was not saved yet.
 
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -51,7 +52,10 @@ pub(crate) type Entry = (PathBuf, Stamp, Arc<PieceLayer>);
 impl Cache {
     /// The cache in this folder, if it can be used. Blocks on the disk.
     pub(crate) fn open(state_dir: &Path) -> Option<Self> {
-        if let Err(error) = std::fs::create_dir_all(state_dir) {
+        // Only the folder itself: if what it is in was removed, that is to stay removed.
+        if let Err(error) = std::fs::create_dir(state_dir)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
             tracing::warn!("hashes are not remembered: cannot create {}: {error}", state_dir.display());
             return None;
         }
@@ -179,10 +183,7 @@ fn open(path: &Path) -> Result<Database, OpenError> {
             Err(OpenError::InUse)
         }
         Ok(Err(DatabaseError::Storage(StorageError::Io(error))))
-            if !matches!(
-                error.kind(),
-                std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
-            ) =>
+            if !matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
         {
             Err(OpenError::Other(error.to_string()))
         }

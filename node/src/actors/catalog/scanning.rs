@@ -131,7 +131,8 @@ impl CatalogState {
         let stop = self.background.stop.clone();
         self.background.scan = Some(tokio::task::spawn_blocking(move || {
             let index = panic::catch_unwind(AssertUnwindSafe(|| {
-                let cache = cache.get_or_init(|| state_dir.as_deref().and_then(Cache::open));
+                let state_dir = state_dir.as_deref().filter(|_| !stop.load(Ordering::Relaxed));
+                let cache = cache.get_or_init(|| state_dir.and_then(Cache::open));
                 load(cache.as_ref(), &shares, &stop)
             }));
             let index = index.unwrap_or_else(|_| {
