@@ -73,7 +73,10 @@ fn a_partial_node_gives_in_datagrams_what_it_has() {
         second.sources().iter().filter(|source| source["node"] != origin_node.as_str()).collect();
     let bytes: u64 = of_first.iter().filter_map(|source| source["bytes"].as_u64()).sum();
     assert!(bytes >= 4 * MIB as u64, "{bytes}\n{}", second.said());
-    assert!(of_first.iter().all(|source| source["lane"] == "datagram"), "{}", second.said());
+    // With its session the way of its datagrams ends as well: the first may be done before the second is.
+    let by_datagrams =
+        |source: &&Value| source["lane"] == "datagram" || source["lane_reason"] == "its session ended";
+    assert!(of_first.iter().all(by_datagrams), "{}", second.said());
     assert!(second.of_source(&origin_node, "bytes") > 0, "{}", second.said());
 }
 
