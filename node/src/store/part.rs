@@ -70,6 +70,19 @@ pub(super) enum Stage {
     Broken,
 }
 
+impl Stage {
+    /// Refuses to sync what is not being written any more, or what the disk has lost a part of.
+    pub(super) fn expect_writing(self) -> io::Result<()> {
+        match self {
+            Stage::Writing => Ok(()),
+            Stage::Broken => Err(io::Error::other("the disk lost data before; run the same command again")),
+            Stage::Finished | Stage::Discarded => {
+                Err(io::Error::other("it is finished or discarded already"))
+            }
+        }
+    }
+}
+
 impl PartFile {
     /// Locks the target, reserves the space, and finds out which pieces are there from an earlier run.
     ///
@@ -132,12 +145,7 @@ impl PartFile {
 
     /// Puts the data on the disk, as long as that never failed.
     fn sync(&self, stage: &mut Stage, how: fn(&File) -> io::Result<()>) -> Result<(), StoreError> {
-        let refuse = |why: &str| self.failed("sync", io::Error::other(why.to_owned()));
-        match *stage {
-            Stage::Writing => {}
-            Stage::Broken => return Err(refuse("the disk lost data before; run the same command again")),
-            Stage::Finished | Stage::Discarded => return Err(refuse("it is finished or discarded already")),
-        }
+        stage.expect_writing().map_err(|error| self.failed("sync", error))?;
         how(&self.data).map_err(|error| {
             *stage = Stage::Broken;
             self.failed("sync", error)

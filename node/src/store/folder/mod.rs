@@ -198,12 +198,7 @@ impl FolderPart {
 
     /// Puts what was written on the disk, as long as that never failed.
     fn sync(&self, stage: &mut Stage) -> Result<(), StoreError> {
-        let refuse = |why: &str| self.failed("sync", io::Error::other(why.to_owned()));
-        match *stage {
-            Stage::Writing => {}
-            Stage::Broken => return Err(refuse("the disk lost data before; run the same command again")),
-            Stage::Finished | Stage::Discarded => return Err(refuse("it is finished or discarded already")),
-        }
+        stage.expect_writing().map_err(|error| self.failed("sync", error))?;
         self.staging.sync().map_err(|error| {
             *stage = Stage::Broken;
             self.failed("sync", error)
