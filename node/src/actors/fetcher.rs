@@ -431,8 +431,15 @@ impl FetcherState {
                 self.tell_progress();
                 let (part, force) = (Arc::clone(&self.settings.part), self.settings.force);
                 let (mtime, executable, myself) = (self.mtime, self.executable, myself.clone());
-                let finishing = tokio::task::spawn_blocking(move || part.finish(mtime, executable, force));
+                let mut is_meant = self.settings.is_meant.clone();
                 tokio::spawn(async move {
+                    if is_meant.wait_for(|meant| *meant).await.is_err() {
+                        // Whoever could have said so is gone, and has no use for it.
+                        myself.stop(None);
+                        return;
+                    }
+                    let finishing =
+                        tokio::task::spawn_blocking(move || part.finish(mtime, executable, force));
                     let finished = finishing.await.unwrap_or_else(|failed| Err(failed_inside(failed)));
                     let _ = myself.cast(FetcherMessage::Finished(finished));
                 });

@@ -72,6 +72,8 @@ pub struct FolderRequest {
     pub found: Option<FoundRuns>,
     /// How.
     pub how: FetchOptions,
+    /// Whether it is certain by now that this is what is meant; before that it gets no final name.
+    pub is_meant: watch::Receiver<bool>,
 }
 
 /// What a fetch begins with.
@@ -83,6 +85,7 @@ struct Fetching {
     have: PieceSet,
     skipped: BTreeMap<PieceIndex, ChunkMask>,
     found: Option<FoundRuns>,
+    is_meant: watch::Receiver<bool>,
 }
 
 /// A running fetch. It is given up when this is dropped; what is verified by then stays.
@@ -167,6 +170,7 @@ impl Node {
             have,
             skipped: BTreeMap::new(),
             found: None,
+            is_meant: watch::channel(true).1,
         };
         self.start_fetch(fetching, &resolved, how).await
     }
@@ -176,7 +180,7 @@ impl Node {
     /// # Errors
     /// Only if the node is about to stop.
     pub async fn fetch_folder(&self, request: FolderRequest) -> Result<Fetch, Error> {
-        let FolderRequest { resolved, manifest, part, have, skipped, found, how } = request;
+        let FolderRequest { resolved, manifest, part, have, skipped, found, how, is_meant } = request;
         let content = data_root(resolved.root);
         let geometry = part.geometry().clone();
         let (name, mtime) = (resolved.name.clone(), (resolved.mtime, 0));
@@ -187,8 +191,8 @@ impl Node {
         });
         let manifest = encoding.await.ok().flatten();
         let folder = Some(PartOfFolder { root: resolved.root, manifest });
-        self.start_fetch(Fetching { content, geometry, folder, part, have, skipped, found }, &resolved, how)
-            .await
+        let fetching = Fetching { content, geometry, folder, part, have, skipped, found, is_meant };
+        self.start_fetch(fetching, &resolved, how).await
     }
 
     /// Fetches what says what is in a folder.
@@ -257,7 +261,7 @@ impl Node {
         resolved: &Resolved,
         how: FetchOptions,
     ) -> Result<Fetch, Error> {
-        let Fetching { content, geometry, folder, part, have, skipped, found } = fetching;
+        let Fetching { content, geometry, folder, part, have, skipped, found, is_meant } = fetching;
         let (progress, watching) = watch::channel(Progress {
             phase: Phase::Waiting,
             size: resolved.size,
@@ -286,6 +290,7 @@ impl Node {
             clock: self.clock,
             progress,
             pieces,
+            is_meant,
         };
         let mtime = (resolved.mtime, 0);
         let arguments = FetcherArguments { have, skipped, found, mtime, only: how.only, done, settings };

@@ -85,6 +85,8 @@ pub struct FetchSettings {
     pub progress: watch::Sender<Progress>,
     /// Which pieces are verified; for whoever reads along.
     pub pieces: watch::Sender<Arc<PieceSet>>,
+    /// Whether it may get its final name.
+    pub is_meant: watch::Receiver<bool>,
 }
 
 /// What a fetch is told.

@@ -157,6 +157,8 @@ pub struct FolderPart {
     missing: AtomicU64,
     /// Whether it was said that an attribute cannot be set.
     has_warned: AtomicBool,
+    /// Whether anything may still be written. Changed by whoever holds the stage; held by whoever writes.
+    is_open: RwLock<bool>,
     /// Held while something is synced; so [`Part::note`] does without.
     stage: Mutex<Stage>,
     /// None at the end. Changed by whoever holds the stage, and only for a moment.
@@ -280,6 +282,11 @@ impl Part for FolderPart {
 
     /// What is not wanted is not written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let is_open = self.is_open.read().unwrap_or_else(PoisonError::into_inner);
+        if !*is_open {
+            let error = io::Error::other("it was given up");
+            return Err(StoreError::from_io("write", &self.path, error));
+        }
         self.for_files(offset, bytes.len(), |number, at, range| {
             if self.wanted[number] {
                 let len = range.len() as u64;
@@ -333,6 +340,8 @@ impl Part for FolderPart {
         let mut stage = self.stage();
         if let Stage::Writing | Stage::Broken = *stage {
             *stage = Stage::Discarded;
+            // Nobody must make anew what is removed here.
+            *self.is_open.write().unwrap_or_else(PoisonError::into_inner) = false;
             // The journal first: a part without a journal is worth little, a journal must not outlive its data.
             self.folder.remove(&self.folder.journal)?;
             self.remove_staging()?;

@@ -194,6 +194,7 @@ impl Opening {
             wanted,
             missing: AtomicU64::new(missing),
             has_warned: AtomicBool::new(false),
+            is_open: RwLock::new(true),
             stage: Mutex::new(Stage::Writing),
             journal: RwLock::new(Some((journal, self.lock))),
         };
