@@ -106,6 +106,7 @@ async fn find_and_fetch(
         let asked = folder::Asked { options, common, how };
         return folder::fetch(node, Meant::new(search, resolved), &asked, display, output, interrupt).await;
     }
+    drop(search);
     let to_stdout = options.to_stdout();
     let target = match &options.output {
         _ if to_stdout => Target::temporary(),

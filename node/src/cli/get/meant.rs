@@ -9,14 +9,15 @@ use crate::node::Search;
 
 /// A content that was begun with, and the search that may still say that it is not the only one.
 pub(super) struct Meant<'node> {
-    search: Search<'node>,
+    /// Until it is certain: as long as it is there, the network is asked.
+    search: Option<Search<'node>>,
     resolved: Resolved,
     is_certain: watch::Sender<bool>,
 }
 
 impl<'node> Meant<'node> {
     pub(super) fn new(search: Search<'node>, resolved: Resolved) -> Self {
-        Meant { search, resolved, is_certain: watch::channel(false).0 }
+        Meant { search: Some(search), resolved, is_certain: watch::channel(false).0 }
     }
 
     /// The content, and who has it as far as is known.
@@ -30,7 +31,7 @@ impl<'node> Meant<'node> {
     }
 
     pub(super) fn is_certain(&self) -> bool {
-        *self.is_certain.borrow()
+        self.search.is_none()
     }
 
     /// Waits until it is certain.
@@ -38,15 +39,13 @@ impl<'node> Meant<'node> {
     /// # Errors
     /// If it is not what is meant, or not the only thing that may be.
     pub(super) async fn certain(&mut self) -> Result<(), Error> {
-        if self.is_certain() {
-            return Ok(());
-        }
-        let settled = self.search.settled(|_| {}).await?;
+        let Some(search) = &mut self.search else { return Ok(()) };
+        let settled = search.settled(|_| {}).await?;
         if settled.root != self.resolved.root {
             let message = format!("{}: it was changed just now; try again", self.resolved.name);
             return Err(Error::new(Code::Ambiguous, message));
         }
-        self.resolved = settled;
+        (self.resolved, self.search) = (settled, None);
         self.is_certain.send_replace(true);
         Ok(())
     }

@@ -311,6 +311,8 @@ impl Opening {
     /// The folders that the staging folder needs, in order: all, or those of files that are moved into the target.
     fn folders(&self, fates: &[Fate]) -> BTreeSet<&Path> {
         let mut folders = BTreeSet::new();
+        // Files follow each other folder by folder: most are in that of the one before.
+        let mut last = Path::new("");
         for (entry, _) in self.manifest.entries().iter().zip(fates).filter(|(_, fate)| **fate == Fate::Wanted)
         {
             let path = Path::new(entry.path.as_str());
@@ -318,9 +320,11 @@ impl Opening {
                 EntryKind::Folder { .. } if self.found.tree.is_none() => {
                     folders.insert(path);
                 }
+                EntryKind::File { .. } if path.parent().map(Path::as_os_str) == Some(last.as_os_str()) => {}
                 EntryKind::File { .. } => {
                     let above = path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
                     folders.extend(above);
+                    last = path.parent().unwrap_or(last);
                 }
                 EntryKind::Folder { .. } | EntryKind::Link { .. } => {}
             }
