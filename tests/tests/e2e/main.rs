@@ -4,6 +4,7 @@
 mod changing_file;
 mod datagram;
 mod disk;
+mod fair_serving;
 mod folders;
 mod folders_changed;
 mod folders_disk;
