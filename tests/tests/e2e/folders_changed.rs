@@ -179,7 +179,12 @@ fn a_link_to_a_folder_is_not_written_through() {
     let (to, victim) = (net.folder(), net.folder());
     let target = to.join(NAME);
     symlink(&victim, &target).expect("linked");
-    net.get(NAME, &target).run().expect_error(1, "other");
+    let refused = net.get(NAME, &target).run().expect_error(9, "exists");
+    let message = refused.last("error")["message"].as_str().unwrap_or_default();
+    for word in [NAME, "in the way", "remove it", "-o"] {
+        assert!(message.contains(word), "no '{word}' in '{message}'");
+    }
+    assert_eq!((listing(&to), listing(&victim)), (vec![NAME.to_owned()], Vec::new()));
     net.get(NAME, &target).arg("--force").run().done();
     tree.as_fetched().expect_in(&target);
     // And one within.
