@@ -14,7 +14,6 @@ use crate::cli::text;
 use crate::error::{Code, Error};
 use crate::fetch::report::Report;
 use crate::fetch::resolve::Resolved;
-use crate::fetch::search::FoundRuns;
 use crate::node::{FolderRequest, Node};
 use crate::store::{FolderOptions, FolderPart, Opened, Selection, Summary, Target};
 
@@ -48,12 +47,12 @@ pub(super) async fn fetch(
     let wanted = Arc::clone(&manifest);
     let opening = tokio::task::spawn_blocking(move || FolderPart::open(target, wanted, folder_options));
     let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))??;
-    let Opened { part, have, skipped, found, summary } = opened;
+    let Opened { part, have, skipped, spared, found, summary } = opened;
     announce(&summary, options.delete, output);
-    let found = (!found.is_empty()).then(|| FoundRuns(Box::new(found)));
+    let found = (!found.is_empty()).then_some(found);
     let part = Arc::new(part);
     let request =
-        FolderRequest { resolved, manifest: Arc::clone(&manifest), part, have, skipped, found, how };
+        FolderRequest { resolved, manifest: Arc::clone(&manifest), part, have, skipped, spared, found, how };
     let mut fetch = node.fetch_folder(request).await?;
     interrupt.the_fetch_has_begun();
     let report = follow(&mut fetch, &mut display, interrupt, true).await;
@@ -121,7 +120,7 @@ fn tell(report: &Report, summary: &Summary, output: &Output) {
         notes.push_str(&format!(", {} files were there already", summary.same.files));
     }
     if summary.copied.files > 0 {
-        notes.push_str(&format!(", {} under another name", summary.copied.files));
+        notes.push_str(&format!(", {} are copies", summary.copied.files));
     }
     if report.resumed > 0 {
         notes.push_str(&format!(", {} from an earlier try", text::bytes(report.resumed)));

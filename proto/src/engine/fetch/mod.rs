@@ -81,6 +81,8 @@ pub struct FetchEngine {
     have: PieceSet,
     /// Chunks that are not wanted, by their pieces.
     skipped: BTreeMap<PieceIndex, ChunkMask>,
+    /// Pieces of which others can be given all the same what is skipped of them.
+    spared: PieceSet,
     /// How many pieces there is still something to get of.
     unfinished: u32,
     /// Bytes that are here and verified, and that are wanted in all.
@@ -155,6 +157,7 @@ impl FetchEngine {
                 unfinished -= 1;
             }
         }
+        let spared = PieceSet::empty(geometry.clone());
         let mut engine = FetchEngine {
             config,
             geometry,
@@ -165,6 +168,7 @@ impl FetchEngine {
             layer: None,
             have,
             skipped,
+            spared,
             unfinished,
             bytes,
             bytes_total,
@@ -191,6 +195,18 @@ impl FetchEngine {
             engine.outputs.push_back(Output::Complete);
         }
         engine
+    }
+
+    /// Says that others can be given all of these pieces once what is wanted of them is verified: what is skipped of them
+    /// is on this machine in another way. To be said before anything else.
+    ///
+    /// Panics if they are not of this geometry.
+    pub fn spare(&mut self, pieces: PieceSet) {
+        assert_eq!(pieces.geometry(), &self.geometry, "the pieces are those of this content");
+        for piece in pieces.iter().filter(|piece| !self.fresh.contains(self.order.place_of(piece.get()))) {
+            self.have.insert(piece);
+        }
+        self.spared = pieces;
     }
 
     /// Asks nobody for chunks until this machine has been searched for them ([`Input::Found`], [`Input::Searched`]).
@@ -281,7 +297,7 @@ impl FetchEngine {
         self.stats.iter().map(|(&source, &stats)| (source, stats))
     }
 
-    /// The verified pieces. One of which something is not wanted is never among them.
+    /// The verified pieces. One of which something is not wanted is never among them, unless it is spared.
     pub fn have(&self) -> &PieceSet {
         &self.have
     }

@@ -132,7 +132,7 @@ impl FetchEngine {
             }
         }
         self.unfinished -= 1;
-        if !self.skipped.contains_key(&piece) {
+        if !self.skipped.contains_key(&piece) || self.spared.contains(piece) {
             self.have.insert(piece);
         }
         self.outputs.push_back(Output::Verified { piece });
