@@ -2,7 +2,7 @@
 //! wrong gets a name, and once the cause is gone the same command goes on.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use ftx_tests::data::MIB;
@@ -10,7 +10,7 @@ use ftx_tests::inside::{self, Namespaces};
 use ftx_tests::power::Image;
 use ftx_tests::share::put;
 use ftx_tests::tree::{Shape, Tree};
-use ftx_tests::{Finished, Machine, Share, TestNet, listing, net};
+use ftx_tests::{Content, Finished, Machine, Share, TestNet, listing, net};
 
 use crate::folders::{NAME, expect_nothing_left, shared};
 
@@ -94,6 +94,41 @@ fn a_disk_without_a_free_inode_for_a_folder_is_told_as_full() {
         assert!(!folder.join(NAME).exists());
         inside::mount(&["-o", "remount,nr_inodes=2000"], &folder);
         expect_to_go_on(&net, &tree, &folder, 0);
+    });
+}
+
+#[test]
+fn what_is_mounted_within_the_target_gets_its_files_as_well() {
+    inside::run(Namespaces::OwnRoot, || {
+        let net = net!();
+        let folder = net.folder();
+        let target = folder.join(NAME);
+        // Nothing can be renamed from one file system to the other.
+        fs::create_dir_all(target.join("other")).expect("made");
+        inside::mount(&["-t", "tmpfs", "-o", "size=32m", "tmpfs"], &target.join("other"));
+        let source_folder = net.folder();
+        let shared = source_folder.join(NAME);
+        put(&shared, "other/large", &Content::new(2416, 2 * MIB + 5).bytes);
+        put(&shared, "other/deep/small", b"small");
+        put(&shared, "here", b"here");
+        let mut holes = vec![0; 3 * MIB];
+        holes[MIB] = 1;
+        put(&shared, "other/holes", &holes);
+        set_mode(&shared.join("other/deep/small"), 0o755);
+        symlink("deep/small", shared.join("other/link")).expect("linked");
+        put(&target.join("other"), "large", b"older");
+        let other = Tree::read(&shared);
+        let share = net.share(&source_folder);
+        share.wait_until_folder_is_hashed(&net, NAME);
+
+        net.get(NAME, &target).arg("--delete").run().done();
+
+        other.expect_in(&target);
+        expect_nothing_left(&folder);
+        expect_nothing_left(&target.join("other"));
+        let blocks = fs::metadata(target.join("other/holes")).expect("it is there").blocks();
+        assert!(blocks * 512 < MIB as u64, "{blocks} blocks for a hole");
+        assert_eq!(net.get(NAME, &target).run().bytes_of_sources(), 0);
     });
 }
 

@@ -9,6 +9,7 @@ mod folders;
 mod folders_changed;
 mod folders_disk;
 mod folders_hostile;
+mod folders_reuse;
 mod hash_verify;
 mod hostile;
 mod json;
