@@ -197,18 +197,6 @@ impl FetchEngine {
         engine
     }
 
-    /// Says that others can be given all of these pieces once what is wanted of them is verified: what is skipped of them
-    /// is on this machine in another way. To be said before anything else.
-    ///
-    /// Panics if they are not of this geometry.
-    pub fn spare(&mut self, pieces: PieceSet) {
-        assert_eq!(pieces.geometry(), &self.geometry, "the pieces are those of this content");
-        for piece in pieces.iter().filter(|piece| !self.fresh.contains(self.order.place_of(piece.get()))) {
-            self.have.insert(piece);
-        }
-        self.spared = pieces;
-    }
-
     /// Asks nobody for chunks until this machine has been searched for them ([`Input::Found`], [`Input::Searched`]).
     pub fn search_first(&mut self) {
         self.searching = true;
