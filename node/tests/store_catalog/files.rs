@@ -135,7 +135,7 @@ async fn a_content_that_several_files_have_is_read_from_one_that_still_has_it() 
     let bytes = vec![7; 3 << 20];
     let path = |name: &str| folder.path().join(name);
     for name in ["a", "b", "c"] {
-        std::fs::write(path(name), &bytes).unwrap();
+        fs::write(path(name), &bytes).unwrap();
     }
     let catalog = Running::start(&[folder.path()], None).await;
     let root = catalog.root_of("a").await;
@@ -156,12 +156,12 @@ async fn a_content_that_several_files_have_is_read_from_one_that_still_has_it() 
         Ok::<_, ReadError>(())
     };
     read().unwrap();
-    std::fs::write(path("a"), "changed").unwrap();
+    fs::write(path("a"), "changed").unwrap();
     read().unwrap();
     assert_eq!(read_all(&content).unwrap(), bytes, "also for whoever comes now");
-    std::fs::remove_file(path("b")).unwrap();
+    fs::remove_file(path("b")).unwrap();
     assert_eq!(read_all(&content).unwrap(), bytes);
-    std::fs::write(path("c"), "changed as well").unwrap();
+    fs::write(path("c"), "changed as well").unwrap();
     assert!(matches!(read_all(&content), Err(ReadError::Changed)));
     catalog.stop().await;
 }

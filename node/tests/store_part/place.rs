@@ -1,7 +1,7 @@
 //! The name that a finished file gets, and what may be in its place or in that of the part.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -305,7 +305,7 @@ impl Opening {
             let is_claimed = || file.span().pieces().all(|piece| pieces.contains(piece));
             let is_candidate = match states[number] {
                 // Of a large file that is being fetched, the journal knows better.
-                State::Open => !(is_ours && file.is_large()) && !is_claimed(),
+                State::Open => !(is_ours && file.is_large() || is_claimed()),
                 State::Twin => true,
                 State::NotWanted | State::Settled => false,
             };
