@@ -263,11 +263,12 @@ fn what_is_spared_does_not_keep_a_piece_from_others() {
     let mut engine = FetchEngine::selecting(config, geometry.clone(), Root([9; 32]), have, skipped, 1);
     engine.spare(spared);
     let mut bench = Bench { engine, geometry, now: Time::ZERO, outputs: Vec::new() };
-    assert_eq!(bench.engine.have().ranges(), [0..1]);
+    let have = |bench: &Bench| bench.engine.have().iter().map(|piece| piece.get()).collect::<Vec<_>>();
+    assert_eq!(have(&bench), [0]);
     bench.found(65, (65..128).map(leaf).collect());
     bench.found(129, (129..150).map(leaf).collect());
     assert!(bench.engine.is_complete());
-    assert_eq!(bench.engine.have().ranges(), [0..2], "of the third a chunk is not here");
+    assert_eq!(have(&bench), [0, 1], "of the third a chunk is not here");
     let progress = bench.engine.progress();
     assert_eq!((progress.bytes, progress.bytes_total), (14_700, 14_700));
 }

@@ -141,18 +141,18 @@ fn pieces_with_copies_are_given_to_others() {
     assert!(matches!(read(of(4)), Err(ReadError::Missing)));
 }
 
-/// The runs that are offered, as ranges of the bytes of a file.
-fn offered(opened: Opened, model: &Model, number: usize) -> Vec<std::ops::Range<u64>> {
+/// The runs that are offered, as beginnings and ends in the bytes of a file.
+fn offered(opened: Opened, model: &Model, number: usize) -> Vec<(u64, u64)> {
     let manifest = model.manifest();
     let geometry = manifest.geometry();
     let begin = geometry.folder().unwrap().files()[number].offset();
     let found = opened.found.judged_by(layer_of_folder(&manifest, &model.bytes()));
     let runs =
-        found.map(|run| geometry.bytes_of(run.span)).map(|place| place.start - begin..place.end - begin);
-    runs.fold(Vec::new(), |mut runs: Vec<std::ops::Range<u64>>, run| {
+        found.map(|run| geometry.bytes_of(run.span)).map(|place| (place.start - begin, place.end - begin));
+    runs.fold(Vec::new(), |mut runs: Vec<(u64, u64)>, (start, end)| {
         match runs.last_mut() {
-            Some(last) if last.end == run.start => last.end = run.end,
-            _ => runs.push(run),
+            Some(last) if last.1 == start => last.1 = end,
+            _ => runs.push((start, end)),
         }
         runs
     })
@@ -174,12 +174,15 @@ fn a_large_file_that_was_renamed_and_changed_is_looked_through() {
     let old = noise(5, len);
     let all = len as u64;
     // The same name in another folder, also where it is shorter or longer.
-    assert_eq!(try_with(Model::default().file("old/image", old.clone())), [0..all]);
-    assert_eq!(try_with(Model::default().file("old/image", &old[..2 * PIECE + 10])), [0..2 * PIECE as u64]);
-    assert_eq!(try_with(Model::default().file("old/image", [&old[..], b"more"].concat())), [0..all]);
+    assert_eq!(try_with(Model::default().file("old/image", old.clone())), [(0, all)]);
+    assert_eq!(try_with(Model::default().file("old/image", &old[..2 * PIECE + 10])), [(0, 2 * PIECE as u64)]);
+    assert_eq!(try_with(Model::default().file("old/image", [&old[..], b"more"].concat())), [(0, all)]);
     // Another name and the same size; a wrong guess before it is passed over.
-    assert_eq!(try_with(Model::default().file("v1", old.clone())), [0..all]);
-    assert_eq!(try_with(Model::default().file("v1", old.clone()).file("old/image", noise(7, len))), [0..all]);
+    assert_eq!(try_with(Model::default().file("v1", old.clone())), [(0, all)]);
+    assert_eq!(
+        try_with(Model::default().file("v1", old.clone()).file("old/image", noise(7, len))),
+        [(0, all)]
+    );
     // Something else altogether, of which nothing is written anywhere.
     assert_eq!(try_with(Model::default().file("v1", noise(8, len)).file("old/image", noise(9, len))), []);
     assert_eq!(try_with(Model::default().file("v1", vec![0; len])), []);
@@ -191,7 +194,7 @@ fn a_large_file_that_was_renamed_and_changed_is_looked_through() {
     let target = folder.path().join("tree");
     both.clone().without("new").write(&target);
     let opened = open(&target, &both, &FolderOptions { links: true, ..Default::default() }).unwrap();
-    assert_eq!(offered(opened, &both, 0), [0..all]);
+    assert_eq!(offered(opened, &both, 0), [(0, all)]);
 }
 
 #[test]
@@ -202,5 +205,5 @@ fn what_was_at_the_place_of_a_copy_is_looked_through() {
     old[5] ^= 1;
     Model::default().file("large too", old).write(&target);
     let opened = open(&target, &twins(), &FolderOptions { links: true, ..Default::default() }).unwrap();
-    assert_eq!(offered(opened, &twins(), 3), [0..2 * PIECE as u64 + 77]);
+    assert_eq!(offered(opened, &twins(), 3), [(0, 2 * PIECE as u64 + 77)]);
 }
