@@ -16,6 +16,7 @@
 //!
 //! A crash of the actor loses what is being fetched ([`CatalogMessage::AddPartial`]), which its fetchers add again.
 
+mod overview;
 mod questions;
 mod scanning;
 mod skipped;
@@ -34,6 +35,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
+pub use self::overview::{CatalogOverview, HashingOverview, ShareOverview};
 use self::questions::{Asker, Questions};
 use self::scanning::Scanning;
 use self::skipped::SkippedLog;
@@ -91,6 +93,8 @@ pub enum CatalogMessage {
     Rescan,
     /// How it is going.
     Status(RpcReplyPort<CatalogStatus>),
+    /// The same, share by share, with what is being hashed.
+    Overview(RpcReplyPort<CatalogOverview>),
     /// From its own threads.
     Internal(Internal),
 }
@@ -170,6 +174,8 @@ pub struct CatalogState {
     saving: bool,
     skipped: SkippedLog,
     hashed_by_reading: u64,
+    /// Bytes of those files.
+    bytes_read: u64,
     taken_from_cache: u64,
     background: Background,
 }
@@ -263,6 +269,9 @@ impl Actor for Catalog {
             CatalogMessage::Status(reply) => {
                 let _ = reply.send(state.status());
             }
+            CatalogMessage::Overview(reply) => {
+                let _ = reply.send(state.overview());
+            }
             CatalogMessage::Internal(Internal(event)) => state.event(event),
         }
         Ok(())
@@ -297,6 +306,7 @@ impl CatalogState {
             saving: false,
             skipped: SkippedLog::default(),
             hashed_by_reading: 0,
+            bytes_read: 0,
             taken_from_cache: 0,
             background: Background {
                 scan: None,
@@ -411,6 +421,7 @@ impl CatalogState {
                     return;
                 }
                 self.hashed_by_reading += 1;
+                self.bytes_read += hashed.stamp.size;
                 if let Some(path) = self.path_of(&name)
                     && self.unsaved.len() < UNSAVED_MAX
                 {

@@ -4,7 +4,7 @@
 //! looks. It refuses to queue: datagrams wait in its mailbox only with a permit, and offers only in the channel of their
 //! query. A crash loses the table of peers and the queries under way; a restart knows its neighbours within seconds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ftx_proto::digest::Instance;
 use ftx_proto::engine::discovery::{
     Counters, DiscoveryConfig, DiscoveryEngine, Input, LookupToken, Output, Peer, QueryHandle, TwoPlaces,
 };
@@ -25,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
+use crate::net::interfaces::Interface;
 use crate::net::udp::{Heard, Sockets};
 
 /// Most datagrams that wait in the mailbox; what comes in beyond is dropped, and asked or said again.
@@ -74,6 +76,19 @@ pub struct Found {
     pub offer: Offer,
 }
 
+/// How it is with discovery on one address of an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkReport {
+    /// The address, and its network.
+    pub interface: Interface,
+    /// Where all neighbours hear, if there is such an address.
+    pub everybody: Option<SocketAddr>,
+    /// Why it cannot be used, if so.
+    pub failing: Option<String>,
+    /// What was sent to everybody from there was heard by ourselves.
+    pub hears_itself: bool,
+}
+
 /// What discovery counted since it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DiscoveryStatistics {
@@ -87,6 +102,8 @@ pub struct DiscoveryStatistics {
     pub undelivered: u64,
     /// Interfaces in use now, each address counted once.
     pub interfaces: u64,
+    /// Instances of others that were heard of lately.
+    pub peers: u64,
 }
 
 /// Messages of the actor.
@@ -104,6 +121,8 @@ pub enum DiscoveryMessage {
     Announce,
     /// What was counted?
     Statistics(RpcReplyPort<DiscoveryStatistics>),
+    /// How it is with each network?
+    Links(RpcReplyPort<Vec<LinkReport>>),
     /// Who is there?
     Peers(RpcReplyPort<Vec<Peer>>),
     /// What only the actor's own tasks say.
@@ -135,7 +154,10 @@ pub struct Discovery;
 /// What the actor owns.
 pub struct DiscoveryState {
     engine: DiscoveryEngine,
+    me: Instance,
     sockets: Sockets,
+    /// Our addresses in use from which we have heard ourselves.
+    heard_itself: BTreeSet<IpAddr>,
     lookup: Lookup,
     clock: Clock,
     queries: HashMap<QueryHandle, Seeker>,
@@ -182,8 +204,10 @@ impl Actor for Discovery {
         let mut tasks = JoinSet::new();
         tasks.spawn(tick(myself.clone(), deadline, clock));
         let mut state = DiscoveryState {
+            me: me.instance,
             engine: DiscoveryEngine::new(config, me, seed),
             sockets,
+            heard_itself: BTreeSet::new(),
             lookup,
             clock,
             queries: HashMap::new(),
@@ -209,6 +233,7 @@ impl Actor for Discovery {
             DiscoveryMessage::Announce => state.input(&myself, Input::Announce),
             // Whoever asked and does not wait any more needs no answer.
             DiscoveryMessage::Statistics(reply) => drop(reply.send(state.statistics())),
+            DiscoveryMessage::Links(reply) => drop(reply.send(state.links())),
             DiscoveryMessage::Peers(reply) => drop(reply.send(state.engine.peers().cloned().collect())),
             DiscoveryMessage::Internal(Internal(event)) => state.event(&myself, event),
         }
@@ -249,6 +274,9 @@ impl DiscoveryState {
         match event {
             Event::Heard { from, datagram: Ok(datagram), _permit } => {
                 let on_link = self.sockets.on_link(from);
+                if datagram.instance() == self.me && self.sockets.has_link(from.ip()) {
+                    self.heard_itself.insert(from.ip());
+                }
                 self.input(myself, Input::Received { from, on_link, datagram });
             }
             Event::Heard { from, datagram: Err(_), _permit } => self.input(myself, Input::Malformed { from }),
@@ -261,7 +289,9 @@ impl DiscoveryState {
             }
             Event::Tick => self.input(myself, Input::Tick),
             Event::LookAtInterfaces => {
-                match self.sockets.refresh() {
+                let refreshed = self.sockets.refresh();
+                self.heard_itself.retain(|addr| self.sockets.has_link(*addr));
+                match refreshed {
                     Ok(true) => self.input(myself, Input::LinkUp),
                     Ok(false) => {}
                     Err(error) => tracing::warn!(%error, "cannot list the network interfaces"),
@@ -337,6 +367,16 @@ impl DiscoveryState {
         self.tasks.spawn(task);
     }
 
+    fn links(&self) -> Vec<LinkReport> {
+        let report = |(interface, everybody, failing): (Interface, _, _)| LinkReport {
+            hears_itself: self.heard_itself.contains(&interface.addr),
+            interface,
+            everybody,
+            failing,
+        };
+        self.sockets.links().into_iter().map(report).collect()
+    }
+
     fn statistics(&self) -> DiscoveryStatistics {
         DiscoveryStatistics {
             engine: self.engine.counters(),
@@ -344,6 +384,7 @@ impl DiscoveryState {
             send_failed: self.sockets.send_failed(),
             undelivered: self.undelivered,
             interfaces: self.sockets.link_count() as u64,
+            peers: self.engine.peers().count() as u64,
         }
     }
 }

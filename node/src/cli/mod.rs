@@ -5,6 +5,7 @@
 
 mod args;
 mod classic;
+mod doctor;
 mod get;
 mod hash;
 pub mod json;
@@ -13,6 +14,7 @@ mod look;
 mod progress;
 mod put;
 mod share;
+mod status;
 mod step;
 mod step_user;
 mod target;
@@ -72,6 +74,8 @@ fn run(options: Options, output: &json::Output) -> Result<(), Error> {
                         None => look::ls(pattern, common, data, output).await,
                     },
                     Some(Command::Peers) => look::peers(common, data, output).await,
+                    Some(Command::Status) => status::status(&common, output).await,
+                    Some(Command::Doctor) => doctor::doctor(common, data, output).await,
                     _ => share::share(options.share, common, data, output).await,
                 }
             });
@@ -96,4 +100,4 @@ fn raise_descriptor_limit() {
 }
 
 /// For all sessions with all their contents, twice.
-const DESCRIPTORS_WANTED: u64 = (SESSIONS_MAX * (SESSION_CONTENTS_MAX + 1) * 2) as u64;
+pub(super) const DESCRIPTORS_WANTED: u64 = (SESSIONS_MAX * (SESSION_CONTENTS_MAX + 1) * 2) as u64;

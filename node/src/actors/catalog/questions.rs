@@ -64,6 +64,11 @@ impl Questions {
         self.loading = Some(Vec::new());
     }
 
+    /// Whether they do.
+    pub(super) fn are_waiting(&self) -> bool {
+        self.loading.is_some()
+    }
+
     /// They do not any more. Those that do.
     pub(super) fn go_on(&mut self) -> Vec<CatalogMessage> {
         self.loading.take().unwrap_or_default()

@@ -339,7 +339,7 @@ fn what_a_walk_did_not_see_is_gone_when_it_leaves_the_folder() {
 impl Sums {
     /// What the folder of everything counts itself for.
     fn with_top(self) -> Self {
-        Sums { unlisted_folders: 1, ..self }
+        Sums { folders: 1, unlisted_folders: 1, ..self }
     }
 }
 

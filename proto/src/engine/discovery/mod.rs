@@ -276,13 +276,7 @@ impl DiscoveryEngine {
 
     fn received(&mut self, now: Time, from: SocketAddr, on_link: bool, datagram: Datagram) {
         self.counters.received += 1;
-        let sender = match &datagram {
-            Datagram::Query(query) => query.instance,
-            Datagram::Offer(Offer { from, .. }) | Datagram::Hello(from) | Datagram::Bye(from) => {
-                from.instance
-            }
-        };
-        if sender == self.me.instance {
+        if datagram.instance() == self.me.instance {
             self.counters.own += 1;
             if on_link {
                 self.own.retain(|known| known.ip() != from.ip());
