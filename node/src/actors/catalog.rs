@@ -40,7 +40,7 @@ use self::questions::{Asker, Questions};
 use self::scanning::Scanning;
 use self::skipped::SkippedLog;
 use crate::catalog::cache::Entry;
-use crate::catalog::folder::Made;
+use crate::catalog::folder::{Gathering, Made};
 use crate::catalog::hash::HashError;
 use crate::catalog::index::Index;
 use crate::catalog::pool::{CacheSlot, HashPool, Outcome, Ticket};
@@ -140,9 +140,11 @@ enum Event {
     Looked { looked: Looked, asker: Asker },
     Watching(Watch),
     Noticed { looks: Option<Vec<Looked>>, _permit: OwnedSemaphorePermit },
+    Gathering(Box<Gathering>),
     Made(Box<Made>),
     MakingFailed(RelativePath),
     Hashed { outcome: Outcome, _permit: OwnedSemaphorePermit },
+    RootsDue,
     RetryDue,
     SaveDue,
     Saved,
@@ -342,7 +344,9 @@ impl CatalogState {
             Event::Watching(watch) => self.background.watch = Some(watch),
             Event::Noticed { looks, _permit } => self.noticed(looks),
             Event::Made(made) => self.made(*made),
-            Event::MakingFailed(name) => self.answer_for_folder(&name),
+            Event::Gathering(gathering) => self.gather(*gathering),
+            Event::MakingFailed(name) => self.making_failed(&name),
+            Event::RootsDue => self.roots_due(),
             Event::Hashed { outcome, _permit } => self.hashed(outcome),
             Event::RetryDue => self.retry(),
             Event::SaveDue => self.save(),
@@ -409,6 +413,14 @@ impl CatalogState {
     fn hashed(&mut self, outcome: Outcome) {
         self.job_ended(outcome);
         self.hash_on();
+        if self.is_hashed() {
+            self.find_roots_soon();
+        }
+    }
+
+    /// Whether no file waits for its hash.
+    fn is_hashed(&self) -> bool {
+        self.index.waiting() == 0 && self.pool.as_ref().is_none_or(|pool| pool.len() == 0)
     }
 
     fn job_ended(&mut self, outcome: Outcome) {

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use ftx_proto::digest::Instance;
 use ftx_proto::engine::discovery::{
-    Counters, DiscoveryConfig, DiscoveryEngine, Input, LookupToken, Output, Peer, QueryHandle, TwoPlaces,
+    Counters, DiscoveryConfig, DiscoveryEngine, Input, LOOKUP_MAX, LookupToken, Output, Peer, QueryHandle,
+    TwoPlaces,
 };
 use ftx_proto::interop::udp_get::wire::is_get;
 use ftx_proto::time::Time;
@@ -32,8 +33,9 @@ use crate::net::udp::{Heard, Sockets};
 /// Most datagrams that wait in the mailbox; what comes in beyond is dropped, and asked or said again.
 const DATAGRAMS_WAITING_MAX: usize = 256;
 
-/// How long the catalog is waited for.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the catalog is waited for: as long as the engine waits, or an answer that comes between the two would be lost,
+/// and the asker's repeated question is not put to the catalog again before the engine gives up.
+const LOOKUP_TIMEOUT: Duration = LOOKUP_MAX;
 
 /// How often the interfaces are looked at.
 const INTERFACES_INTERVAL: Duration = Duration::from_secs(5);
@@ -44,7 +46,7 @@ const INTERFACES_INTERVAL_INCOMPLETE: Duration = Duration::from_secs(1);
 /// What the catalog has of what is wanted, and whether there is more than it lists.
 pub type LookupAnswer = (Vec<OfferEntry>, bool);
 
-/// Asks the catalog. Must not block; an answer that takes longer than a second is not waited for.
+/// Asks the catalog. Must not block; an answer that takes longer than [`LOOKUP_MAX`] is not waited for.
 pub type Lookup = Arc<dyn Fn(Want) -> Pin<Box<dyn Future<Output = LookupAnswer> + Send>> + Send + Sync>;
 
 /// With what the actor starts.

@@ -100,4 +100,4 @@ fn raise_descriptor_limit() {
 }
 
 /// For all sessions with all their contents, twice.
-pub(super) const DESCRIPTORS_WANTED: u64 = (SESSIONS_MAX * (SESSION_CONTENTS_MAX + 1) * 2) as u64;
+const DESCRIPTORS_WANTED: u64 = (SESSIONS_MAX * (SESSION_CONTENTS_MAX + 1) * 2) as u64;

@@ -66,6 +66,7 @@ struct Teller {
 /// What was seen at one moment; two of them give rates.
 struct Look {
     at: Instant,
+    uptime: Duration,
     catalog: Option<CatalogOverview>,
     server: Option<ServerStatistics>,
     fetches: Vec<(RunningFetch, Progress)>,
@@ -188,10 +189,11 @@ impl Teller {
     }
 
     async fn look(&self) -> Look {
+        let uptime = self.clock.now().since_origin();
         let catalog = part(&self.links.catalog, CatalogMessage::Overview);
         let server = part(&self.links.server, ServerMessage::Statistics);
         let (catalog, server) = tokio::join!(catalog, server);
-        Look { at: Instant::now(), catalog, server, fetches: self.fetches.look() }
+        Look { at: Instant::now(), uptime, catalog, server, fetches: self.fetches.look() }
     }
 
     fn told(
@@ -213,7 +215,8 @@ impl Teller {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: text_of(&self.config.state),
-            uptime_seconds: self.clock.now().since_origin().as_secs_f64(),
+            // At the question: whoever asks several compares them.
+            uptime_seconds: before.uptime.as_secs_f64(),
             port: self.config.port,
             session_addr: self.session_addr,
             addresses: addresses(&self.config),

@@ -1,6 +1,9 @@
 //! What is wrong with a network, as `doctor` finds it. Skipped, loudly, where the system does not let a test make one.
 
+use std::time::Instant;
+
 use ftx_sim::lan::Cable;
+use ftx_tests::process::DEADLINE;
 use ftx_tests::share::put;
 use ftx_tests::{Finished, Lan, Machine, Share, binary};
 use serde_json::Value;
@@ -87,9 +90,17 @@ fn whoever_hears_no_broadcast_and_answers_directly_is_told_apart() {
     let _share = share(lan.host(1));
     lan.network().drop_broadcasts(1).unwrap();
 
-    let seen = examine(lan.host(2), &["--peer", "10.77.0.1"]);
+    // A node that has just come up says so, and whoever hears that asks it directly.
+    let deadline = Instant::now() + DEADLINE;
+    let seen = loop {
+        let seen = examine(lan.host(2), &["--peer", "10.77.0.1"]);
+        seen.done();
+        if !complaints(&seen).is_empty() {
+            break seen;
+        }
+        assert!(Instant::now() < deadline, "{}", seen.said());
+    };
 
-    seen.done();
     let warning = only(&seen, "peer", "warning");
     assert!(warning["says"].as_str().unwrap().contains("answers when it is asked directly"), "{warning}");
 }

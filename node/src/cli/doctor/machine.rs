@@ -47,12 +47,9 @@ pub(super) fn descriptors() -> Vec<Finding> {
     const CHECK: &str = "limits";
     // What a node raises by itself was raised when this program started.
     let limit = getrlimit(Resource::Nofile).current;
-    let wanted = crate::cli::DESCRIPTORS_WANTED;
     match limit {
-        Some(limit) if limit < wanted => {
-            let says = format!(
-                "{limit} files may be open at once, where a busy node wants {wanted}: it turns some away"
-            );
+        Some(limit) if limit < DESCRIPTORS_ENOUGH => {
+            let says = format!("{limit} files may be open at once: a busy node has to turn some away");
             let todo = "raise the hard limit (`ulimit -Hn`, LimitNOFILE= of a service)";
             let finding = if limit < DESCRIPTORS_MIN { Finding::problem } else { Finding::warning };
             vec![finding(CHECK, "open files".to_owned(), says, todo.to_owned())]
@@ -218,6 +215,9 @@ const YEAR_2025: i64 = 1_735_689_600;
 
 /// How much later than now, in seconds, something may have been made.
 const CLOCK_BEHIND_MAX: i64 = 3600;
+
+/// Open files with which many can be served at once.
+const DESCRIPTORS_ENOUGH: u64 = 4 * crate::limits::SESSIONS_MAX as u64;
 
 /// Open files without which little works.
 const DESCRIPTORS_MIN: u64 = 256;

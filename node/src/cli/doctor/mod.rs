@@ -144,12 +144,15 @@ pub(super) async fn doctor(common: CommonOptions, data: Handle, output: &Output)
     }
     let [ok, warnings, problems] = findings.count;
     if problems > 0 {
-        let word = if problems == 1 { "problem" } else { "problems" };
-        let others = if warnings > 0 { format!(", {warnings} warnings") } else { String::new() };
-        return Err(Error::other(format!("{problems} {word}{others}; what is told above says what to do")));
+        let others = if warnings > 0 { format!(", {}", counted(warnings, "warning")) } else { String::new() };
+        let problems = counted(problems, "problem");
+        return Err(Error::other(format!("{problems}{others}; what is told above says what to do")));
     }
-    output
-        .line(format_args!("no problem, {warnings} {}", if warnings == 1 { "warning" } else { "warnings" }));
+    output.line(format_args!("no problem, {}", counted(warnings, "warning")));
     output.event("done", json!({ "ok": ok, "warnings": warnings, "problems": problems }));
     Ok(())
+}
+
+fn counted(count: usize, word: &str) -> String {
+    format!("{count} {word}{}", if count == 1 { "" } else { "s" })
 }

@@ -15,7 +15,7 @@
 //!      │ Lookup
 //!      ▼
 //!   looking ── Answer ──▶ waiting ── its moment comes ──▶ sent, a copy follows, remembered for 200 ms
-//!      └── no answer within 2 s ──▶ nothing
+//!      └── no answer within 3 s ──▶ nothing
 //! ```
 //!
 //! **Invariants.** No address is sent more bytes than came from it, except our broadcasts and those that our own user
@@ -41,6 +41,7 @@ use crate::time::Time;
 use crate::wire::discovery::{Announce, Datagram, Offer, OfferEntry, Query, Want};
 
 use answers::Answers;
+pub use answers::LOOKUP_MAX;
 pub use counters::Counters;
 use peers::Peers;
 pub use peers::{Peer, TwoPlaces, places_apart};
