@@ -26,6 +26,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::actors::link::CALL_TIMEOUT;
 use crate::clock::Clock;
 use crate::net::interfaces::Interface;
 use crate::net::udp::{Heard, Sockets};
@@ -36,6 +37,9 @@ const DATAGRAMS_WAITING_MAX: usize = 256;
 /// How long the catalog is waited for: as long as the engine waits, or an answer that comes between the two would be lost,
 /// and the asker's repeated question is not put to the catalog again before the engine gives up.
 const LOOKUP_TIMEOUT: Duration = LOOKUP_MAX;
+
+// Whoever is not answered at all may ask again; a call that fails is answered for with nothing.
+const _: () = assert!(LOOKUP_MAX.as_secs() < CALL_TIMEOUT.as_secs());
 
 /// How often the interfaces are looked at.
 const INTERFACES_INTERVAL: Duration = Duration::from_secs(5);

@@ -136,7 +136,7 @@ pub(super) async fn ls(
             "{:>8}  {}  {}  {name}{}  on {}",
             text::bytes(size),
             text::date(mtime),
-            // A folder's root is worked out when somebody wants the folder.
+            // A folder's root is worked out once all in it is hashed, of a very large one when somebody wants it.
             root.map_or_else(
                 || if is_folder { "       …" } else { "hashing…" }.to_owned(),
                 |root| root.short()

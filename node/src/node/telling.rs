@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ftx_proto::digest::Root;
 use ftx_proto::name::{RelativePath, printable};
@@ -60,6 +60,8 @@ struct Teller {
     services: ServiceAddrs,
     links: Links,
     fetches: RunningFetches,
+    /// Seconds since 1970.
+    started: f64,
     clock: Clock,
 }
 
@@ -117,6 +119,7 @@ impl Telling {
             services: node.services.clone(),
             links: node.links.clone(),
             fetches: node.fetches.clone(),
+            started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
             clock: node.clock,
         };
         let task = tokio::spawn(tell(listener, Arc::new(teller))).abort_handle();
@@ -215,7 +218,7 @@ impl Teller {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: text_of(&self.config.state),
-            // At the question: whoever asks several compares them.
+            started: self.started,
             uptime_seconds: before.uptime.as_secs_f64(),
             port: self.config.port,
             session_addr: self.session_addr,

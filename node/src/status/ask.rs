@@ -39,9 +39,9 @@ pub async fn ask_all(state: &Path) -> io::Result<Vec<Asked>> {
         matches!(kind, Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound))
     };
     all.retain(|asked| !is_gone(asked));
-    // The one that runs longest is the one that is meant most.
-    let age = |asked: &Asked| asked.answer.as_ref().map_or(0, |status| (status.uptime_seconds * 1e3) as u64);
-    all.sort_by(|a, b| (age(b), &a.instance).cmp(&(age(a), &b.instance)));
+    // The one that runs longest is the one that is meant most; those that do not answer come last.
+    let started = |asked: &Asked| asked.answer.as_ref().map_or(f64::INFINITY, |status| status.started);
+    all.sort_by(|a, b| started(a).total_cmp(&started(b)).then_with(|| a.instance.cmp(&b.instance)));
     Ok(all)
 }
 

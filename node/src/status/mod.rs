@@ -39,7 +39,9 @@ pub struct NodeStatus {
     pub version: String,
     /// Its state folder.
     pub state: String,
-    /// Since its start.
+    /// When it started: seconds since 1970.
+    pub started: f64,
+    /// Since then.
     pub uptime_seconds: f64,
     /// Port of discovery (UDP).
     pub port: u16,

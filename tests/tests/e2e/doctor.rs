@@ -41,6 +41,7 @@ fn where_all_is_well_nothing_else_is_said() {
     put(&folder, "a/file", b"x");
     let node = net.share_with(&folder, &["--name", "ada"]);
     let other = net.share_with(&net.folder(), &["--name", "grace"]);
+    node.wait_until_hashed(&net, "a/file");
 
     let seen = examine(&net, &node.state());
 

@@ -15,7 +15,7 @@
 //!      │ Lookup
 //!      ▼
 //!   looking ── Answer ──▶ waiting ── its moment comes ──▶ sent, a copy follows, remembered for 200 ms
-//!      └── no answer within 3 s ──▶ nothing
+//!      └── no answer within 8 s ──▶ nothing
 //! ```
 //!
 //! **Invariants.** No address is sent more bytes than came from it, except our broadcasts and those that our own user
