@@ -72,9 +72,12 @@ mod tests {
     fn answering(state: &Path, instance: u64, bytes: Vec<u8>) -> StatusSocket {
         let (socket, listener) = StatusSocket::open(state, Instance(instance)).unwrap();
         tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            // Whoever has read enough goes away.
-            let _ = stream.write_all(&bytes).await;
+            // Others that start look whether somebody listens.
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                // Whoever has read enough goes away.
+                let _ = stream.write_all(&bytes).await;
+            }
         });
         socket
     }
