@@ -3,6 +3,7 @@
 mod fetching;
 mod search;
 mod services;
+mod telling;
 
 pub use fetching::{Fetch, FetchOptions, FetchRequest, FolderRequest};
 pub use search::Search;
@@ -26,7 +27,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::actors::catalog::{CatalogArguments, CatalogMessage, CatalogStatus};
-use crate::actors::discovery::{DiscoveryArguments, DiscoveryMessage, Found, Lookup};
+use crate::actors::discovery::{
+    DiscoveryArguments, DiscoveryMessage, DiscoveryStatistics, Found, LinkReport, Lookup,
+};
 use crate::actors::node::{Links, NodeArguments, NodeMessage, NodeRoot, reason_of};
 use crate::actors::server::ServerArguments;
 use crate::actors::udp_get;
@@ -41,6 +44,7 @@ use crate::net::datagram::serving::{Datagrams, DatagramsArguments};
 use crate::net::datagram::socket::Mode;
 use crate::net::tls::Tls;
 use services::{Started, make_inbox};
+use telling::{RunningFetches, Telling};
 
 /// A running node. It stops when it is dropped; [`Node::stop`] says goodbye first.
 #[derive(Debug)]
@@ -53,6 +57,9 @@ pub struct Node {
     config: NodeConfig,
     session_addr: Option<SocketAddr>,
     services: ServiceAddrs,
+    fetches: RunningFetches,
+    /// Answers its owner; ends with it.
+    _telling: Option<Telling>,
     data: Handle,
     clock: Clock,
 }
@@ -142,7 +149,7 @@ impl Node {
         let (root, ended) = NodeRoot::spawn(None, NodeRoot, arguments)
             .await
             .map_err(|error| Error::new(Code::Network, reason_of(error)))?;
-        Ok(Node {
+        let mut node = Node {
             root,
             ended,
             links,
@@ -151,9 +158,16 @@ impl Node {
             config,
             session_addr,
             services: service_addrs,
+            fetches: RunningFetches::default(),
+            _telling: None,
             data,
             clock,
-        })
+        };
+        // Who only looks around is nobody that anybody wants to know about.
+        if node.config.sessions != Sessions::None {
+            node._telling = Telling::start(&node);
+        }
+        Ok(node)
     }
 
     /// Its identity.
@@ -186,10 +200,29 @@ impl Node {
         self.links.catalog.call(CatalogMessage::Status).await.map_err(|error| Error::other(error.to_string()))
     }
 
+    /// How it is with discovery on each of the networks.
+    pub async fn network_links(&self) -> Result<Vec<LinkReport>, Error> {
+        self.links
+            .discovery
+            .call(DiscoveryMessage::Links)
+            .await
+            .map_err(|error| Error::other(error.to_string()))
+    }
+
+    /// What discovery has counted.
+    pub async fn discovery_statistics(&self) -> Result<DiscoveryStatistics, Error> {
+        let asked = self.links.discovery.call(DiscoveryMessage::Statistics).await;
+        asked.map_err(|error| Error::other(error.to_string()))
+    }
+
     /// Asks the network; offers come in until the receiver is dropped.
     pub fn find(&self, want: Want) -> mpsc::Receiver<Found> {
+        self.find_also_at(want, self.config.peers.clone())
+    }
+
+    /// Asks the network, and these directly.
+    pub fn find_also_at(&self, want: Want, peers: Vec<SocketAddr>) -> mpsc::Receiver<Found> {
         let (found, offers) = mpsc::channel(OFFERS_WAITING_MAX);
-        let peers = self.config.peers.clone();
         self.links.discovery.cast(DiscoveryMessage::Find { want, peers, found });
         offers
     }
@@ -264,6 +297,11 @@ fn listen(bind: Option<IpAddr>, port: u16, elsewhere: bool) -> Result<TcpListene
             Err(Error::new(Code::Network, message))
         }
     }
+}
+
+/// Whether sessions could be taken at this port.
+pub(crate) fn check_listening(bind: Option<IpAddr>, port: u16) -> std::io::Result<()> {
+    open_listener(bind, port).map(drop)
 }
 
 fn open_listener(bind: Option<IpAddr>, port: u16) -> std::io::Result<TcpListener> {

@@ -204,9 +204,10 @@ impl Actor for Session {
             SessionMessage::Established(peer, datagram_secret) => {
                 tracing::debug!(peer = %peer.node.short(), addr = %peer.addr, "session");
                 let (session, node, instance) = (state.session, peer.node, peer.instance);
+                let name = peer.name.clone();
                 state.peer = Some(peer);
                 state.datagram_secret = Some(datagram_secret);
-                let _ = state.server.cast(ServerMessage::Opened { session, node, instance });
+                let _ = state.server.cast(ServerMessage::Opened { session, node, instance, name });
                 Ok(())
             }
             SessionMessage::Received(message, permit) => state.received(&myself, message, permit).await,

@@ -316,6 +316,7 @@ impl Node {
             fetcher.clone(),
         ));
         let finding = finding.abort_handle();
+        self.fetches.add(&resolved.name, resolved.root, watching.clone());
         Ok(Fetch { progress: watching, pieces: verified, part, report, fetcher, finding })
     }
 }
