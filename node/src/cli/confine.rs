@@ -41,7 +41,7 @@ pub(super) fn confine(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// What the command needs; none if it is not to be confined: it has no network, or nothing to do.
+/// What the command needs; none if it is not to be confined.
 fn allowed(options: &Options) -> Result<Option<Allowed>, Error> {
     let common = &options.common;
     let none = Allowed::default();
@@ -67,7 +67,14 @@ fn allowed(options: &Options) -> Result<Option<Allowed>, Error> {
         Some(Command::Rm { step, .. }) => password(none, step),
         Some(Command::Data(data)) => password(none, &data.step),
         Some(Command::Peers) => with_state(none, common)?,
-        Some(Command::Hash { .. } | Command::Verify { .. } | Command::StepUser { .. }) => return Ok(None),
+        // It looks at the whole machine; and these have no network.
+        Some(
+            Command::Doctor
+            | Command::Status
+            | Command::Hash { .. }
+            | Command::Verify { .. }
+            | Command::StepUser { .. },
+        ) => return Ok(None),
     };
     Ok(Some(allowed))
 }
