@@ -349,5 +349,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections that wait to be accepted.
 const LISTEN_BACKLOG: i32 = 1024;
 
+#[cfg(all(test, target_os = "linux"))]
+mod supervision;
 #[cfg(test)]
 mod tests;

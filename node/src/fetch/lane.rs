@@ -28,6 +28,7 @@ use super::landing::Landing;
 use super::meter::LaneMeter;
 use super::pull::{self, PullArguments};
 use crate::actors::fetcher::FetcherMessage;
+use crate::actors::link::LastWord;
 use crate::actors::source::SourceMessage;
 use crate::limits::{FRAME_WRITE_MAX, PING_INTERVAL, SESSION_IDLE_MAX};
 use crate::net::connection::{self, Dialling, HANDSHAKE_TIMEOUT, Peer};
@@ -234,9 +235,14 @@ async fn run(
     meter: Arc<LaneMeter>,
 ) {
     let lane = arguments.lane;
-    let source_actor = arguments.source_actor.clone();
+    let last = last_word(&arguments.source_actor, lane);
     let end = carry(arguments, commands, asked, &meter).await.err().unwrap_or_else(|| broke("closed"));
-    let _ = source_actor.cast(SourceMessage::LaneDown(lane, end));
+    last.say(SourceMessage::LaneDown(lane, end));
+}
+
+/// What the source hears of the end of a lane, whatever ends it.
+pub(super) fn last_word(source: &ActorRef<SourceMessage>, lane: usize) -> LastWord<SourceMessage> {
+    LastWord::new(source.clone(), SourceMessage::LaneDown(lane, broke("it failed inside this program")))
 }
 
 async fn carry(

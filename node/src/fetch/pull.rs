@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 use super::asked::Asked;
 use super::landing::Landing;
-use super::lane::{LaneCommand, LaneEnd, locked, violation};
+use super::lane::{LaneCommand, LaneEnd, last_word, locked, violation};
 use super::meter::LaneMeter;
 use crate::actors::fetcher::FetcherMessage;
 use crate::actors::source::SourceMessage;
@@ -74,7 +74,8 @@ pub(super) async fn run(
     asked: Arc<Mutex<Asked>>,
     meter: Arc<LaneMeter>,
 ) {
-    let (lane, source_actor) = (arguments.lane, arguments.source_actor.clone());
+    let lane = arguments.lane;
+    let last = last_word(&arguments.source_actor, lane);
     let end = match Pull::begin(arguments, asked, meter) {
         Ok(mut pull) => {
             let carried = pull.carry(commands).await;
@@ -82,7 +83,7 @@ pub(super) async fn run(
         }
         Err(error) => LaneEnd::Broke(format!("no socket for datagrams: {error}")),
     };
-    let _ = source_actor.cast(SourceMessage::LaneDown(lane, end));
+    last.say(SourceMessage::LaneDown(lane, end));
 }
 
 impl Drop for Pull {
