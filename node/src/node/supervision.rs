@@ -102,7 +102,7 @@ impl Usage {
                 return now;
             }
             // Threads for the disk go when they had nothing to do for ten seconds.
-            runtime.block_on(tokio::time::sleep(Duration::from_millis(50)));
+            runtime.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
         }
     }
 }
