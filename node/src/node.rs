@@ -1,9 +1,11 @@
 //! A running node, for the command line and for programs that want one inside them.
 
 mod fetching;
+mod search;
 mod services;
 
 pub use fetching::{Fetch, FetchOptions, FetchRequest, FolderRequest};
+pub use search::Search;
 pub use services::ServiceAddrs;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 use crate::actors::catalog::{CatalogArguments, CatalogMessage, CatalogStatus};
 use crate::actors::discovery::{DiscoveryArguments, DiscoveryMessage, Found, Lookup};
@@ -31,7 +33,6 @@ use crate::actors::udp_get;
 use crate::clock::Clock;
 use crate::config::{NodeConfig, Sessions};
 use crate::error::{Code, Error};
-use crate::fetch::resolve::{Offers, Reading, Resolved, Verdict, Wanted, ambiguous};
 use crate::identity::Identity;
 use crate::interop::digests::Digests;
 use crate::interop::udp_get_server::UdpGetServing;
@@ -201,84 +202,6 @@ impl Node {
         Dialling { addr, local, tls: self.tls.clone(), hello }
     }
 
-    /// Finds out which content is meant, and who has it. `observe` hears of hashing that is waited for.
-    ///
-    /// # Errors
-    /// [`Code::NoNode`], [`Code::NotFound`], [`Code::Ambiguous`].
-    pub async fn resolve(
-        &self,
-        wanted: &Wanted,
-        from: Option<String>,
-        patience: Duration,
-        mut observe: impl FnMut(&Verdict),
-    ) -> Result<Resolved, Error> {
-        let begun = Instant::now();
-        let settled = begun + SETTLE.min(patience);
-        let mut give_up = begun + patience;
-        let mut offers = Offers::new(from);
-        let mut last = Verdict::Nothing;
-        let mut searches = self.search(wanted);
-        loop {
-            let now = Instant::now();
-            let verdict = offers.verdict();
-            match &verdict {
-                Verdict::One(resolved) if now >= settled => return Ok(resolved.clone()),
-                Verdict::Several(contents) if now >= settled => {
-                    return Err(ambiguous(wanted, contents.clone()));
-                }
-                _ => {}
-            }
-            if verdict != last {
-                if matches!(verdict, Verdict::Hashing { .. }) {
-                    // As long as it goes on, it is worth waiting for.
-                    give_up = now + patience;
-                    observe(&verdict);
-                }
-                last = verdict;
-            }
-            if now >= give_up {
-                return Err(offers.nothing(wanted, begun.elapsed()));
-            }
-            let wake = match last {
-                Verdict::One(_) | Verdict::Several(_) => settled,
-                Verdict::Hashing { .. } => now + HASHING_POLL,
-                Verdict::Nothing => give_up,
-            };
-            match timeout_at(wake.min(give_up), searches.recv()).await {
-                Ok(Some((found, reading))) => offers.take(&found, &reading),
-                // Discovery is being restarted.
-                Ok(None) => {
-                    tokio::time::sleep(HASHING_POLL).await;
-                    searches = self.search(wanted);
-                }
-                // A fresh query is answered at once; the old one would be repeated ever more rarely.
-                Err(_) if matches!(last, Verdict::Hashing { .. }) => searches = self.search(wanted),
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// One query for each reading, in one stream of offers.
-    fn search(&self, wanted: &Wanted) -> mpsc::Receiver<(Found, Reading)> {
-        let (sender, receiver) = mpsc::channel(OFFERS_WAITING_MAX);
-        for reading in wanted.readings().iter().cloned() {
-            let (mut offers, sender) = (self.find(reading.want.clone()), sender.clone());
-            tokio::spawn(async move {
-                loop {
-                    let found = tokio::select! {
-                        found = offers.recv() => found,
-                        () = sender.closed() => None,
-                    };
-                    let Some(found) = found else { return };
-                    if sender.send((found, reading.clone())).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        receiver
-    }
-
     /// Waits until the node ends of itself, which it does only if something is beyond repair.
     pub async fn ended(&mut self) {
         let _ = (&mut self.ended).await;
@@ -376,12 +299,6 @@ fn shortened(name: &str) -> String {
 
 /// Offers of one query that may wait to be looked at.
 const OFFERS_WAITING_MAX: usize = 256;
-
-/// How long to wait for further offers before one is taken: all that answer at once should take part.
-const SETTLE: Duration = Duration::from_millis(150);
-
-/// How often the nodes are asked how far their hashing is.
-const HASHING_POLL: Duration = Duration::from_millis(300);
 
 /// How often shares are looked through for changes.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(30);

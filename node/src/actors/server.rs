@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ftx_proto::digest::{Instance, NodeId};
 use ftx_proto::engine::serve::{ContentKey, Input, Output, PeerKey, ServeConfig, ServeEngine, SessionId};
-use ftx_proto::geometry::Span;
+use ftx_proto::geometry::{Geometry, Span};
 use ftx_proto::time::Time;
 use ftx_proto::wire::session::{Hello, RequestId};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
@@ -78,6 +78,8 @@ pub enum ServerMessage {
         request: RequestId,
         /// The session's number for the content.
         content: ContentKey,
+        /// How that is cut.
+        geometry: Geometry,
         /// What is asked for.
         span: Span,
         /// Of the session's messages: what waits in this mailbox is bounded by them.
@@ -212,9 +214,9 @@ impl Actor for Server {
                 open.active = now;
                 state.engine.handle(now, Input::Opened { session, peer });
             }
-            ServerMessage::Asked { session, request, content, span, permit: _permit } => {
+            ServerMessage::Asked { session, request, content, geometry, span, permit: _permit } => {
                 state.is_active(session, now);
-                state.engine.handle(now, Input::Asked { session, request, content, span });
+                state.engine.handle(now, Input::Asked { session, request, content, geometry, span });
             }
             ServerMessage::Cancelled { session, request, permit: _permit } => {
                 state.engine.handle(now, Input::Cancelled { session, request });
@@ -384,7 +386,6 @@ mod tests {
     use crate::identity::Identity;
     use crate::net::datagram::serving::DatagramsArguments;
     use crate::net::datagram::socket::Mode;
-    use ftx_proto::geometry::Geometry;
     use ractor::rpc::CallResult;
     use std::time::Duration;
     use tokio::sync::Semaphore;
@@ -424,11 +425,12 @@ mod tests {
         let permits = Arc::new(Semaphore::new(1));
         // As it is when a session ends at once: its end overtakes what it said.
         let session = SessionId(5);
-        let span = Geometry::new(10).unwrap().span(0, 1).unwrap();
+        let geometry = Geometry::new(10).unwrap();
+        let span = geometry.span(0, 1).unwrap();
         let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
         let (request, content) = (RequestId(1), ContentKey(0));
         server.cast(ServerMessage::Opened { session, node: NodeId([1; 32]), instance: Instance(1) }).unwrap();
-        server.cast(ServerMessage::Asked { session, request, content, span, permit }).unwrap();
+        server.cast(ServerMessage::Asked { session, request, content, geometry, span, permit }).unwrap();
         assert_eq!(statistics(&server).await.sessions, 0);
         assert_eq!(permits.available_permits(), 1, "what was looked at does not count any more");
         server.stop_and_wait(None, None).await.unwrap();

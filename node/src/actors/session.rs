@@ -267,10 +267,11 @@ impl SessionState {
                     self.refuse(Some(request), root, Refusal::Unknown, permit);
                     return Ok(());
                 };
-                let geometry = subscribed.layer.geometry();
+                let geometry = subscribed.layer.geometry().clone();
                 let span = geometry.span(first, count).ok_or("asks for chunks that do not exist")?;
                 let (session, content) = (self.session, subscribed.number);
-                let _ = self.server.cast(ServerMessage::Asked { session, request, content, span, permit });
+                let asked = ServerMessage::Asked { session, request, content, geometry, span, permit };
+                let _ = self.server.cast(asked);
             }
             Message::Cancel { request } => {
                 let session = self.session;

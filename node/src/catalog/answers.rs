@@ -11,6 +11,7 @@ use ftx_proto::wire::session::ListingEntry;
 use super::content::{Content, Have};
 use super::folder::{Folder, Made, Snapshot};
 use super::index::Index;
+use super::places::{PLACES_MAX, Places};
 use super::pool::Ticket;
 use super::tree::{Id, State, View, beginning_of};
 
@@ -95,11 +96,14 @@ impl Index {
     /// The content that `root` names, whole if possible.
     pub(crate) fn open(&self, root: &Root) -> Option<Arc<Content>> {
         let file = || {
-            let id = self.first_hashed(root)?;
-            let View::File { stamp, .. } = self.tree.view(id) else { return None };
-            let name = self.tree.path(id)?;
-            let location = self.shares.location(self.tree.share(id), &name);
-            Some(Arc::new(Content::file(self.tree.layer(id)?, name, location, stamp)))
+            let same = self.hashed_alike(root);
+            let (name, first) = same.first()?;
+            let places = same.iter().take(PLACES_MAX).filter_map(|(name, id)| match self.tree.view(*id) {
+                View::File { stamp, .. } => Some((self.shares.location(self.tree.share(*id), name), stamp)),
+                View::Folder { .. } | View::Link { .. } => None,
+            });
+            let places = Places::new(places.collect())?;
+            Some(Arc::new(Content::files(self.tree.layer(*first)?, name.clone(), places)))
         };
         let of_folder = || self.current_folders().find_map(|folder| folder.content(root)).cloned();
         let partial_manifest = || {
@@ -196,7 +200,7 @@ impl Index {
     /// Whether what is being fetched is in a share as well.
     fn has_whole(&self, content: &Content) -> bool {
         match content.part_of() {
-            None => self.first_hashed(&content.root()).is_some(),
+            None => !self.hashed_alike(&content.root()).is_empty(),
             Some(folder) => self.current_folders().any(|known| known.root() == folder.root),
         }
     }
@@ -206,11 +210,13 @@ impl Index {
         self.folders.current(|name| self.tree.find(name).map(|id| self.tree.changed(id)))
     }
 
-    /// The file that has this root; of several the one whose name is the first.
-    fn first_hashed(&self, root: &Root) -> Option<Id> {
+    /// The files that have this root, in order of their names.
+    fn hashed_alike(&self, root: &Root) -> Vec<(RelativePath, Id)> {
         let same = self.tree.hashed_as(beginning_of(root)).filter(|(_, found)| found == root);
         let named = same.take(SAME_ROOT_MAX).filter_map(|(id, _)| Some((self.tree.path(id)?, id)));
-        named.min().map(|(_, id)| id)
+        let mut all: Vec<_> = named.collect();
+        all.sort_unstable();
+        all
     }
 
     /// Files whose roots begin so, in order of root and name.

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 
+use ftx_proto::geometry::PIECE_CHUNKS;
 use ftx_proto::limits::{FRAME_META_MAX, FRAME_PAYLOAD_MAX};
 use ftx_proto::wire::codec::DecodeError;
 use ftx_proto::wire::session::{HEADER_LEN, Header, Message};
@@ -375,8 +376,8 @@ thread_local! {
     static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Parts of a payload that are remembered one by one: those of a full one, and what is around it.
-const PARTS_MAX: usize = 32;
+/// Parts of a payload that are remembered one by one: the most chunks that come in one frame, and what is around them.
+const PARTS_MAX: usize = PIECE_CHUNKS as usize + 8;
 
 /// Bytes that are received at once where nothing is expected.
 const IDLE_LEN: usize = 4096;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ftx_proto::digest::{Digest, Root};
 use ftx_proto::engine::serve::SessionId;
 use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PieceIndex, Span};
-use ftx_proto::limits::FRAME_HASHES_MAX;
+use ftx_proto::limits::{FRAME_HASHES_MAX, RUN_CHUNKS_MAX};
 use ftx_proto::merkle::PieceLayer;
 use ftx_proto::wire::session::{Message, Refusal, RequestId};
 use ractor::ActorRef;
@@ -168,6 +168,7 @@ async fn write_run<W: AsyncWrite + Unpin>(
     while from < all {
         let are_zero = is_zero(writer.place(from));
         let to = (from..all).find(|place| is_zero(writer.place(*place)) != are_zero).unwrap_or(all);
+        let to = if are_zero { to.min(from + RUN_CHUNKS_MAX as usize) } else { to };
         let first = span.first().get() + from as u32;
         if are_zero {
             let count = (to - from) as u32;
@@ -209,9 +210,9 @@ mod tests {
     use crate::net::frame::FrameReader;
     use crate::net::records::tests::pair;
 
-    /// What a peer gets of a span with these bytes.
+    /// What a peer gets of a first piece with these bytes.
     async fn frames_of(geometry: &Geometry, mut bytes: &[u8]) -> Vec<(Message, Vec<u8>)> {
-        let span = geometry.span(0, geometry.chunk_count()).unwrap();
+        let span = geometry.span_of(geometry.piece(0).unwrap());
         let (near, far) = tokio::io::duplex(2 << 20);
         let (sealer, opener) = pair();
         let mut writer = FrameWriter::new(near, sealer);
@@ -242,5 +243,14 @@ mod tests {
         assert_eq!(frames, [zeros(0, 1), chunks, zeros(3, 3)]);
         bytes.fill(1);
         assert_eq!(frames_of(&geometry, &bytes).await, [(Message::Chunks { request, first: 0 }, bytes)]);
+    }
+
+    #[tokio::test]
+    async fn zeros_of_many_small_files_take_several_messages() {
+        let root = Root([1; 32]);
+        let geometry = Geometry::of_folder(root, (0..40).map(|_| (3, root))).unwrap();
+        let frames = frames_of(&geometry, &[0; 120]).await;
+        let zeros = |first, count| (Message::Zeros { request: RequestId(7), first, count }, Vec::new());
+        assert_eq!(frames, [zeros(0, 16), zeros(16, 16), zeros(32, 8)]);
     }
 }

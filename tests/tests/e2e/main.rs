@@ -4,10 +4,12 @@
 mod changing_file;
 mod datagram;
 mod disk;
+mod fair_serving;
 mod folders;
 mod folders_changed;
 mod folders_disk;
 mod folders_hostile;
+mod folders_reuse;
 mod hash_verify;
 mod hostile;
 mod json;
