@@ -46,7 +46,7 @@ pub struct Other {
     pub name: &'static str,
     server: Server,
     port: u16,
-    fetch: fn(u16, &str) -> Command,
+    fetch: Fetch,
 }
 
 struct Server {
@@ -63,7 +63,7 @@ impl Drop for Server {
 
 /// All that are installed, their servers running.
 pub fn start_all(stage: &Stage) -> Vec<Other> {
-    let all: [(&str, &str, &str, StartServer, fn(u16, &str) -> Command); 3] = [
+    let all: [Known; 3] = [
         ("curl", "curl", "nginx", nginx, curl),
         ("rsync", "rsync", "rsync", rsync_daemon, rsync),
         ("aria2", "aria2c", "nginx", nginx, aria2),
@@ -82,15 +82,16 @@ pub fn start_all(stage: &Stage) -> Vec<Other> {
     others
 }
 
+/// Its name, the programs of both sides, and how these are started.
+type Known = (&'static str, &'static str, &'static str, StartServer, Fetch);
+
 type StartServer = fn(&Stage, PathBuf, u16) -> Result<Command, Failure>;
 
+/// The command that fetches from this port to this place.
+type Fetch = fn(u16, &str) -> Command;
+
 impl Other {
-    fn start(
-        stage: &Stage,
-        name: &'static str,
-        start: StartServer,
-        fetch: fn(u16, &str) -> Command,
-    ) -> Result<Self, Failure> {
+    fn start(stage: &Stage, name: &'static str, start: StartServer, fetch: Fetch) -> Result<Self, Failure> {
         let folder = stage.folder.path().join(name);
         fs::create_dir(&folder)?;
         // Nothing listens there in between; whoever takes it before the server does makes that one fail.
