@@ -12,9 +12,9 @@
 //! * [`interop`]: the older systems: what stands behind their servers, and their clients, by [`Url`](interop::Url);
 //! * [`sandbox`]: what keeps a process to its folders; the command line uses it, a program may.
 //!
-//! Two [`runtimes`]: one for actors and discovery, one ([`node::Node::start`]'s `data`) for connections, whose tasks hash,
-//! read and write what they carry themselves. A slow disk holds up the second, never the first. What carries datagrams has
-//! threads of its own.
+//! Two [`runtimes`]: one for actors and discovery, one ([`node::Node::start`]'s `data`) for the connections of the older
+//! systems, whose tasks hash, read and write what they carry themselves. A slow disk holds up the second, never the first.
+//! Sessions and lanes share a few threads, and what carries datagrams has threads of its own.
 
 pub mod actors;
 pub mod catalog;
