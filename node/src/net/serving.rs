@@ -81,7 +81,7 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
     };
     let mut last_word = None;
     // Bytes of grants that were sent, and of which the server has not heard.
-    let mut unsaid = Vec::with_capacity(SENT_AT_ONCE);
+    let mut unsaid = Vec::new();
     while last_word.is_none()
         && let Some(outgoing) = queue.recv().await
     {
@@ -125,10 +125,9 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
             Ok(Err(error)) => return format!("the connection broke: {error}"),
             Err(_) => return format!("the peer took nothing for {} s", FRAME_WRITE_MAX.as_secs()),
         }
-        if unsaid.len() >= SENT_AT_ONCE || queue.is_empty() {
-            for bytes in unsaid.drain(..) {
-                let _ = server.cast(ServerMessage::Sent { session, bytes });
-            }
+        if !unsaid.is_empty() && (unsaid.len() >= SENT_AT_ONCE || queue.is_empty()) {
+            let grants = std::mem::take(&mut unsaid);
+            let _ = server.cast(ServerMessage::Sent { session, grants });
         }
         // What the peer asks is heard in between, however fast it takes.
         tokio::task::yield_now().await;
@@ -138,7 +137,8 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
     last_word.unwrap_or_else(|| "stopped".to_owned())
 }
 
-/// Grants that are told to be sent together, while others wait: waking the server costs about as much as sending a chunk.
+/// Grants that are told to be sent together, while others wait: half of those that a session may have. Waking the server, which
+/// wakes the session, which wakes this task, costs about as much as sending a chunk.
 const SENT_AT_ONCE: usize = 2;
 
 /// Reads chunks to where they are sent from. On an error there is nothing that may be sent.
