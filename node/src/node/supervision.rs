@@ -12,7 +12,7 @@ use ftx_proto::engine::pull::choice::LaneMode;
 use ractor::ActorCell;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Runtime};
 
 use super::*;
 use crate::config::Services;
@@ -43,8 +43,7 @@ fn round_after_round() {
     let (rounds, seed) = (number("FTX_SUPERVISION_ROUNDS", 1000), number("FTX_SUPERVISION_SEED", 1));
     let runtime = Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    // The threads that carry chunks belong to the process, and stay.
-    runtime.block_on(async { runtimes::carry(async {}, &Handle::current()) });
+    runtimes::start_carriers();
     let before = Usage::now(&runtime);
     let mut story = Story::new(dir.path(), seed);
     let mut warm = before;
