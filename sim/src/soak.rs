@@ -352,8 +352,7 @@ async fn fetch(node: Arc<Node>, wanted: Wanted, folder: PathBuf, original: Origi
 async fn fetch_into(node: &Node, wanted: &Wanted, folder: &Path) -> Result<PathBuf, Error> {
     let resolved = node.resolve(wanted, None, PATIENCE, |_| {}).await?;
     let target = Target::new(&folder.join(""), &resolved.name)?;
-    let how =
-        FetchOptions { force: false, patience: PATIENCE, only: None, lane: LaneMode::Auto, nameless: false };
+    let how = FetchOptions { force: false, patience: PATIENCE, only: None, lane: LaneMode::Auto };
     let mut fetch = node.fetch(FetchRequest { resolved, target, how }).await?;
     Ok(fetch.done().await?.path)
 }

@@ -237,8 +237,7 @@ async fn fetch(node: &Node, target: &Path) -> Result<Report, Error> {
     let wanted = Wanted::parse("file").unwrap();
     let resolved = node.resolve(&wanted, None, PATIENCE, |_| {}).await?;
     let target = Target::new(target, &resolved.name)?;
-    let how =
-        FetchOptions { force: true, patience: PATIENCE, only: None, lane: LaneMode::Auto, nameless: false };
+    let how = FetchOptions { force: true, patience: PATIENCE, only: None, lane: LaneMode::Auto };
     node.fetch(FetchRequest { resolved, target, how }).await?.done().await
 }
 
