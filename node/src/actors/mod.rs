@@ -21,6 +21,7 @@ pub mod fetcher;
 pub mod link;
 pub mod listener;
 pub mod node;
+mod places;
 pub mod server;
 pub mod session;
 pub mod source;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,9 +24,10 @@ use tokio::task::AbortHandle;
 use super::accept::Accepting;
 use super::catalog::CatalogMessage;
 use super::link::Link;
+use super::places::{Place, who_goes};
 use super::session::{Session, SessionArguments, SessionMessage};
 use crate::clock::Clock;
-use crate::limits::{SESSION_QUIET_MIN, SESSIONS_MAX};
+use crate::limits::SESSIONS_MAX;
 use crate::net::datagram::serving::{DatagramStatistics, Datagrams};
 use crate::net::tls::Tls;
 
@@ -108,8 +109,8 @@ pub enum ServerMessage {
     },
     /// A session is closed since its peer broke the protocol.
     BrokeProtocol,
-    /// All places are taken and somebody waits for one: whether somebody else has to go.
-    MakeRoom(RpcReplyPort<bool>),
+    /// All places are taken and somebody at this address waits for one: whether somebody else has to go.
+    MakeRoom(IpAddr, RpcReplyPort<bool>),
     /// The engine's deadline has come.
     Tick,
     /// How much is going on.
@@ -150,10 +151,7 @@ pub struct ServerState {
 #[derive(Debug)]
 struct Open {
     actor: ActorRef<SessionMessage>,
-    /// The handshake is done.
-    established: bool,
-    /// When it last asked for something or took something.
-    active: Time,
+    place: Place,
     /// It has been told to go.
     leaving: bool,
 }
@@ -208,8 +206,8 @@ impl Actor for Server {
                 let peer = state.peer_key(node, instance);
                 // That a session has ended is heard before what it said last. The engine would keep it for ever.
                 let Some(open) = state.sessions.get_mut(&session) else { return Ok(()) };
-                open.established = true;
-                open.active = now;
+                open.place.established = true;
+                open.place.active = now;
                 state.engine.handle(now, Input::Opened { session, peer });
             }
             ServerMessage::Asked { session, request, content, span, permit: _permit } => {
@@ -233,9 +231,9 @@ impl Actor for Server {
                 state.statistics.broke_protocol += 1;
                 return Ok(());
             }
-            ServerMessage::MakeRoom(reply) => {
+            ServerMessage::MakeRoom(from, reply) => {
                 // Whoever asked may have given up.
-                let _ = reply.send(state.make_room(now));
+                let _ = reply.send(state.make_room(now, from));
                 return Ok(());
             }
             ServerMessage::Tick => state.engine.handle(now, Input::Tick),
@@ -314,7 +312,8 @@ impl ServerState {
             Ok((actor, _)) => {
                 self.by_actor.insert(actor.get_id(), session);
                 let active = self.arguments.clock.now();
-                let open = Open { actor, established: false, active, leaving: false };
+                let place = Place { from: addr.ip(), established: false, active };
+                let open = Open { actor, place, leaving: false };
                 self.sessions.insert(session, open);
             }
             Err(error) => tracing::warn!(%addr, %error, "cannot start a session"),
@@ -329,17 +328,15 @@ impl ServerState {
 
     fn is_active(&mut self, session: SessionId, now: Time) {
         if let Some(open) = self.sessions.get_mut(&session) {
-            open.active = now;
+            open.place.active = now;
         }
     }
 
-    /// Ends the session that is missed least, if there is one: the oldest that has not shown who it is, or else the one
-    /// that has been quiet longest. So places cannot be held by doing nothing.
-    fn make_room(&mut self, now: Time) -> bool {
-        let may_go =
-            |open: &Open| !open.leaving && (!open.established || now.since(open.active) >= SESSION_QUIET_MIN);
-        let candidates = self.sessions.values_mut().filter(|open| may_go(open));
-        let Some(open) = candidates.min_by_key(|open| (open.established, open.active)) else { return false };
+    /// Ends the session that is missed least, if it is fair that one goes for somebody at this address.
+    fn make_room(&mut self, now: Time, from: IpAddr) -> bool {
+        let staying = self.sessions.iter().filter(|(_, open)| !open.leaving);
+        let goes = who_goes(staying.map(|(session, open)| (*session, open.place)), from, now);
+        let Some(open) = goes.and_then(|session| self.sessions.get_mut(&session)) else { return false };
         open.leaving = true;
         open.actor.stop(Some("made room for another session".to_owned()));
         true

@@ -131,7 +131,7 @@ impl Actor for StepListener {
             listener: Arc::clone(&arguments.listener),
             connections_max: STEP_SESSIONS_MAX,
             accepted: StepListenerMessage::Accepted,
-            make_room: Some(StepListenerMessage::MakeRoom),
+            make_room: Some(|_, reply| StepListenerMessage::MakeRoom(reply)),
             turned_away: Arc::default(),
         };
         let accepting = tokio::spawn(accepting.run(myself)).abort_handle();
