@@ -185,3 +185,35 @@ fn datagram_secret(stream: &TlsStream<TcpStream>) -> io::Result<DatagramSecret> 
     let secret = exported.map_err(io::Error::other)?;
     Ok(DatagramSecret::new(secret, Aead::of(stream.get_ref().1)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+    use tokio::io::AsyncWriteExt;
+
+    /// The time is virtual: it passes when nobody has anything else to do.
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_of_a_byte_a_second_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let tls = Tls::new(&Identity::load_or_create(folder.path()).unwrap()).unwrap();
+        let me = Hello { instance: Instance(1), name: String::new() };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut slow = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (tcp, addr) = listener.accept().await.unwrap();
+        // A record as long as they get, of which there is always a byte more.
+        let dribbling = tokio::spawn(async move {
+            for byte in [22, 3, 1, 64, 0, 1, 0, 63, 0].into_iter().chain(std::iter::repeat(3)) {
+                if slow.write_all(&[byte]).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let began = tokio::time::Instant::now();
+        let error = accept(tcp, addr, &tls, me).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Timeout), "{error}");
+        assert!(began.elapsed() <= HANDSHAKE_TIMEOUT + Duration::from_secs(1));
+        dribbling.abort();
+    }
+}
