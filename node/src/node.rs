@@ -3,13 +3,14 @@
 mod fetching;
 mod search;
 mod services;
+mod telling;
 
 pub use fetching::{Fetch, FetchOptions, FetchRequest, FolderRequest};
 pub use search::Search;
 pub use services::ServiceAddrs;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::actors::catalog::{CatalogArguments, CatalogMessage, CatalogStatus};
-use crate::actors::discovery::{DiscoveryArguments, DiscoveryMessage, Found, Lookup};
+use crate::actors::discovery::{
+    DiscoveryArguments, DiscoveryMessage, DiscoveryStatistics, Found, LinkReport, Lookup,
+};
 use crate::actors::node::{Links, NodeArguments, NodeMessage, NodeRoot, reason_of};
 use crate::actors::server::ServerArguments;
 use crate::actors::udp_get;
@@ -40,7 +43,8 @@ use crate::net::connection::Dialling;
 use crate::net::datagram::serving::{Datagrams, DatagramsArguments};
 use crate::net::datagram::socket::Mode;
 use crate::net::tls::Tls;
-use services::{Started, make_inbox};
+use services::{Started, no_inbox, tidy_inbox};
+use telling::{RunningFetches, Telling};
 
 /// A running node. It stops when it is dropped; [`Node::stop`] says goodbye first.
 #[derive(Debug)]
@@ -53,6 +57,9 @@ pub struct Node {
     config: NodeConfig,
     session_addr: Option<SocketAddr>,
     services: ServiceAddrs,
+    fetches: RunningFetches,
+    /// Answers its owner; ends with it.
+    _telling: Option<Telling>,
     data: Handle,
     clock: Clock,
 }
@@ -63,14 +70,9 @@ impl Node {
     /// # Errors
     /// A share or the state folder that cannot be used, or no socket that can be opened.
     pub async fn start(config: NodeConfig, data: Handle) -> Result<Self, Error> {
-        make_inbox(&config)?;
-        check_shares(&config)?;
-        std::fs::create_dir_all(&config.state).map_err(|error| {
-            let state = config.state.display();
-            Error::other(format!(
-                "cannot create the state folder {state}: {error}; choose another with --state"
-            ))
-        })?;
+        let inbox = config.inbox.as_ref().map(|inbox| inbox.path.clone());
+        make_folders(inbox.as_deref(), &config.shares, &config.state)?;
+        tidy_inbox(inbox.as_deref());
         let identity = Identity::load_or_create(&config.state)?;
         let tls = Tls::new(&identity)?;
         let listener = match config.sessions {
@@ -89,7 +91,6 @@ impl Node {
         let (links, digests) = (Links::default(), Arc::new(Digests::default()));
         let services = Started::new(&config, &links, &digests, &data, clock)?;
         let service_addrs = services.addrs(&config);
-        let inbox = config.inbox.as_ref().map(|inbox| inbox.path.clone());
         let shares: Vec<PathBuf> = config.shares.iter().cloned().chain(inbox).collect();
         let arguments = NodeArguments {
             catalog: CatalogArguments {
@@ -142,7 +143,7 @@ impl Node {
         let (root, ended) = NodeRoot::spawn(None, NodeRoot, arguments)
             .await
             .map_err(|error| Error::new(Code::Network, reason_of(error)))?;
-        Ok(Node {
+        let mut node = Node {
             root,
             ended,
             links,
@@ -151,9 +152,16 @@ impl Node {
             config,
             session_addr,
             services: service_addrs,
+            fetches: RunningFetches::default(),
+            _telling: None,
             data,
             clock,
-        })
+        };
+        // Who only looks around is nobody that anybody wants to know about.
+        if node.config.sessions != Sessions::None {
+            node._telling = Telling::start(&node);
+        }
+        Ok(node)
     }
 
     /// Its identity.
@@ -186,10 +194,29 @@ impl Node {
         self.links.catalog.call(CatalogMessage::Status).await.map_err(|error| Error::other(error.to_string()))
     }
 
+    /// How it is with discovery on each of the networks.
+    pub async fn network_links(&self) -> Result<Vec<LinkReport>, Error> {
+        self.links
+            .discovery
+            .call(DiscoveryMessage::Links)
+            .await
+            .map_err(|error| Error::other(error.to_string()))
+    }
+
+    /// What discovery has counted.
+    pub async fn discovery_statistics(&self) -> Result<DiscoveryStatistics, Error> {
+        let asked = self.links.discovery.call(DiscoveryMessage::Statistics).await;
+        asked.map_err(|error| Error::other(error.to_string()))
+    }
+
     /// Asks the network; offers come in until the receiver is dropped.
     pub fn find(&self, want: Want) -> mpsc::Receiver<Found> {
+        self.find_also_at(want, self.config.peers.clone())
+    }
+
+    /// Asks the network, and these directly.
+    pub fn find_also_at(&self, want: Want, peers: Vec<SocketAddr>) -> mpsc::Receiver<Found> {
         let (found, offers) = mpsc::channel(OFFERS_WAITING_MAX);
-        let peers = self.config.peers.clone();
         self.links.discovery.cast(DiscoveryMessage::Find { want, peers, found });
         offers
     }
@@ -231,14 +258,22 @@ fn lookup_in(links: &Links) -> Lookup {
     })
 }
 
-fn check_shares(config: &NodeConfig) -> Result<(), Error> {
-    for share in &config.shares {
+/// Makes the folders that a node needs, and looks whether what it is to share is there. What is wrong with them should be
+/// said before anything else happens.
+pub(crate) fn make_folders(inbox: Option<&Path>, shares: &[PathBuf], state: &Path) -> Result<(), Error> {
+    if let Some(inbox) = inbox {
+        std::fs::create_dir_all(inbox).map_err(|error| no_inbox(inbox, &error))?;
+    }
+    for share in shares {
         if let Err(error) = std::fs::metadata(share) {
             let message = format!("cannot share {}: {error}", share.display());
             return Err(Error::new(Code::Usage, message));
         }
     }
-    Ok(())
+    std::fs::create_dir_all(state).map_err(|error| {
+        let state = state.display();
+        Error::other(format!("cannot create the state folder {state}: {error}; choose another with --state"))
+    })
 }
 
 /// Opens the socket for sessions; at another port if that one is taken.
@@ -264,6 +299,11 @@ fn listen(bind: Option<IpAddr>, port: u16, elsewhere: bool) -> Result<TcpListene
             Err(Error::new(Code::Network, message))
         }
     }
+}
+
+/// Whether sessions could be taken at this port.
+pub(crate) fn check_listening(bind: Option<IpAddr>, port: u16) -> std::io::Result<()> {
+    open_listener(bind, port).map(drop)
 }
 
 fn open_listener(bind: Option<IpAddr>, port: u16) -> std::io::Result<TcpListener> {
@@ -309,5 +349,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections that wait to be accepted.
 const LISTEN_BACKLOG: i32 = 1024;
 
+#[cfg(all(test, target_os = "linux"))]
+mod supervision;
 #[cfg(test)]
 mod tests;

@@ -4,15 +4,16 @@
 //! request is next. It never touches a chunk: it grants spans, the session's own task reads and sends them. When it is
 //! restarted, its sessions end and the peers dial again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use ftx_proto::digest::{Instance, NodeId};
 use ftx_proto::engine::serve::{ContentKey, Input, Output, PeerKey, ServeConfig, ServeEngine, SessionId};
-use ftx_proto::geometry::Span;
+use ftx_proto::geometry::{Geometry, Span};
 use ftx_proto::time::Time;
 use ftx_proto::wire::session::{Hello, RequestId};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
@@ -70,6 +71,8 @@ pub enum ServerMessage {
         node: NodeId,
         /// Which instance it says it is.
         instance: Instance,
+        /// What it calls itself.
+        name: String,
     },
     /// A session's peer asks for chunks.
     Asked {
@@ -79,6 +82,8 @@ pub enum ServerMessage {
         request: RequestId,
         /// The session's number for the content.
         content: ContentKey,
+        /// How that is cut.
+        geometry: Geometry,
         /// What is asked for.
         span: Span,
         /// Of the session's messages: what waits in this mailbox is bounded by them.
@@ -97,8 +102,8 @@ pub enum ServerMessage {
     Sent {
         /// Which session.
         session: SessionId,
-        /// Bytes that were sent.
-        bytes: u64,
+        /// Bytes that were sent of each grant, in the order they were granted.
+        grants: Vec<u64>,
     },
     /// Chunks of a session have left in datagrams.
     SentDatagrams {
@@ -115,6 +120,29 @@ pub enum ServerMessage {
     Tick,
     /// How much is going on.
     Statistics(RpcReplyPort<ServerStatistics>),
+    /// Who has sessions, and what each was given; sessions of one peer are told as one.
+    Peers(RpcReplyPort<Vec<ServedPeer>>),
+}
+
+/// A peer that has sessions with this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedPeer {
+    /// Proved by its certificate.
+    pub node: NodeId,
+    /// Which instance it says it is.
+    pub instance: Instance,
+    /// What it calls itself.
+    pub name: String,
+    /// Where one of its sessions comes from.
+    pub addr: SocketAddr,
+    /// How many sessions it has: connections of TCP.
+    pub connections: usize,
+    /// Bytes of chunks that were sent in them.
+    pub stream_bytes: u64,
+    /// Bytes of chunks that were sent beside them, in datagrams.
+    pub datagram_bytes: u64,
+    /// How long it has neither asked for anything nor taken anything.
+    pub quiet: Duration,
 }
 
 /// How much the Server has done.
@@ -152,6 +180,12 @@ pub struct ServerState {
 struct Open {
     actor: ActorRef<SessionMessage>,
     place: Place,
+    /// Where its connection comes from.
+    addr: SocketAddr,
+    /// Who it is, once the handshake is done.
+    peer: Option<(NodeId, Instance, String)>,
+    stream_bytes: u64,
+    datagram_bytes: u64,
     /// It has been told to go.
     leaving: bool,
 }
@@ -202,29 +236,37 @@ impl Actor for Server {
             ServerMessage::Accepted(tcp, addr, permit) => {
                 return state.open_session(&myself, tcp, addr, permit).await;
             }
-            ServerMessage::Opened { session, node, instance } => {
+            ServerMessage::Opened { session, node, instance, name } => {
                 let peer = state.peer_key(node, instance);
                 // That a session has ended is heard before what it said last. The engine would keep it for ever.
                 let Some(open) = state.sessions.get_mut(&session) else { return Ok(()) };
+                open.peer = Some((node, instance, name));
                 open.place.established = true;
                 open.place.active = now;
                 state.engine.handle(now, Input::Opened { session, peer });
             }
-            ServerMessage::Asked { session, request, content, span, permit: _permit } => {
+            ServerMessage::Asked { session, request, content, geometry, span, permit: _permit } => {
                 state.is_active(session, now);
-                state.engine.handle(now, Input::Asked { session, request, content, span });
+                state.engine.handle(now, Input::Asked { session, request, content, geometry, span });
             }
             ServerMessage::Cancelled { session, request, permit: _permit } => {
                 state.engine.handle(now, Input::Cancelled { session, request });
             }
-            ServerMessage::Sent { session, bytes } => {
+            ServerMessage::Sent { session, grants } => {
+                let bytes: u64 = grants.iter().sum();
                 state.statistics.bytes_sent += bytes;
-                state.is_active(session, now);
-                state.engine.handle(now, Input::Sent { session, bytes });
+                if let Some(open) = state.is_active(session, now) {
+                    open.stream_bytes += bytes;
+                }
+                for bytes in grants {
+                    state.engine.handle(now, Input::Sent { session, bytes });
+                }
             }
             ServerMessage::SentDatagrams { session, bytes } => {
                 state.statistics.bytes_sent += bytes;
-                state.is_active(session, now);
+                if let Some(open) = state.is_active(session, now) {
+                    open.datagram_bytes += bytes;
+                }
                 state.engine.handle(now, Input::Spent { bytes });
             }
             ServerMessage::BrokeProtocol => {
@@ -243,6 +285,10 @@ impl Actor for Server {
                 state.statistics.turned_away = state.turned_away.load(Ordering::Relaxed);
                 // Whoever asked may have given up.
                 let _ = reply.send(state.statistics);
+                return Ok(());
+            }
+            ServerMessage::Peers(reply) => {
+                let _ = reply.send(state.peers(now));
                 return Ok(());
             }
         }
@@ -312,8 +358,15 @@ impl ServerState {
             Ok((actor, _)) => {
                 self.by_actor.insert(actor.get_id(), session);
                 let active = self.arguments.clock.now();
-                let place = Place { from: addr.ip(), established: false, active };
-                let open = Open { actor, place, leaving: false };
+                let open = Open {
+                    actor,
+                    place: Place { from: addr.ip(), established: false, active },
+                    addr,
+                    peer: None,
+                    stream_bytes: 0,
+                    datagram_bytes: 0,
+                    leaving: false,
+                };
                 self.sessions.insert(session, open);
             }
             Err(error) => tracing::warn!(%addr, %error, "cannot start a session"),
@@ -326,10 +379,33 @@ impl ServerState {
         PeerKey(self.hasher.hash_one((node.0, instance.0)))
     }
 
-    fn is_active(&mut self, session: SessionId, now: Time) {
-        if let Some(open) = self.sessions.get_mut(&session) {
-            open.place.active = now;
+    fn is_active(&mut self, session: SessionId, now: Time) -> Option<&mut Open> {
+        let open = self.sessions.get_mut(&session)?;
+        open.place.active = now;
+        Some(open)
+    }
+
+    fn peers(&self, now: Time) -> Vec<ServedPeer> {
+        let mut peers: BTreeMap<(NodeId, Instance), ServedPeer> = BTreeMap::new();
+        for open in self.sessions.values() {
+            let Some((node, instance, name)) = &open.peer else { continue };
+            let (node, instance, quiet) = (*node, *instance, now.since(open.place.active));
+            let peer = peers.entry((node, instance)).or_insert_with(|| ServedPeer {
+                node,
+                instance,
+                name: name.clone(),
+                addr: open.addr,
+                connections: 0,
+                stream_bytes: 0,
+                datagram_bytes: 0,
+                quiet,
+            });
+            peer.connections += 1;
+            peer.stream_bytes += open.stream_bytes;
+            peer.datagram_bytes += open.datagram_bytes;
+            peer.quiet = peer.quiet.min(quiet);
         }
+        peers.into_values().collect()
     }
 
     /// Ends the session that is missed least, if it is fair that one goes for somebody at this address.
@@ -381,9 +457,7 @@ mod tests {
     use crate::identity::Identity;
     use crate::net::datagram::serving::DatagramsArguments;
     use crate::net::datagram::socket::Mode;
-    use ftx_proto::geometry::Geometry;
     use ractor::rpc::CallResult;
-    use std::time::Duration;
     use tokio::sync::Semaphore;
 
     async fn server() -> ActorRef<ServerMessage> {
@@ -421,11 +495,14 @@ mod tests {
         let permits = Arc::new(Semaphore::new(1));
         // As it is when a session ends at once: its end overtakes what it said.
         let session = SessionId(5);
-        let span = Geometry::new(10).unwrap().span(0, 1).unwrap();
+        let geometry = Geometry::new(10).unwrap();
+        let span = geometry.span(0, 1).unwrap();
         let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
         let (request, content) = (RequestId(1), ContentKey(0));
-        server.cast(ServerMessage::Opened { session, node: NodeId([1; 32]), instance: Instance(1) }).unwrap();
-        server.cast(ServerMessage::Asked { session, request, content, span, permit }).unwrap();
+        let name = String::new();
+        let opened = ServerMessage::Opened { session, node: NodeId([1; 32]), instance: Instance(1), name };
+        server.cast(opened).unwrap();
+        server.cast(ServerMessage::Asked { session, request, content, geometry, span, permit }).unwrap();
         assert_eq!(statistics(&server).await.sessions, 0);
         assert_eq!(permits.available_permits(), 1, "what was looked at does not count any more");
         server.stop_and_wait(None, None).await.unwrap();

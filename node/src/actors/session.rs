@@ -2,7 +2,7 @@
 //!
 //! Two tasks carry its bytes: one reads messages and hands them over, at most [`SESSION_MESSAGES_MAX`] at a time, so
 //! that a peer that asks faster than it is answered waits in its own socket; one writes, reading each granted span of
-//! a file into one buffer and sending it from there. The actor between them holds the facts: who the peer is, which
+//! a file to where it is sent from. The actor between them holds the facts: who the peer is, which
 //! contents it has subscribed to, what it was granted. It ends with its connection, and loses nothing that matters.
 
 use std::collections::HashMap;
@@ -27,7 +27,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::catalog::CatalogMessage;
-use super::link::Link;
+use super::link::{LastWord, Link};
 use super::server::ServerMessage;
 use crate::catalog::{ContentReader, Have};
 use crate::limits::{HAVE_INTERVAL, SESSION_CONTENTS_MAX, SESSION_IDLE_MAX, SESSION_MESSAGES_MAX};
@@ -37,6 +37,7 @@ use crate::net::datagram::serving::{DatagramConnection, Datagrams, Served};
 use crate::net::frame::FrameError;
 use crate::net::serving::{Outgoing, write_outgoing};
 use crate::net::tls::Tls;
+use crate::runtimes;
 
 /// The Session actor.
 #[derive(Debug)]
@@ -153,8 +154,10 @@ impl Actor for Session {
         let (outgoing, queue) = mpsc::channel(SESSION_MESSAGES_MAX + GRANTS_MAX + 1);
         let feeding = Arc::clone(&permits);
         let told = (myself, server.clone(), catalog.clone());
-        let connection = data.spawn(async move {
+        let connection = async move {
             let (session_actor, server, catalog) = told;
+            let failed = format!("{addr}: it failed inside this program");
+            let last = LastWord::new(session_actor.clone(), SessionMessage::Ended(failed));
             let ended = match connection::accept(tcp, addr, &tls, hello).await {
                 Ok(connection) => {
                     let _ = session_actor
@@ -170,8 +173,8 @@ impl Actor for Session {
                     format!("{addr}: {error}")
                 }
             };
-            let _ = session_actor.cast(SessionMessage::Ended(ended));
-        });
+            last.say(SessionMessage::Ended(ended));
+        };
         Ok(SessionState {
             session,
             server,
@@ -183,7 +186,7 @@ impl Actor for Session {
             permits,
             contents: HashMap::new(),
             by_number: HashMap::new(),
-            connection: connection.abort_handle(),
+            connection: runtimes::carry(connection, &data),
             closing: false,
             _permit: permit,
         })
@@ -204,9 +207,10 @@ impl Actor for Session {
             SessionMessage::Established(peer, datagram_secret) => {
                 tracing::debug!(peer = %peer.node.short(), addr = %peer.addr, "session");
                 let (session, node, instance) = (state.session, peer.node, peer.instance);
+                let name = peer.name.clone();
                 state.peer = Some(peer);
                 state.datagram_secret = Some(datagram_secret);
-                let _ = state.server.cast(ServerMessage::Opened { session, node, instance });
+                let _ = state.server.cast(ServerMessage::Opened { session, node, instance, name });
                 Ok(())
             }
             SessionMessage::Received(message, permit) => state.received(&myself, message, permit).await,
@@ -266,10 +270,11 @@ impl SessionState {
                     self.refuse(Some(request), root, Refusal::Unknown, permit);
                     return Ok(());
                 };
-                let geometry = subscribed.layer.geometry();
+                let geometry = subscribed.layer.geometry().clone();
                 let span = geometry.span(first, count).ok_or("asks for chunks that do not exist")?;
                 let (session, content) = (self.session, subscribed.number);
-                let _ = self.server.cast(ServerMessage::Asked { session, request, content, span, permit });
+                let asked = ServerMessage::Asked { session, request, content, geometry, span, permit };
+                let _ = self.server.cast(asked);
             }
             Message::Cancel { request } => {
                 let session = self.session;
@@ -549,7 +554,7 @@ mod tests {
         let (actor, _) = Deaf::spawn(None, Deaf, ()).await.unwrap();
         let (near, mut far) = tokio::io::duplex(64);
         let dribbling = tokio::spawn(async move {
-            for byte in [0, 0, 255, 255, 0, 0, 0, 0].into_iter().chain(std::iter::repeat(7)) {
+            for byte in [23, 3, 3, 64, 0].into_iter().chain(std::iter::repeat(7)) {
                 if far.write_u8(byte).await.is_err() {
                     return;
                 }
@@ -557,7 +562,8 @@ mod tests {
             }
         });
         let began = tokio::time::Instant::now();
-        let reader = crate::net::frame::FrameReader::new(near);
+        let (_, opener) = crate::net::records::tests::pair();
+        let reader = crate::net::frame::FrameReader::new(near, opener, Vec::new());
         let why = read_messages(reader, &actor, Arc::new(Semaphore::new(1))).await;
         assert!(why.contains("silent"), "{why}");
         assert!(began.elapsed() <= SESSION_IDLE_MAX + Duration::from_secs(1));

@@ -101,6 +101,11 @@ pub(super) struct CommonOptions {
     /// Take what is not given here or in the environment from this TOML file
     #[arg(long, global = true, value_name = "FILE", env = "FTX_CONFIG")]
     pub(super) config: Option<PathBuf>,
+    /// Do not confine the process to the folders that it needs. Where this is said to be `false`, a kernel that cannot
+    /// confine is warned about
+    #[arg(long, global = true, value_name = "BOOL", env = "FTX_NO_SANDBOX", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) no_sandbox: Option<bool>,
     /// Say more on stderr; twice for still more
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
@@ -133,6 +138,16 @@ pub(super) enum Command {
     },
     /// Show who is on the network now
     Peers,
+    /// Show how the node on this machine is: what it shares, how far hashing is, who is being served, what it fetches
+    ///
+    /// Tells of every process that runs with the state folder (see --state), a `get` under way included. Where none runs, the
+    /// exit status is 5; where one runs and does not answer, 12.
+    Status,
+    /// Find out what is wrong with this machine or network when nodes do not find each other
+    ///
+    /// Each finding is OK, a warning or a problem, with what it means and what to do. The exit status is 1 if there is a
+    /// problem, else 0. It asks the network as `peers` does, and makes a connection to everybody who answers.
+    Doctor,
     /// Print the roots that name the contents of files
     Hash {
         /// The files
@@ -303,6 +318,7 @@ struct File {
     peer: Vec<String>,
     state: Option<PathBuf>,
     timeout: Option<f64>,
+    no_sandbox: Option<bool>,
 }
 
 impl Options {
@@ -346,6 +362,7 @@ impl Options {
             common.peer = file.peer;
         }
         common.state = common.state.take().or(file.state);
+        common.no_sandbox = common.no_sandbox.or(file.no_sandbox);
         if let (None, Some(seconds)) = (common.timeout, file.timeout) {
             common.timeout = Some(super::text::parse_seconds(&seconds.to_string()).map_err(wrong)?);
         }
@@ -474,7 +491,7 @@ mod tests {
         std::fs::write(
             &path,
             "share = ['/a', '/b']\nport = 7\nmax-upload = '2MB'\ntimeout = 1.5\n\
-             inbox = '/in'\ninbox-quota = '1GiB'\nstep = '127.0.0.1:0'\nstep-auth = 'classic'\n",
+             inbox = '/in'\ninbox-quota = '1GiB'\nstep = '127.0.0.1:0'\nstep-auth = 'classic'\nno-sandbox = true\n",
         )
         .unwrap();
         let path = path.to_str().unwrap();
@@ -483,6 +500,7 @@ mod tests {
         assert_eq!(options.share.share, [PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(options.share.max_upload, Some(2_000_000));
         assert_eq!(options.common.timeout, Some(Duration::from_millis(1500)));
+        assert_eq!(options.common.no_sandbox, Some(true));
         let mut config = options.common.node_config(Sessions::None).unwrap();
         options.share.complete(&mut config).unwrap();
         assert_eq!(config.inbox.unwrap().limits.user_bytes_max, 1 << 30);

@@ -5,6 +5,8 @@
 
 mod args;
 mod classic;
+mod confine;
+mod doctor;
 mod get;
 mod hash;
 pub mod json;
@@ -13,6 +15,7 @@ mod look;
 mod progress;
 mod put;
 mod share;
+mod status;
 mod step;
 mod step_user;
 mod target;
@@ -52,6 +55,8 @@ pub fn main() -> ExitCode {
 fn run(options: Options, output: &json::Output) -> Result<(), Error> {
     let options = options.with_file()?;
     log::start(&options.common);
+    // Before the first thread: threads that are there already stay as they are.
+    confine::confine(&options)?;
     match options.command {
         Some(Command::Hash { paths }) => hash::hash(&paths, &options.common, output),
         Some(Command::Verify { path, root }) => hash::verify(&path, &root, &options.common, output),
@@ -72,6 +77,8 @@ fn run(options: Options, output: &json::Output) -> Result<(), Error> {
                         None => look::ls(pattern, common, data, output).await,
                     },
                     Some(Command::Peers) => look::peers(common, data, output).await,
+                    Some(Command::Status) => status::status(&common, output).await,
+                    Some(Command::Doctor) => doctor::doctor(common, data, output).await,
                     _ => share::share(options.share, common, data, output).await,
                 }
             });

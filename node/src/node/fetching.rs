@@ -28,8 +28,7 @@ use crate::catalog::{Content, PartOfFolder};
 use crate::error::{Code, Error};
 use crate::fetch::report::{Phase, Progress, Report};
 use crate::fetch::resolve::{ContentKind, Holder, Resolved};
-use crate::fetch::search::FoundRuns;
-use crate::store::{Part, PartFile, Target};
+use crate::store::{self, Part, PartFile, Target};
 
 /// A file that is to be fetched.
 #[derive(Debug)]
@@ -68,8 +67,10 @@ pub struct FolderRequest {
     pub have: PieceSet,
     /// What is not wanted, or there already.
     pub skipped: BTreeMap<PieceIndex, ChunkMask>,
+    /// Pieces of which others can be given all the same what is skipped of them.
+    pub spared: PieceSet,
     /// What is there and may be right.
-    pub found: Option<FoundRuns>,
+    pub found: Option<store::Found>,
     /// How.
     pub how: FetchOptions,
     /// Whether it is certain by now that this is what is meant; before that it gets no final name.
@@ -84,7 +85,10 @@ struct Fetching {
     part: Arc<dyn Part>,
     have: PieceSet,
     skipped: BTreeMap<PieceIndex, ChunkMask>,
-    found: Option<FoundRuns>,
+    spared: PieceSet,
+    found: Option<store::Found>,
+    /// Whether it is what its name stands for; otherwise others are offered it by its root only.
+    is_named: bool,
     is_meant: watch::Receiver<bool>,
 }
 
@@ -151,6 +155,10 @@ impl Node {
     /// # Errors
     /// What [`PartFile::open`] says of the target.
     pub async fn fetch(&self, request: FetchRequest) -> Result<Fetch, Error> {
+        self.fetch_file(request, true).await
+    }
+
+    async fn fetch_file(&self, request: FetchRequest, is_named: bool) -> Result<Fetch, Error> {
         let FetchRequest { resolved, target, how } = request;
         let geometry = Geometry::new(resolved.size)
             .map_err(|error| Error::other(format!("{}: {error}", resolved.name)))?;
@@ -164,12 +172,14 @@ impl Node {
         let (part, have) = opened?;
         let fetching = Fetching {
             content: root,
+            spared: PieceSet::empty(geometry.clone()),
             geometry,
             folder: None,
             part: Arc::new(part),
             have,
             skipped: BTreeMap::new(),
             found: None,
+            is_named,
             is_meant: watch::channel(true).1,
         };
         self.start_fetch(fetching, &resolved, how).await
@@ -180,7 +190,7 @@ impl Node {
     /// # Errors
     /// Only if the node is about to stop.
     pub async fn fetch_folder(&self, request: FolderRequest) -> Result<Fetch, Error> {
-        let FolderRequest { resolved, manifest, part, have, skipped, found, how, is_meant } = request;
+        let FolderRequest { resolved, manifest, part, have, skipped, spared, found, how, is_meant } = request;
         let content = data_root(resolved.root);
         let geometry = part.geometry().clone();
         let (name, mtime) = (resolved.name.clone(), (resolved.mtime, 0));
@@ -191,7 +201,9 @@ impl Node {
         });
         let manifest = encoding.await.ok().flatten();
         let folder = Some(PartOfFolder { root: resolved.root, manifest });
-        let fetching = Fetching { content, geometry, folder, part, have, skipped, found, is_meant };
+        let is_named = true;
+        let fetching =
+            Fetching { content, geometry, folder, part, have, skipped, spared, found, is_named, is_meant };
         self.start_fetch(fetching, &resolved, how).await
     }
 
@@ -236,7 +248,7 @@ impl Node {
         let size = usize::try_from(list.size).ok().filter(|size| *size <= MANIFEST_BYTES_MAX);
         let size = size.ok_or_else(|| wrong("the list of what is in the folder is too long".to_owned()))?;
         let request = FetchRequest { resolved: list, target: Target::temporary(), how };
-        let mut fetch = self.fetch(request).await?;
+        let mut fetch = self.fetch_file(request, false).await?;
         fetch.done().await?;
         let part = Arc::clone(&fetch.part);
         let reading = tokio::task::spawn_blocking(move || {
@@ -261,7 +273,8 @@ impl Node {
         resolved: &Resolved,
         how: FetchOptions,
     ) -> Result<Fetch, Error> {
-        let Fetching { content, geometry, folder, part, have, skipped, found, is_meant } = fetching;
+        let Fetching { content, geometry, folder, part, have, skipped, spared, found, is_named, is_meant } =
+            fetching;
         let (progress, watching) = watch::channel(Progress {
             phase: Phase::Waiting,
             size: resolved.size,
@@ -278,6 +291,7 @@ impl Node {
             geometry,
             folder,
             name: resolved.name.clone(),
+            is_named,
             part: Arc::clone(&part),
             force: how.force,
             patience: how.patience,
@@ -293,7 +307,8 @@ impl Node {
             is_meant,
         };
         let mtime = (resolved.mtime, 0);
-        let arguments = FetcherArguments { have, skipped, found, mtime, only: how.only, done, settings };
+        let only = how.only;
+        let arguments = FetcherArguments { have, skipped, spared, found, mtime, only, done, settings };
         let starting = |reply| NodeMessage::Fetch(Box::new(arguments), reply);
         let fetcher = match self.root.call(starting, Some(CALL_TIMEOUT)).await {
             Ok(ractor::rpc::CallResult::Success(Some(fetcher))) => fetcher,
@@ -312,6 +327,7 @@ impl Node {
             fetcher.clone(),
         ));
         let finding = finding.abort_handle();
+        self.fetches.add(&resolved.name, resolved.root, watching.clone());
         Ok(Fetch { progress: watching, pieces: verified, part, report, fetcher, finding })
     }
 }

@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use ftx_proto::digest::Root;
 use ftx_proto::engine::serve::{ContentKey, Input, Output, PeerKey, ServeConfig, ServeEngine, SessionId};
 use ftx_proto::geometry::Geometry;
-use ftx_proto::limits::RUN_CHUNKS_MAX;
+use ftx_proto::limits::FRAME_PAYLOAD_MAX;
 use ftx_proto::time::Time;
 use ftx_proto::wire::session::RequestId;
 use libfuzzer_sys::fuzz_target;
@@ -21,7 +22,8 @@ fuzz_target!(|data: &[u8]| {
 
 struct Run {
     engine: ServeEngine,
-    geometry: Geometry,
+    /// Of a file, and of a folder of small and large files.
+    geometries: [Geometry; 2],
     now: Time,
     max_upload: Option<u64>,
     granted_bytes: u64,
@@ -35,7 +37,6 @@ struct Open {
     asked: BTreeMap<RequestId, BTreeSet<u32>>,
     /// Bytes of the grants that are not sent.
     unsent: Vec<u64>,
-    is_violated: bool,
 }
 
 impl Run {
@@ -44,7 +45,7 @@ impl Run {
         let config = ServeConfig { max_upload, ..ServeConfig::default() };
         Run {
             engine: ServeEngine::new(config, seed.into()),
-            geometry: Geometry::new(255 << 14 | 77).expect("not too large"),
+            geometries: [Geometry::new(255 << 14 | 77).expect("not too large"), folder()],
             now: Time::ZERO,
             max_upload,
             granted_bytes: 0,
@@ -82,6 +83,8 @@ impl Run {
                     self.input(Input::Cancelled { session, request });
                 }
                 7 | 8 => self.sent(byte(), byte()),
+                // In datagrams, beside the grants.
+                _ if *operation == u8::MAX => self.input(Input::Spent { bytes: u64::from(byte()) << 12 }),
                 _ => self.pass(Duration::from_millis(u64::from(byte()))),
             }
         }
@@ -94,13 +97,19 @@ impl Run {
     }
 
     fn ask(&mut self, session: u8, request: u8, first: u8, count: u8) {
-        let Some(span) = self.geometry.span(u32::from(first), u32::from(count % 80)) else { return };
+        let content = u64::from(request >> 7);
+        let geometry = self.geometry(ContentKey(content)).clone();
+        let Some(span) = geometry.span(u32::from(first), u32::from(count % 80)) else { return };
         let (session, request) = (self.session(session), RequestId(u64::from(request)));
         if let Some(open) = self.sessions.get_mut(&session) {
             let chunks = span.chunks().map(|chunk| chunk.get()).collect();
             open.asked.entry(request).or_insert(chunks);
         }
-        self.input(Input::Asked { session, request, content: ContentKey(1), span });
+        self.input(Input::Asked { session, request, content: ContentKey(content), geometry, span });
+    }
+
+    fn geometry(&self, content: ContentKey) -> &Geometry {
+        &self.geometries[content.0 as usize]
     }
 
     fn sent(&mut self, which: u8, how: u8) {
@@ -128,11 +137,11 @@ impl Run {
         self.engine.handle(self.now, input);
         while let Some(output) = self.engine.poll() {
             match output {
-                Output::Grant { session, request, span, .. } => {
-                    let bytes = self.geometry.len_of(span);
+                Output::Grant { session, request, content, span } => {
+                    let bytes = self.geometry(content).len_of(span);
                     let open =
                         self.sessions.get_mut(&session).expect("only who is there is granted something");
-                    assert!(span.count() <= RUN_CHUNKS_MAX && span.pieces().count() == 1);
+                    assert!(bytes <= FRAME_PAYLOAD_MAX as u64 && span.pieces().count() == 1);
                     let asked = open.asked.get_mut(&request).expect("only what is asked for");
                     for chunk in span.chunks() {
                         assert!(asked.remove(&chunk.get()), "once");
@@ -147,11 +156,11 @@ impl Run {
                 Output::Refuse { session, request, .. } => {
                     let open =
                         self.sessions.get_mut(&session).expect("only who is there is refused something");
-                    assert!(open.asked.remove(&request).is_some() || open.is_violated);
+                    assert!(open.asked.remove(&request).is_some());
                 }
                 Output::Violation { session } => {
-                    let open = self.sessions.get_mut(&session).expect("only who is there");
-                    open.is_violated = true;
+                    // What was granted before is not sent any more; it stays counted.
+                    assert!(self.sessions.remove(&session).is_some(), "only who is there");
                 }
             }
         }
@@ -170,4 +179,9 @@ impl Run {
         let now = self.now;
         assert!(self.engine.deadline().is_none_or(|deadline| deadline > now), "it would wake for ever");
     }
+}
+
+fn folder() -> Geometry {
+    let sizes = (0..60).map(|number| if number % 20 == 7 { 3_000_000 } else { number * number * 97 + 1 });
+    Geometry::of_folder(Root([1; 32]), sizes.map(|size| (size, Root([2; 32])))).expect("a small one")
 }

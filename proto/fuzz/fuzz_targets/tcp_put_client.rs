@@ -29,7 +29,8 @@ fuzz_target!(|data: &[u8]| {
                 if bytes.is_empty() {
                     continue;
                 }
-                heard.extend_from_slice(bytes);
+                // Line ends around the words do not count.
+                heard.extend(bytes.iter().filter(|byte| !byte.is_ascii_whitespace()));
                 Input::Received(bytes)
             }
         };
@@ -46,7 +47,7 @@ fuzz_target!(|data: &[u8]| {
                     files += 1;
                 }
                 Output::Stored => {
-                    assert!(files == 1 && heard.starts_with(b"READY") && heard.ends_with(b"OK"));
+                    assert!(files == 1 && heard.starts_with(b"READYOK"));
                     over = true;
                 }
                 Output::Failed(_) => over = true,

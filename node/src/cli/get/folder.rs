@@ -15,7 +15,6 @@ use crate::cli::progress::Display;
 use crate::cli::text;
 use crate::error::{Code, Error};
 use crate::fetch::report::Report;
-use crate::fetch::search::FoundRuns;
 use crate::node::{FolderRequest, Node};
 use crate::store::{FolderOptions, FolderPart, Opened, Part, Selection, Summary, Target};
 
@@ -64,12 +63,13 @@ pub(super) async fn fetch(
             return Err(error.into());
         }
     };
-    let Opened { part, have, skipped, found, summary } = opened;
+    let Opened { part, have, skipped, spared, found, summary } = opened;
     announce(&summary, options.delete, output);
-    let found = (!found.is_empty()).then(|| FoundRuns(Box::new(found)));
+    let found = (!found.is_empty()).then_some(found);
     let (part, is_meant) = (Arc::new(part), meant.watch());
     let files = Arc::clone(&part);
-    let request = FolderRequest { resolved, manifest, part: files, have, skipped, found, how, is_meant };
+    let request =
+        FolderRequest { resolved, manifest, part: files, have, skipped, spared, found, how, is_meant };
     let fetching = async {
         let mut fetch = node.fetch_folder(request).await?;
         interrupt.the_fetch_has_begun();
@@ -167,7 +167,7 @@ fn tell(report: &Report, summary: &Summary, output: &Output) {
         notes.push_str(&format!(", {} files were there already", summary.same.files));
     }
     if summary.copied.files > 0 {
-        notes.push_str(&format!(", {} under another name", summary.copied.files));
+        notes.push_str(&format!(", {} are copies", summary.copied.files));
     }
     if report.resumed > 0 {
         notes.push_str(&format!(", {} from an earlier try", text::bytes(report.resumed)));

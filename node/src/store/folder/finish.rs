@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::FolderPart;
 use super::compare::Fate;
-use super::copy::move_by_copy;
+use super::copy::{copy, move_by_copy};
 use super::record::Record;
 use super::staging::{set_executable, set_mode, sync_folders};
 use super::tree::{Tree, mutation, rename_new, times};
@@ -29,8 +29,9 @@ const LINK: &str = ".link.ftx-part";
 const SETTLING: Duration = Duration::from_millis(20);
 
 impl FolderPart {
-    /// Gives everything its final name. All files are written and synced.
+    /// Gives everything its final name. All files that are fetched are written and synced.
     pub(super) fn put_in_place(&self, mtime: (i64, u32), force: bool) -> Result<(), StoreError> {
+        self.make_twins()?;
         self.finish_files()?;
         match &self.target {
             None => self.put_new(mtime, force),
@@ -44,6 +45,20 @@ impl FolderPart {
         let entries = self.manifest.entries().iter().zip(&self.comparison.fates);
         let wanted = entries.filter(|(_, fate)| **fate == Fate::Wanted);
         wanted.map(|(entry, _)| (entry, Path::new(entry.path.as_str())))
+    }
+
+    /// Makes the files that are the same as others.
+    fn make_twins(&self) -> Result<(), StoreError> {
+        let tree = self.staging.tree();
+        for twin in self.twins.iter().filter(|twin| !twin.is_there) {
+            let (path, ..) = self.staging.file(twin.first);
+            let seen = tree.stat(path).map_err(|error| tree.failed("look at", path, error))?;
+            let copied = seen.map(|seen| copy(&self.staging, twin.number, tree, path, &seen)).transpose()?;
+            if copied != Some(true) {
+                return Err(StoreError::Lost(tree.path_of(path)));
+            }
+        }
+        Ok(())
     }
 
     /// Makes the empty files, and gives all their times.

@@ -58,7 +58,7 @@ fn a_byte_now_and_then_at_every_stage() {
                 session.say(&Message::Request { request, root, first: 0, count: 385 }).await;
             }
             slow.spawn(async move {
-                while let Ok(Some(_)) = session.reader.read().await {
+                while session.read().await.is_some() {
                     tokio::time::sleep(BETWEEN).await;
                 }
             });
