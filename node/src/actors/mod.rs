@@ -26,4 +26,5 @@ pub mod server;
 pub mod session;
 pub mod source;
 pub mod step;
+mod turns;
 pub mod udp_get;

@@ -27,8 +27,8 @@ use super::catalog::CatalogMessage;
 use super::link::Link;
 use super::places::{Place, who_goes};
 use super::session::{Session, SessionArguments, SessionMessage};
+use super::turns::Turns;
 use crate::clock::Clock;
-use crate::limits::SESSIONS_MAX;
 use crate::net::datagram::serving::{DatagramStatistics, Datagrams};
 use crate::net::tls::Tls;
 
@@ -47,6 +47,10 @@ pub struct ServerArguments {
     pub hello: Hello,
     /// What there is to serve.
     pub catalog: Link<CatalogMessage>,
+    /// Sessions that others may have at once.
+    pub sessions_max: usize,
+    /// Connections that may begin a second.
+    pub handshakes_per_second: u32,
     /// Bytes per second that all sessions together may send; `None` for no limit.
     pub max_upload: Option<u64>,
     /// Who serves chunks in datagrams; outlives restarts of the actor.
@@ -173,6 +177,15 @@ pub struct ServerState {
     statistics: ServerStatistics,
     turned_away: Arc<AtomicU64>,
     hasher: RandomState,
+    turns: Turns<Newcomer>,
+}
+
+/// A connection that waits for its handshake.
+#[derive(Debug)]
+struct Newcomer {
+    tcp: TcpStream,
+    addr: SocketAddr,
+    permit: OwnedSemaphorePermit,
 }
 
 /// A session, and what tells who goes first when all places are taken.
@@ -205,7 +218,7 @@ impl Actor for Server {
         let accepting = Accepting {
             system: "sessions",
             listener: Arc::clone(&arguments.listener),
-            connections_max: SESSIONS_MAX,
+            connections_max: arguments.sessions_max,
             accepted: ServerMessage::Accepted,
             make_room: Some(ServerMessage::MakeRoom),
             turned_away: Arc::clone(&turned_away),
@@ -221,6 +234,7 @@ impl Actor for Server {
             statistics: ServerStatistics::default(),
             turned_away,
             hasher: RandomState::new(),
+            turns: Turns::new(arguments.clock.now(), arguments.handshakes_per_second),
             arguments,
         })
     }
@@ -234,14 +248,15 @@ impl Actor for Server {
         let now = state.arguments.clock.now();
         match message {
             ServerMessage::Accepted(tcp, addr, permit) => {
-                return state.open_session(&myself, tcp, addr, permit).await;
+                state.turns.push(now, addr.ip(), Newcomer { tcp, addr, permit });
+                state.open_sessions(&myself, now).await;
             }
             ServerMessage::Opened { session, node, instance, name } => {
                 let peer = state.peer_key(node, instance);
                 // That a session has ended is heard before what it said last. The engine would keep it for ever.
                 let Some(open) = state.sessions.get_mut(&session) else { return Ok(()) };
                 open.peer = Some((node, instance, name));
-                open.place.established = true;
+                open.place.peer = Some(peer);
                 open.place.active = now;
                 state.engine.handle(now, Input::Opened { session, peer });
             }
@@ -278,7 +293,10 @@ impl Actor for Server {
                 let _ = reply.send(state.make_room(now, from));
                 return Ok(());
             }
-            ServerMessage::Tick => state.engine.handle(now, Input::Tick),
+            ServerMessage::Tick => {
+                state.open_sessions(&myself, now).await;
+                state.engine.handle(now, Input::Tick);
+            }
             ServerMessage::Statistics(reply) => {
                 state.statistics.sessions = state.engine.session_count();
                 state.statistics.datagrams = state.arguments.datagrams.statistics();
@@ -333,13 +351,15 @@ impl Drop for ServerState {
 }
 
 impl ServerState {
-    async fn open_session(
-        &mut self,
-        myself: &ActorRef<ServerMessage>,
-        tcp: TcpStream,
-        addr: SocketAddr,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<(), ActorProcessingErr> {
+    /// Begins with those whose turn it is.
+    async fn open_sessions(&mut self, myself: &ActorRef<ServerMessage>, now: Time) {
+        while let Some(newcomer) = self.turns.next(now) {
+            self.open_session(myself, newcomer).await;
+        }
+    }
+
+    async fn open_session(&mut self, myself: &ActorRef<ServerMessage>, newcomer: Newcomer) {
+        let Newcomer { tcp, addr, permit } = newcomer;
         let session = SessionId(self.next_session);
         self.next_session += 1;
         let arguments = SessionArguments {
@@ -360,7 +380,7 @@ impl ServerState {
                 let active = self.arguments.clock.now();
                 let open = Open {
                     actor,
-                    place: Place { from: addr.ip(), established: false, active },
+                    place: Place { from: addr.ip(), peer: None, active },
                     addr,
                     peer: None,
                     stream_bytes: 0,
@@ -371,7 +391,6 @@ impl ServerState {
             }
             Err(error) => tracing::warn!(%addr, %error, "cannot start a session"),
         }
-        Ok(())
     }
 
     /// By what the share of a peer is counted. Who only says to be the instance of another does not get at that one's.
@@ -408,8 +427,12 @@ impl ServerState {
         peers.into_values().collect()
     }
 
-    /// Ends the session that is missed least, if it is fair that one goes for somebody at this address.
+    /// Ends the session that is missed least, if it is fair that one goes for somebody at this address; first of all those
+    /// that have not even begun.
     fn make_room(&mut self, now: Time, from: IpAddr) -> bool {
+        if self.turns.give_up_for(from).is_some() {
+            return true;
+        }
         let staying = self.sessions.iter().filter(|(_, open)| !open.leaving);
         let goes = who_goes(staying.map(|(session, open)| (*session, open.place)), from, now);
         let Some(open) = goes.and_then(|session| self.sessions.get_mut(&session)) else { return false };
@@ -439,7 +462,7 @@ impl ServerState {
         if let Some(tick) = self.ticking.take() {
             tick.abort();
         }
-        if let Some(deadline) = self.engine.deadline() {
+        if let Some(deadline) = self.engine.deadline().into_iter().chain(self.turns.deadline()).min() {
             let at = self.arguments.clock.instant(deadline);
             let myself = myself.clone();
             let tick = tokio::spawn(async move {
@@ -455,6 +478,7 @@ impl ServerState {
 mod tests {
     use super::*;
     use crate::identity::Identity;
+    use crate::limits::{HANDSHAKES_PER_SECOND, SESSIONS_MAX};
     use crate::net::datagram::serving::DatagramsArguments;
     use crate::net::datagram::socket::Mode;
     use ractor::rpc::CallResult;
@@ -468,6 +492,8 @@ mod tests {
             tls,
             hello: Hello { instance: Instance(1), name: String::new() },
             catalog: Link::default(),
+            sessions_max: SESSIONS_MAX.into(),
+            handshakes_per_second: HANDSHAKES_PER_SECOND.into(),
             max_upload: None,
             datagrams: Datagrams::new(DatagramsArguments {
                 bind: Some(std::net::Ipv4Addr::LOCALHOST.into()),

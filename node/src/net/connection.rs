@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::datagram::seal::DatagramSecret;
 use super::frame::{FrameError, FrameReader, FrameWriter};
 use super::handshake::{self, Shaken};
-use super::tcp_info::TcpWatch;
+use super::tcp_info::{TcpWatch, Tries};
 use super::tls::Tls;
 
 /// Who is at the other end.
@@ -80,12 +80,15 @@ pub struct Dialling {
     pub tls: Tls,
     /// What it says first.
     pub hello: Hello,
+    /// What is under way there.
+    pub tries: Tries,
 }
 
 /// Connects to a node.
 ///
 /// A packet that is lost before TCP knows the network costs a second or more. So what takes longer than a handshake takes
-/// on any local network is begun once more beside it, and whichever is done first is taken.
+/// on any local network is begun once more beside it, and whichever is done first is taken. A peer that has all that was sent
+/// and is slow to answer has much to do, and is given no more of it, but for one more try: its answer may be lost as well.
 pub async fn dial(dialling: Dialling) -> Result<Connection, ConnectError> {
     let dialling = async {
         let mut tries = JoinSet::new();
@@ -106,7 +109,9 @@ pub async fn dial(dialling: Dialling) -> Result<Connection, ConnectError> {
                     None => return Err(ConnectError::Timeout),
                 },
                 () = again => {
-                    tries.spawn(try_dial(dialling.clone()));
+                    if pauses.as_slice().is_empty() || !dialling.tries.has_arrived() {
+                        tries.spawn(try_dial(dialling.clone()));
+                    }
                 }
             }
         }
@@ -115,7 +120,7 @@ pub async fn dial(dialling: Dialling) -> Result<Connection, ConnectError> {
 }
 
 async fn try_dial(dialling: Dialling) -> Result<Connection, ConnectError> {
-    let Dialling { addr, local, tls, hello } = dialling;
+    let Dialling { addr, local, tls, hello, tries } = dialling;
     let socket = match addr {
         SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
         SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
@@ -125,7 +130,7 @@ async fn try_dial(dialling: Dialling) -> Result<Connection, ConnectError> {
     }
     let mut tcp = socket.connect(addr).await?;
     be_prompt(&tcp)?;
-    let watch = TcpWatch::new(&tcp).ok();
+    let watch = TcpWatch::new(&tcp).ok().inspect(|watch| tries.add(watch));
     let shaken = handshake::connect(&mut tcp, tls.client.clone()).await?;
     let connection = greet(tcp, shaken, addr, hello).await?;
     Ok(Connection { watch, ..connection })
