@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use crate::interop::step_store::InboxLimits;
 
+mod limits;
 mod listen_at;
 
+pub use limits::Limits;
 pub use listen_at::ListenAt;
 
 /// The port of discovery (UDP) and, where it is free, of sessions (TCP).
@@ -35,6 +37,8 @@ pub struct NodeConfig {
     pub inbox: Option<InboxConfig>,
     /// The older systems that it serves.
     pub services: Services,
+    /// How much others may have of it at once.
+    pub limits: Limits,
 }
 
 /// Which of the older systems a node serves, and where.

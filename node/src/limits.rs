@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 /// Most sessions that others may have with this node at once.
-pub const SESSIONS_MAX: usize = 512;
+pub const SESSIONS_MAX: u16 = 512;
+
+/// Connections that may begin a second, and as many in a burst: each costs a good part of a millisecond of a core.
+pub const HANDSHAKES_PER_SECOND: u16 = 512;
 
 /// A session that neither asked for anything nor took anything for so long makes room where all places are taken.
 pub const SESSION_QUIET_MIN: Duration = Duration::from_secs(5);
@@ -42,7 +45,7 @@ pub const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 pub const JOURNAL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Most STEP connections at once.
-pub const STEP_SESSIONS_MAX: usize = 256;
+pub const STEP_SESSIONS_MAX: u16 = 256;
 
 /// How long a STEP connection may be silent between two requests. Clients keep theirs open as long as their user thinks;
 /// one whose machine is gone shows by [`STEP_KEEPALIVE`], and where all places are taken the quiet ones make room.
@@ -71,7 +74,7 @@ pub const STEP_UPLOAD_QUIET_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60
 pub const STEP_UPLOAD_CHECK_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// Most striped downloads from this node at once.
-pub const STRIPED_DOWNLOADS_MAX: usize = 64;
+pub const STRIPED_DOWNLOADS_MAX: u16 = 64;
 
 /// Most connections for stripes at once, of all downloads.
 pub const STRIPES_MAX: usize = 2048;
@@ -80,7 +83,7 @@ pub const STRIPES_MAX: usize = 2048;
 pub const STRIPES_SPARE_MAX: usize = 8;
 
 /// Most files that are pushed to this node by TCP put at once.
-pub const TCP_PUTS_MAX: usize = 64;
+pub const TCP_PUTS_MAX: u16 = 64;
 
 /// Most requests of udp-get that wait to be looked at; those beyond are dropped, and asked again.
 pub const UDP_GETS_WAITING_MAX: usize = 64;

@@ -42,6 +42,7 @@ use crate::interop::udp_get_server::UdpGetServing;
 use crate::net::connection::Dialling;
 use crate::net::datagram::serving::{Datagrams, DatagramsArguments};
 use crate::net::datagram::socket::Mode;
+use crate::net::tcp_info::Tries;
 use crate::net::tls::Tls;
 use services::{Started, no_inbox, tidy_inbox};
 use telling::{RunningFetches, Telling};
@@ -113,6 +114,8 @@ impl Node {
                 tls: tls.clone(),
                 hello: Hello { instance: announce.instance, name: announce.name.clone() },
                 catalog: links.catalog.clone(),
+                sessions_max: config.limits.sessions.into(),
+                handshakes_per_second: config.limits.handshakes_per_second.into(),
                 max_upload: config.max_upload,
                 datagrams: Datagrams::new(DatagramsArguments {
                     bind: config.bind,
@@ -226,7 +229,7 @@ impl Node {
         let hello = Hello { instance: self.announce.instance, name: self.announce.name.clone() };
         // A loopback or private address to dial from, where the node is confined; the family must match.
         let local = self.config.bind.filter(|bind| bind.is_ipv4() == addr.is_ipv4());
-        Dialling { addr, local, tls: self.tls.clone(), hello }
+        Dialling { addr, local, tls: self.tls.clone(), hello, tries: Tries::default() }
     }
 
     /// Waits until the node ends of itself, which it does only if something is beyond repair.

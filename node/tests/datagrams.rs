@@ -12,10 +12,12 @@ use ftx_node::actors::server::{Server, ServerArguments, ServerMessage, ServerSta
 use ftx_node::clock::Clock;
 use ftx_node::identity::Identity;
 use ftx_node::limits::{DATAGRAM_ASKED_BYTES_MAX, DATAGRAM_PROBES_BURST};
+use ftx_node::limits::{HANDSHAKES_PER_SECOND, SESSIONS_MAX};
 use ftx_node::net::connection::{self, Connection, Dialling};
 use ftx_node::net::datagram::seal::{Opener, Sealer, Side};
 use ftx_node::net::datagram::serving::{DatagramStatistics, Datagrams, DatagramsArguments};
 use ftx_node::net::datagram::socket::{DatagramSocket, Mode, Received};
+use ftx_node::net::tcp_info::Tries;
 use ftx_node::net::tls::Tls;
 use ftx_proto::digest::{Instance as NodeInstance, Root};
 use ftx_proto::geometry::{CHUNK_SIZE, Geometry};
@@ -83,6 +85,8 @@ impl Giver {
             tls: tls.clone(),
             hello: hello(),
             catalog: links.0.clone(),
+            sessions_max: SESSIONS_MAX.into(),
+            handshakes_per_second: HANDSHAKES_PER_SECOND.into(),
             max_upload,
             datagrams: datagrams.clone(),
             data: Handle::current(),
@@ -96,7 +100,13 @@ impl Giver {
 
     /// A session, subscribed to the file.
     async fn session(&self) -> Connection {
-        let dialling = Dialling { addr: self.addr, local: None, tls: self.tls.clone(), hello: hello() };
+        let dialling = Dialling {
+            addr: self.addr,
+            local: None,
+            tls: self.tls.clone(),
+            hello: hello(),
+            tries: Tries::default(),
+        };
         let mut session = connection::dial(dialling).await.unwrap();
         session.writer.write(&Message::Subscribe { root: self.root }, b"").await.unwrap();
         let described = session.reader.read().await.unwrap();

@@ -23,4 +23,5 @@ pub mod manifest;
 pub mod merkle;
 pub mod name;
 pub mod time;
+pub mod tokens;
 pub mod wire;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ftx_node::identity::Identity;
 use ftx_node::net::connection::{self, Connection};
 use ftx_node::net::tls::{Tls, server_name};
-use ftx_proto::digest::{Digest, Instance, Root};
+use ftx_proto::digest::{Digest, Instance, NodeId, Root};
 use ftx_proto::geometry::{Geometry, PieceIndex, Span};
 use ftx_proto::manifest::{Entry, EntryKind, Manifest};
 use ftx_proto::merkle::{leaf_hash, piece_hash};
@@ -24,6 +24,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::{self, ClientConfig};
 
 use crate::data::Content;
 
@@ -79,7 +81,25 @@ impl Evil {
             mtime: 0,
             root: OfferedRoot::Whole(served.root),
         };
-        Self::serve(vec![served], entry, announced, Box::new(twist))
+        Self::serve(vec![served], entry, vec![identity()], announced, Box::new(twist))
+    }
+
+    /// The same with other faces: the first that it shows is the one that it announces, then come the others in turn.
+    pub fn with_faces(
+        name: &str,
+        content: &Content,
+        faces: Vec<(NodeId, Tls)>,
+        twist: impl Fn(&Message, Answers) -> Option<Answers> + Send + Sync + 'static,
+    ) -> Self {
+        let served = Served::new(content.bytes.clone());
+        let entry = OfferEntry {
+            name: name.parse().expect("a name"),
+            kind: OfferedKind::File,
+            size: content.size(),
+            mtime: 0,
+            root: OfferedRoot::Whole(served.root),
+        };
+        Self::serve(vec![served], entry, faces, |_| {}, Box::new(twist))
     }
 
     /// The same with a folder of these files, in order, and links; `spoil` may change what says what is in it.
@@ -116,17 +136,18 @@ impl Evil {
             mtime: 0,
             root: OfferedRoot::Whole(manifest.root()),
         };
-        Self::serve(vec![list, all], entry, announced, Box::new(twist))
+        Self::serve(vec![list, all], entry, vec![identity()], announced, Box::new(twist))
     }
 
     fn serve(
         contents: Vec<Served>,
         entry: OfferEntry,
+        faces: Vec<(NodeId, Tls)>,
         announced: impl Fn(&mut Offer) + Send + Sync + 'static,
         twist: Box<Twist>,
     ) -> Self {
         let runtime = runtime();
-        let (identity, tls) = identity();
+        let node = faces.first().expect("a face").0;
         let serving = Arc::new(Serving { contents, twist });
         let (tcp, udp) = runtime.block_on(async {
             let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port for sessions");
@@ -134,13 +155,15 @@ impl Evil {
             (tcp, udp)
         });
         let from = Announce {
-            node: identity.node(),
+            node,
             instance: Instance(rand::random()),
             port: tcp.local_addr().expect("bound").port(),
             name: "evil".to_owned(),
         };
-        let hello = Hello { instance: from.instance, name: from.name.clone() };
         let offer = Offer { nonce: 0, from, entries: vec![entry], more: false };
+        let mut heard = offer.clone();
+        announced(&mut heard);
+        let hello = Hello { instance: offer.from.instance, name: heard.from.name };
         let peer = udp.local_addr().expect("bound").to_string();
         runtime.spawn(async move {
             let mut buffer = [0; 2000];
@@ -153,8 +176,9 @@ impl Evil {
             }
         });
         runtime.spawn(async move {
-            while let Ok((tcp, addr)) = tcp.accept().await {
-                let (tls, hello, serving) = (tls.clone(), hello.clone(), Arc::clone(&serving));
+            let mut faces = faces.into_iter().cycle();
+            while let (Some((_, tls)), Ok((tcp, addr))) = (faces.next(), tcp.accept().await) {
+                let (hello, serving) = (hello.clone(), Arc::clone(&serving));
                 tokio::spawn(async move {
                     if let Ok(connection) = connection::accept(tcp, addr, &tls, hello).await {
                         serving.serve(connection).await;
@@ -162,7 +186,7 @@ impl Evil {
                 });
             }
         });
-        Evil { node: identity.node().to_string(), peer, _runtime: runtime }
+        Evil { node: node.to_string(), peer, _runtime: runtime }
     }
 }
 
@@ -252,6 +276,8 @@ pub struct Stranger {
     runtime: Runtime,
     tls: Tls,
     addr: SocketAddr,
+    /// The address that it connects from, if not any.
+    from: Option<Ipv4Addr>,
 }
 
 /// An established session, with the bytes in the stranger's hands: its TLS is that of everybody, not the node's own.
@@ -263,7 +289,18 @@ impl Stranger {
     /// Somebody who will bother the node at this port.
     pub fn new(port: u16) -> Self {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Stranger { runtime: runtime(), tls: identity().1, addr }
+        Stranger { runtime: runtime(), tls: identity().1, addr, from: None }
+    }
+
+    /// The same from another address of this machine, such as 127.0.0.2.
+    pub fn from_address(port: u16, from: Ipv4Addr) -> Self {
+        Stranger { from: Some(from), ..Self::new(port) }
+    }
+
+    /// A session with an identity of its own, both sides having said hello; `None` if the node does not want it.
+    pub async fn session_as_another(&self) -> Option<Raw> {
+        let connector = tokio_rustls::TlsConnector::from(identity().1.client);
+        Self::greet(connector.connect(server_name(), self.connect().await).await.ok()?).await
     }
 
     /// Runs something of the stranger's; fails the test if it takes too long.
@@ -274,24 +311,47 @@ impl Stranger {
 
     /// A connection on which nothing has been said.
     pub async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.addr).await.expect("the node listens")
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        if let Some(from) = self.from {
+            socket.bind((from, 0).into()).expect("an address of this machine");
+        }
+        socket.connect(self.addr).await.expect("the node listens")
     }
 
     /// A TLS handshake that offers these protocols.
     pub async fn handshake(&self, protocols: &[&[u8]]) -> std::io::Result<TlsStream<TcpStream>> {
+        self.handshake_with(|config| {
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        })
+        .await
+    }
+
+    /// A TLS handshake with a configuration that is changed like this.
+    pub async fn handshake_with(
+        &self,
+        change: impl FnOnce(&mut ClientConfig),
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut config = (*self.tls.client).clone();
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        change(&mut config);
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         connector.connect(server_name(), self.connect().await).await
+    }
+
+    /// How it shows itself.
+    pub fn tls(&self) -> &Tls {
+        &self.tls
     }
 
     /// A session, both sides having said hello.
     pub async fn session(&self) -> Raw {
         let stream = self.handshake(&[b"ftx/1"]).await.expect("the handshake is an honest one");
+        Self::greet(stream).await.expect("the node says hello")
+    }
+
+    async fn greet(stream: TlsStream<TcpStream>) -> Option<Raw> {
         let mut raw = Raw { stream };
-        raw.say(&Message::Hello(Hello { instance: Instance(666), name: "stranger".to_owned() })).await;
-        assert!(matches!(raw.read().await, Some(Message::Hello(_))));
-        raw
+        raw.try_say(&Message::Hello(Hello { instance: Instance(666), name: "stranger".to_owned() })).await;
+        matches!(raw.read().await, Some(Message::Hello(_))).then_some(raw)
     }
 
     /// What the node says of itself when discovery asks it.
@@ -324,13 +384,18 @@ impl Raw {
         sent.await.is_ok()
     }
 
-    /// Sends bytes.
-    pub async fn send(&mut self, bytes: &[u8]) {
+    /// Sends bytes; `false` if the session is over.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> bool {
         let sent = async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
         };
-        sent.await.expect("the session is open");
+        sent.await.is_ok()
+    }
+
+    /// Sends bytes.
+    pub async fn send(&mut self, bytes: &[u8]) {
+        assert!(self.try_send(bytes).await, "the session is open");
     }
 
     /// Says that nothing follows.
@@ -344,7 +409,7 @@ impl Raw {
     }
 
     /// The next message, as long as there is one. What it carries is thrown away.
-    async fn read(&mut self) -> Option<Message> {
+    pub async fn read(&mut self) -> Option<Message> {
         let mut header = [0; HEADER_LEN];
         self.stream.read_exact(&mut header).await.ok()?;
         let Header { meta_len, payload_len } = Header::decode(header).ok()?;
@@ -365,11 +430,45 @@ impl Raw {
     }
 }
 
-fn identity() -> (Identity, Tls) {
+/// A fresh identity: who it is, and how it is shown.
+pub fn identity() -> (NodeId, Tls) {
     let folder = tempfile::tempdir().expect("a folder");
     let identity = Identity::load_or_create(folder.path()).expect("an identity");
     let tls = Tls::new(&identity).expect("it is usable");
-    (identity, tls)
+    (identity.node(), tls)
+}
+
+/// What is shown with this certificate and that key, whether they belong together or not.
+pub fn mismatched(
+    shown: CertificateDer<'static>,
+    key: &rustls::pki_types::PrivateKeyDer<'static>,
+) -> Arc<rustls::sign::CertifiedKey> {
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(key).expect("a key");
+    Arc::new(rustls::sign::CertifiedKey::new(vec![shown], key))
+}
+
+/// Always shows the same, or nothing.
+#[derive(Debug)]
+pub struct Shows(pub Option<Arc<rustls::sign::CertifiedKey>>);
+
+impl rustls::client::ResolvesClientCert for Shows {
+    fn resolve(
+        &self,
+        _hints: &[&[u8]],
+        _schemes: &[rustls::SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        self.0.clone()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl rustls::server::ResolvesServerCert for Shows {
+    fn resolve(&self, _hello: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        self.0.clone()
+    }
 }
 
 fn runtime() -> Runtime {

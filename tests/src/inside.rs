@@ -1,4 +1,4 @@
-//! Tests that need file systems of their own: run again, as a process in namespaces of its own.
+//! Tests that need file systems or a network of their own: run again, as a process in namespaces of its own.
 //!
 //! What such a process mounts is its own, and gone with it, however it ends. Where the system does not let a test have
 //! that, it is skipped loudly; with `FTX_TESTS_NO_SKIP` set it fails.
@@ -14,6 +14,8 @@ pub enum Namespaces {
     OwnRoot,
     /// To mount block devices, as the machine's root.
     RealRoot,
+    /// A network without any interface but its own loopback, with the right to send packets of any form on it.
+    OwnNetwork,
 }
 
 /// Runs `test`, the body of the test that calls this, within namespaces.
@@ -24,15 +26,17 @@ pub fn run(namespaces: Namespaces, test: impl FnOnce()) {
     }
     let name = std::thread::current().name().unwrap_or_default().to_owned();
     let unshare = |program: &Path, args: &[&str]| {
-        let flags = match namespaces {
-            Namespaces::OwnRoot => ["-rm", "--propagation=private"],
-            Namespaces::RealRoot => ["-m", "--propagation=private"],
+        let flags: &[&str] = match namespaces {
+            Namespaces::OwnRoot => &["-rm", "--propagation=private"],
+            Namespaces::RealRoot => &["-m", "--propagation=private"],
+            Namespaces::OwnNetwork => &["-rn"],
         };
         Command::new("unshare").args(flags).arg(program).args(args).env(INSIDE, "1").output()
     };
     let probe = match namespaces {
         Namespaces::OwnRoot => unshare(Path::new("mount"), &["-t", "tmpfs", "tmpfs", "/mnt"]),
         Namespaces::RealRoot => unshare(Path::new("sh"), &["-c", "losetup --find && mkfs.ext4 -V"]),
+        Namespaces::OwnNetwork => unshare(Path::new("ip"), &["link", "set", "lo", "up"]),
     };
     let why = match probe {
         Ok(output) if output.status.success() => None,
@@ -41,11 +45,10 @@ pub fn run(namespaces: Namespaces, test: impl FnOnce()) {
     };
     if let Some(why) = why {
         // A container has no block devices even where everything else is to be had.
-        let must = namespaces == Namespaces::OwnRoot && std::env::var_os("FTX_TESTS_NO_SKIP").is_some();
-        assert!(!must, "{name} needs file systems of its own ({namespaces:?}): {why}");
+        let must = namespaces != Namespaces::RealRoot && std::env::var_os("FTX_TESTS_NO_SKIP").is_some();
+        assert!(!must, "{name} needs namespaces of its own ({namespaces:?}): {why}");
         // Not `eprintln`: the test runner would hide it, since the test passes.
-        let _ =
-            writeln!(std::io::stderr(), "SKIPPED {name}: no file systems of its own here: {}", why.trim());
+        let _ = writeln!(std::io::stderr(), "SKIPPED {name}: no namespaces of its own here: {}", why.trim());
         return;
     }
     let program = std::env::current_exe().expect("the path of this test program");

@@ -201,6 +201,13 @@ impl Running {
         fetched(&event).expect("the event was chosen for having it")
     }
 
+    /// How many bytes of the content have been fetched and verified, as far as the process has told.
+    pub fn bytes_so_far(&self) -> u64 {
+        let state = self.stdout.lock();
+        let events = state.bytes.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        events.filter_map(|event| fetched(&event)).max().unwrap_or(0)
+    }
+
     /// Waits for the end.
     pub fn finish(mut self) -> Finished {
         let deadline = self.deadline;

@@ -18,7 +18,8 @@ pub struct Share {
 }
 
 impl Share {
-    pub(crate) fn start(invocation: Invocation) -> Self {
+    /// Starts a node, which is told to print its events, and waits until it is ready.
+    pub fn start(invocation: Invocation) -> Self {
         // A share runs as long as its test; what bounds it is that the test drops it.
         let mut running = invocation.start();
         let ready = running.wait_for("it was ready", |event| event["event"] == "ready");

@@ -111,13 +111,18 @@ impl Stage {
 
     /// The command for a node of this network, with a state of its own.
     pub fn node(&self, name: &str) -> Command {
+        self.node_at(name, self.port)
+    }
+
+    /// The same for a network of its own, at another port.
+    pub fn node_at(&self, name: &str, port: u16) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ftx-node"));
         for (variable, _) in
             std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FTX_"))
         {
             command.env_remove(variable);
         }
-        command.args(["--json", "--bind", "127.0.0.1", "--port", &self.port.to_string(), "--name", name]);
+        command.args(["--json", "--bind", "127.0.0.1", "--port", &port.to_string(), "--name", name]);
         command.arg("--state").arg(self.folder.path().join(name)).stdin(Stdio::null());
         command
     }

@@ -4,7 +4,7 @@
 //! the connection is closed and counted. It refuses to look at a connection. When the loop ends nobody is turned away:
 //! connections wait in the system's queue for the next one.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,8 +25,8 @@ pub(super) struct Accepting<M> {
     pub(super) connections_max: usize,
     /// Says that a connection came in, and has this place.
     pub(super) accepted: fn(TcpStream, SocketAddr, OwnedSemaphorePermit) -> M,
-    /// Asks whether another connection has to go; none: those that are here stay.
-    pub(super) make_room: Option<fn(RpcReplyPort<bool>) -> M>,
+    /// Asks whether another connection has to go for one from this address; none: those that are here stay.
+    pub(super) make_room: Option<fn(IpAddr, RpcReplyPort<bool>) -> M>,
     /// Counts the connections that were closed at once.
     pub(super) turned_away: Arc<AtomicU64>,
 }
@@ -37,7 +37,7 @@ impl<M: Message> Accepting<M> {
         let places = Arc::new(Semaphore::new(self.connections_max));
         loop {
             match self.listener.accept().await {
-                Ok((tcp, addr)) => match self.place(&places, &actor).await {
+                Ok((tcp, addr)) => match self.place(&places, addr.ip(), &actor).await {
                     Some(place) => {
                         if actor.cast((self.accepted)(tcp, addr, place)).is_err() {
                             return;
@@ -55,11 +55,17 @@ impl<M: Message> Accepting<M> {
     }
 
     /// A place for one more connection; if need be, that of another.
-    async fn place(&self, places: &Arc<Semaphore>, actor: &ActorRef<M>) -> Option<OwnedSemaphorePermit> {
+    async fn place(
+        &self,
+        places: &Arc<Semaphore>,
+        from: IpAddr,
+        actor: &ActorRef<M>,
+    ) -> Option<OwnedSemaphorePermit> {
         if let Ok(place) = Arc::clone(places).try_acquire_owned() {
             return Some(place);
         }
-        let asked = actor.call(self.make_room?, Some(ROOM_TIMEOUT)).await;
+        let make_room = self.make_room?;
+        let asked = actor.call(|reply| make_room(from, reply), Some(ROOM_TIMEOUT)).await;
         if !matches!(asked, Ok(CallResult::Success(true))) {
             return None;
         }

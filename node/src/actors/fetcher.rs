@@ -31,6 +31,7 @@ use crate::fetch::report::{Phase, Progress, Report};
 use crate::fetch::search::search;
 use crate::limits::{JOURNAL_BYTES_MAX, JOURNAL_INTERVAL};
 use crate::net::connection::Dialling;
+use crate::net::tcp_info::Tries;
 use crate::store::{Found, StoreError};
 
 pub use messages::{FetchSettings, FetcherArguments, FetcherMessage};
@@ -301,6 +302,7 @@ impl FetcherState {
                     local: self.settings.local,
                     tls: self.settings.tls.clone(),
                     hello: self.settings.hello.clone(),
+                    tries: Tries::default(),
                 },
                 root: self.settings.root,
                 landing: Arc::clone(&self.landing),

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,9 +25,10 @@ use tokio::task::AbortHandle;
 use super::accept::Accepting;
 use super::catalog::CatalogMessage;
 use super::link::Link;
+use super::places::{Place, who_goes};
 use super::session::{Session, SessionArguments, SessionMessage};
+use super::turns::Turns;
 use crate::clock::Clock;
-use crate::limits::{SESSION_QUIET_MIN, SESSIONS_MAX};
 use crate::net::datagram::serving::{DatagramStatistics, Datagrams};
 use crate::net::tls::Tls;
 
@@ -46,6 +47,10 @@ pub struct ServerArguments {
     pub hello: Hello,
     /// What there is to serve.
     pub catalog: Link<CatalogMessage>,
+    /// Sessions that others may have at once.
+    pub sessions_max: usize,
+    /// Connections that may begin a second.
+    pub handshakes_per_second: u32,
     /// Bytes per second that all sessions together may send; `None` for no limit.
     pub max_upload: Option<u64>,
     /// Who serves chunks in datagrams; outlives restarts of the actor.
@@ -113,8 +118,8 @@ pub enum ServerMessage {
     },
     /// A session is closed since its peer broke the protocol.
     BrokeProtocol,
-    /// All places are taken and somebody waits for one: whether somebody else has to go.
-    MakeRoom(RpcReplyPort<bool>),
+    /// All places are taken and somebody at this address waits for one: whether somebody else has to go.
+    MakeRoom(IpAddr, RpcReplyPort<bool>),
     /// The engine's deadline has come.
     Tick,
     /// How much is going on.
@@ -172,19 +177,28 @@ pub struct ServerState {
     statistics: ServerStatistics,
     turned_away: Arc<AtomicU64>,
     hasher: RandomState,
+    turns: Turns<Newcomer>,
+}
+
+/// A connection that waits for its handshake.
+#[derive(Debug)]
+struct Newcomer {
+    tcp: TcpStream,
+    addr: SocketAddr,
+    permit: OwnedSemaphorePermit,
 }
 
 /// A session, and what tells who goes first when all places are taken.
 #[derive(Debug)]
 struct Open {
     actor: ActorRef<SessionMessage>,
+    place: Place,
+    /// Where its connection comes from.
     addr: SocketAddr,
     /// Who it is, once the handshake is done.
     peer: Option<(NodeId, Instance, String)>,
     stream_bytes: u64,
     datagram_bytes: u64,
-    /// When it last asked for something or took something.
-    active: Time,
     /// It has been told to go.
     leaving: bool,
 }
@@ -204,7 +218,7 @@ impl Actor for Server {
         let accepting = Accepting {
             system: "sessions",
             listener: Arc::clone(&arguments.listener),
-            connections_max: SESSIONS_MAX,
+            connections_max: arguments.sessions_max,
             accepted: ServerMessage::Accepted,
             make_room: Some(ServerMessage::MakeRoom),
             turned_away: Arc::clone(&turned_away),
@@ -220,6 +234,7 @@ impl Actor for Server {
             statistics: ServerStatistics::default(),
             turned_away,
             hasher: RandomState::new(),
+            turns: Turns::new(arguments.clock.now(), arguments.handshakes_per_second),
             arguments,
         })
     }
@@ -233,14 +248,16 @@ impl Actor for Server {
         let now = state.arguments.clock.now();
         match message {
             ServerMessage::Accepted(tcp, addr, permit) => {
-                return state.open_session(&myself, tcp, addr, permit).await;
+                state.turns.push(now, addr.ip(), Newcomer { tcp, addr, permit });
+                state.open_sessions(&myself, now).await;
             }
             ServerMessage::Opened { session, node, instance, name } => {
                 let peer = state.peer_key(node, instance);
                 // That a session has ended is heard before what it said last. The engine would keep it for ever.
                 let Some(open) = state.sessions.get_mut(&session) else { return Ok(()) };
                 open.peer = Some((node, instance, name));
-                open.active = now;
+                open.place.peer = Some(peer);
+                open.place.active = now;
                 state.engine.handle(now, Input::Opened { session, peer });
             }
             ServerMessage::Asked { session, request, content, geometry, span, permit: _permit } => {
@@ -271,12 +288,15 @@ impl Actor for Server {
                 state.statistics.broke_protocol += 1;
                 return Ok(());
             }
-            ServerMessage::MakeRoom(reply) => {
+            ServerMessage::MakeRoom(from, reply) => {
                 // Whoever asked may have given up.
-                let _ = reply.send(state.make_room(now));
+                let _ = reply.send(state.make_room(now, from));
                 return Ok(());
             }
-            ServerMessage::Tick => state.engine.handle(now, Input::Tick),
+            ServerMessage::Tick => {
+                state.open_sessions(&myself, now).await;
+                state.engine.handle(now, Input::Tick);
+            }
             ServerMessage::Statistics(reply) => {
                 state.statistics.sessions = state.engine.session_count();
                 state.statistics.datagrams = state.arguments.datagrams.statistics();
@@ -331,13 +351,15 @@ impl Drop for ServerState {
 }
 
 impl ServerState {
-    async fn open_session(
-        &mut self,
-        myself: &ActorRef<ServerMessage>,
-        tcp: TcpStream,
-        addr: SocketAddr,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<(), ActorProcessingErr> {
+    /// Begins with those whose turn it is.
+    async fn open_sessions(&mut self, myself: &ActorRef<ServerMessage>, now: Time) {
+        while let Some(newcomer) = self.turns.next(now) {
+            self.open_session(myself, newcomer).await;
+        }
+    }
+
+    async fn open_session(&mut self, myself: &ActorRef<ServerMessage>, newcomer: Newcomer) {
+        let Newcomer { tcp, addr, permit } = newcomer;
         let session = SessionId(self.next_session);
         self.next_session += 1;
         let arguments = SessionArguments {
@@ -358,18 +380,17 @@ impl ServerState {
                 let active = self.arguments.clock.now();
                 let open = Open {
                     actor,
+                    place: Place { from: addr.ip(), peer: None, active },
                     addr,
                     peer: None,
                     stream_bytes: 0,
                     datagram_bytes: 0,
-                    active,
                     leaving: false,
                 };
                 self.sessions.insert(session, open);
             }
             Err(error) => tracing::warn!(%addr, %error, "cannot start a session"),
         }
-        Ok(())
     }
 
     /// By what the share of a peer is counted. Who only says to be the instance of another does not get at that one's.
@@ -379,7 +400,7 @@ impl ServerState {
 
     fn is_active(&mut self, session: SessionId, now: Time) -> Option<&mut Open> {
         let open = self.sessions.get_mut(&session)?;
-        open.active = now;
+        open.place.active = now;
         Some(open)
     }
 
@@ -387,7 +408,7 @@ impl ServerState {
         let mut peers: BTreeMap<(NodeId, Instance), ServedPeer> = BTreeMap::new();
         for open in self.sessions.values() {
             let Some((node, instance, name)) = &open.peer else { continue };
-            let (node, instance, quiet) = (*node, *instance, now.since(open.active));
+            let (node, instance, quiet) = (*node, *instance, now.since(open.place.active));
             let peer = peers.entry((node, instance)).or_insert_with(|| ServedPeer {
                 node,
                 instance,
@@ -406,16 +427,15 @@ impl ServerState {
         peers.into_values().collect()
     }
 
-    /// Ends the session that is missed least, if there is one: the oldest that has not shown who it is, or else the one
-    /// that has been quiet longest. So places cannot be held by doing nothing.
-    fn make_room(&mut self, now: Time) -> bool {
-        let may_go = |open: &Open| {
-            !open.leaving && (open.peer.is_none() || now.since(open.active) >= SESSION_QUIET_MIN)
-        };
-        let candidates = self.sessions.values_mut().filter(|open| may_go(open));
-        let Some(open) = candidates.min_by_key(|open| (open.peer.is_some(), open.active)) else {
-            return false;
-        };
+    /// Ends the session that is missed least, if it is fair that one goes for somebody at this address; first of all those
+    /// that have not even begun.
+    fn make_room(&mut self, now: Time, from: IpAddr) -> bool {
+        if self.turns.give_up_for(from).is_some() {
+            return true;
+        }
+        let staying = self.sessions.iter().filter(|(_, open)| !open.leaving);
+        let goes = who_goes(staying.map(|(session, open)| (*session, open.place)), from, now);
+        let Some(open) = goes.and_then(|session| self.sessions.get_mut(&session)) else { return false };
         open.leaving = true;
         open.actor.stop(Some("made room for another session".to_owned()));
         true
@@ -442,7 +462,7 @@ impl ServerState {
         if let Some(tick) = self.ticking.take() {
             tick.abort();
         }
-        if let Some(deadline) = self.engine.deadline() {
+        if let Some(deadline) = self.engine.deadline().into_iter().chain(self.turns.deadline()).min() {
             let at = self.arguments.clock.instant(deadline);
             let myself = myself.clone();
             let tick = tokio::spawn(async move {
@@ -458,6 +478,7 @@ impl ServerState {
 mod tests {
     use super::*;
     use crate::identity::Identity;
+    use crate::limits::{HANDSHAKES_PER_SECOND, SESSIONS_MAX};
     use crate::net::datagram::serving::DatagramsArguments;
     use crate::net::datagram::socket::Mode;
     use ractor::rpc::CallResult;
@@ -471,6 +492,8 @@ mod tests {
             tls,
             hello: Hello { instance: Instance(1), name: String::new() },
             catalog: Link::default(),
+            sessions_max: SESSIONS_MAX.into(),
+            handshakes_per_second: HANDSHAKES_PER_SECOND.into(),
             max_upload: None,
             datagrams: Datagrams::new(DatagramsArguments {
                 bind: Some(std::net::Ipv4Addr::LOCALHOST.into()),

@@ -167,7 +167,8 @@ impl Actor for Source {
                 }
             }
             SourceMessage::StillDialling => {
-                if state.peer.is_none() && !state.lanes.is_empty() {
+                let is_slow = state.arguments.dialling.tries.has_arrived();
+                if state.peer.is_none() && !state.lanes.is_empty() && !is_slow {
                     state.open_lane();
                 }
             }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use ftx_proto::engine::pull::choice::LaneMode;
 
 use crate::config::{
-    DEFAULT_PORT, InboxConfig, ListenAt, NodeConfig, Services, Sessions, StepAuth, StepConfig,
+    DEFAULT_PORT, InboxConfig, Limits, ListenAt, NodeConfig, Services, Sessions, StepAuth, StepConfig,
 };
 use crate::error::{Code, Error};
 use crate::interop::Url;
@@ -71,6 +71,9 @@ pub(super) struct ShareOptions {
     /// Take files that are pushed by TCP put into the inbox, at this address or port [default: port 5001]
     #[arg(long, value_name = "ADDR", env = "FTX_TCP_PUT", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub(super) tcp_put: Option<ListenAt>,
+    /// Only in a configuration file.
+    #[arg(skip)]
+    pub(super) limits: Limits,
 }
 
 /// What every command takes.
@@ -319,6 +322,8 @@ struct File {
     state: Option<PathBuf>,
     timeout: Option<f64>,
     no_sandbox: Option<bool>,
+    #[serde(default)]
+    limits: Limits,
 }
 
 impl Options {
@@ -354,6 +359,7 @@ impl Options {
         share.striped = share.striped.or(file.striped);
         share.udp_get |= file.udp_get;
         share.tcp_put = share.tcp_put.or(file.tcp_put);
+        share.limits = file.limits;
         let common = &mut self.common;
         common.name = common.name.take().or(file.name);
         common.bind = common.bind.or(file.bind);
@@ -375,6 +381,7 @@ impl ShareOptions {
     pub(super) fn complete(&self, config: &mut NodeConfig) -> Result<(), Error> {
         config.shares = self.share.clone();
         config.max_upload = self.max_upload;
+        config.limits = self.limits;
         let default = InboxLimits::default();
         let limits = InboxLimits {
             user_bytes_max: self.inbox_quota.unwrap_or(default.user_bytes_max),
@@ -413,6 +420,7 @@ impl CommonOptions {
             max_upload: None,
             inbox: None,
             services: Services::default(),
+            limits: Limits::default(),
         })
     }
 
@@ -491,7 +499,8 @@ mod tests {
         std::fs::write(
             &path,
             "share = ['/a', '/b']\nport = 7\nmax-upload = '2MB'\ntimeout = 1.5\n\
-             inbox = '/in'\ninbox-quota = '1GiB'\nstep = '127.0.0.1:0'\nstep-auth = 'classic'\nno-sandbox = true\n",
+             inbox = '/in'\ninbox-quota = '1GiB'\nstep = '127.0.0.1:0'\nstep-auth = 'classic'\nno-sandbox = true\n\
+             [limits]\nsessions = 20\n",
         )
         .unwrap();
         let path = path.to_str().unwrap();
@@ -506,6 +515,7 @@ mod tests {
         assert_eq!(config.inbox.unwrap().limits.user_bytes_max, 1 << 30);
         let step = StepConfig { at: "127.0.0.1:0".parse().unwrap(), auth: StepAuth::Classic };
         assert_eq!(config.services.step, Some(step));
+        assert_eq!(config.limits, Limits { sessions: 20, ..Limits::default() });
         std::fs::write(path, "shares = 3").unwrap();
         let error = Options::parse_from(["ftx-node", "--config", path]).with_file().unwrap_err();
         assert_eq!(error.code, Code::Usage);

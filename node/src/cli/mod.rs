@@ -103,4 +103,4 @@ fn raise_descriptor_limit() {
 }
 
 /// For all sessions with all their contents, twice.
-const DESCRIPTORS_WANTED: u64 = (SESSIONS_MAX * (SESSION_CONTENTS_MAX + 1) * 2) as u64;
+const DESCRIPTORS_WANTED: u64 = SESSIONS_MAX as u64 * (SESSION_CONTENTS_MAX as u64 + 1) * 2;

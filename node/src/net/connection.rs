@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::datagram::seal::DatagramSecret;
 use super::frame::{FrameError, FrameReader, FrameWriter};
 use super::handshake::{self, Shaken};
-use super::tcp_info::TcpWatch;
+use super::tcp_info::{TcpWatch, Tries};
 use super::tls::Tls;
 
 /// Who is at the other end.
@@ -80,12 +80,15 @@ pub struct Dialling {
     pub tls: Tls,
     /// What it says first.
     pub hello: Hello,
+    /// What is under way there.
+    pub tries: Tries,
 }
 
 /// Connects to a node.
 ///
 /// A packet that is lost before TCP knows the network costs a second or more. So what takes longer than a handshake takes
-/// on any local network is begun once more beside it, and whichever is done first is taken.
+/// on any local network is begun once more beside it, and whichever is done first is taken. A peer that has all that was sent
+/// and is slow to answer has much to do, and is given no more of it, but for one more try: its answer may be lost as well.
 pub async fn dial(dialling: Dialling) -> Result<Connection, ConnectError> {
     let dialling = async {
         let mut tries = JoinSet::new();
@@ -106,7 +109,9 @@ pub async fn dial(dialling: Dialling) -> Result<Connection, ConnectError> {
                     None => return Err(ConnectError::Timeout),
                 },
                 () = again => {
-                    tries.spawn(try_dial(dialling.clone()));
+                    if pauses.as_slice().is_empty() || !dialling.tries.has_arrived() {
+                        tries.spawn(try_dial(dialling.clone()));
+                    }
                 }
             }
         }
@@ -115,7 +120,7 @@ pub async fn dial(dialling: Dialling) -> Result<Connection, ConnectError> {
 }
 
 async fn try_dial(dialling: Dialling) -> Result<Connection, ConnectError> {
-    let Dialling { addr, local, tls, hello } = dialling;
+    let Dialling { addr, local, tls, hello, tries } = dialling;
     let socket = match addr {
         SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
         SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
@@ -125,7 +130,7 @@ async fn try_dial(dialling: Dialling) -> Result<Connection, ConnectError> {
     }
     let mut tcp = socket.connect(addr).await?;
     be_prompt(&tcp)?;
-    let watch = TcpWatch::new(&tcp).ok();
+    let watch = TcpWatch::new(&tcp).ok().inspect(|watch| tries.add(watch));
     let shaken = handshake::connect(&mut tcp, tls.client.clone()).await?;
     let connection = greet(tcp, shaken, addr, hello).await?;
     Ok(Connection { watch, ..connection })
@@ -174,5 +179,37 @@ async fn greet(
             Ok(Connection { peer, reader, writer, watch: None, datagram_secret })
         }
         _ => Err(ConnectError::NotANode),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+    use tokio::io::AsyncWriteExt;
+
+    /// The time is virtual: it passes when nobody has anything else to do.
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_of_a_byte_a_second_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let tls = Tls::new(&Identity::load_or_create(folder.path()).unwrap()).unwrap();
+        let me = Hello { instance: Instance(1), name: String::new() };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut slow = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (tcp, addr) = listener.accept().await.unwrap();
+        // A record as long as they get, of which there is always a byte more.
+        let dribbling = tokio::spawn(async move {
+            for byte in [22, 3, 1, 64, 0, 1, 0, 63, 0].into_iter().chain(std::iter::repeat(3)) {
+                if slow.write_all(&[byte]).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let began = tokio::time::Instant::now();
+        let error = accept(tcp, addr, &tls, me).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Timeout), "{error}");
+        assert!(began.elapsed() <= HANDSHAKE_TIMEOUT + Duration::from_secs(1));
+        dribbling.abort();
     }
 }

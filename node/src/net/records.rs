@@ -205,11 +205,11 @@ pub(super) fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>)
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A sealer, and the opener for what it seals.
-    pub(in crate::net) fn pair() -> (Sealer, Opener) {
+    pub(crate) fn pair() -> (Sealer, Opener) {
         let secrets = || {
             let (key, iv) = ([7; 32].into(), [9; NONCE_LEN].into());
             (0, ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv })

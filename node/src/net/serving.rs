@@ -248,4 +248,49 @@ mod tests {
         let zeros = |first, count| (Message::Zeros { request: RequestId(7), first, count }, Vec::new());
         assert_eq!(frames, [zeros(0, 16), zeros(16, 16), zeros(32, 8)]);
     }
+
+    /// Hears everything and says nothing.
+    struct Deaf;
+
+    impl ractor::Actor for Deaf {
+        type Msg = ServerMessage;
+        type State = ();
+        type Arguments = ();
+
+        async fn pre_start(
+            &self,
+            _: ActorRef<ServerMessage>,
+            (): (),
+        ) -> Result<(), ractor::ActorProcessingErr> {
+            Ok(())
+        }
+    }
+
+    /// The time is virtual.
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_a_byte_a_second_is_given_up() {
+        use tokio::io::AsyncReadExt;
+        let (server, _) = ractor::Actor::spawn(None, Deaf, ()).await.unwrap();
+        let (near, mut far) = tokio::io::duplex(64);
+        let geometry = Geometry::new(1000 << 20).unwrap();
+        let layer = Arc::new(PieceLayer::from_hashes(geometry, vec![Digest([7; 32]); 1000]).unwrap());
+        let permits = Arc::new(tokio::sync::Semaphore::new(1));
+        let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
+        let (queue, queued) = mpsc::channel(1);
+        queue.try_send(Outgoing::Layer { request: RequestId(1), layer, permit }).unwrap();
+        let taking = tokio::spawn(async move {
+            while far.read_u8().await.is_ok() {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+        });
+        let began = tokio::time::Instant::now();
+        let writer = FrameWriter::new(near, pair().0);
+        let writing = write_outgoing(writer, queued, SessionId(1), server.clone(), Link::default());
+        let why = writing.await;
+        assert!(why.contains("took nothing"), "{why}");
+        assert!(began.elapsed() <= FRAME_WRITE_MAX + std::time::Duration::from_secs(1));
+        assert_eq!(permits.available_permits(), 1, "what was queued for it is let go");
+        taking.await.unwrap();
+        server.stop(None);
+    }
 }

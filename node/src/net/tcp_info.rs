@@ -5,11 +5,33 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Watches one connection. It keeps the connection open for as long as it lives.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TcpWatch {
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
+}
+
+/// Connections that are being made to one peer.
+#[derive(Debug, Clone, Default)]
+pub struct Tries(Arc<Mutex<Vec<Weak<OwnedFd>>>>);
+
+impl Tries {
+    /// One more is connected; it is forgotten when it ends.
+    pub fn add(&self, watch: &TcpWatch) {
+        let mut tries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tries.retain(|socket| socket.strong_count() > 0);
+        tries.push(Arc::downgrade(&watch.socket));
+    }
+
+    /// Whether the peer's system has all that was sent over one of them: then nothing was lost on the way there, and the
+    /// peer is only slow.
+    pub fn has_arrived(&self) -> bool {
+        let tries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut alive = tries.iter().filter_map(Weak::upgrade).map(|socket| TcpWatch { socket });
+        alive.any(|watch| watch.has_arrived() == Some(true))
+    }
 }
 
 /// Packets with data that came over a connection since it was made.
@@ -27,13 +49,28 @@ impl TcpWatch {
     /// # Errors
     /// If there are no more file descriptors.
     pub fn new(connection: impl AsFd) -> io::Result<Self> {
-        Ok(TcpWatch { socket: connection.as_fd().try_clone_to_owned()? })
+        Ok(TcpWatch { socket: Arc::new(connection.as_fd().try_clone_to_owned()?) })
     }
 
     /// What has come so far; `None` where the system does not tell.
     #[cfg(target_os = "linux")]
-    #[expect(unsafe_code, reason = "no safe crate asks for TCP_INFO")]
     pub fn count(&self) -> Option<TcpCount> {
+        // Older systems fill less of it; what they leave out stays zero, and nothing is lost there as far as we see.
+        self.info().map(|info| TcpCount {
+            packets: u64::from(info.tcpi_data_segs_in),
+            out_of_turn: u64::from(info.tcpi_rcv_ooopack),
+        })
+    }
+
+    /// Whether the peer's system has told that it has all that was sent; `None` where the system does not tell.
+    #[cfg(target_os = "linux")]
+    pub fn has_arrived(&self) -> Option<bool> {
+        self.info().map(|info| info.tcpi_unacked == 0)
+    }
+
+    #[cfg(target_os = "linux")]
+    #[expect(unsafe_code, reason = "no safe crate asks for TCP_INFO")]
+    fn info(&self) -> Option<libc::tcp_info> {
         use std::os::fd::AsRawFd;
         // SAFETY: `tcp_info` is made of integers only, for which all bits zero is a value.
         let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
@@ -49,16 +86,18 @@ impl TcpWatch {
                 &mut len,
             )
         };
-        // Older systems fill less of it; what they leave out stays zero, and nothing is lost there as far as we see.
-        (result == 0).then(|| TcpCount {
-            packets: u64::from(info.tcpi_data_segs_in),
-            out_of_turn: u64::from(info.tcpi_rcv_ooopack),
-        })
+        (result == 0).then_some(info)
     }
 
     /// What has come so far; `None` where the system does not tell.
     #[cfg(not(target_os = "linux"))]
     pub fn count(&self) -> Option<TcpCount> {
+        None
+    }
+
+    /// Whether the peer's system has told that it has all that was sent; `None` where the system does not tell.
+    #[cfg(not(target_os = "linux"))]
+    pub fn has_arrived(&self) -> Option<bool> {
         None
     }
 }
@@ -83,5 +122,23 @@ mod tests {
             assert!(count.packets > 0);
             assert_eq!(count.out_of_turn, 0);
         }
+    }
+    #[test]
+    fn a_peer_that_is_slow_is_told_from_one_that_nothing_reaches() {
+        let tries = Tries::default();
+        assert!(!tries.has_arrived());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let watch = TcpWatch::new(&client).unwrap();
+        tries.add(&watch);
+        client.write_all(b"hello").unwrap();
+        // Nobody has taken the connection, but the system has what came.
+        if cfg!(target_os = "linux") {
+            while !tries.has_arrived() {
+                std::thread::yield_now();
+            }
+        }
+        drop(watch);
+        assert!(!tries.has_arrived(), "it is forgotten when it ends");
     }
 }

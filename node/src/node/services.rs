@@ -22,7 +22,6 @@ use crate::interop::step_store::{InboxUsage, StepStore, StepStoreConfig};
 use crate::interop::step_users::{PasswordGate, StepAccess, StepUsers, token_key};
 use crate::interop::striped_server::StripedServer;
 use crate::interop::tcp_put_server::TcpPutServer;
-use crate::limits::{STRIPED_DOWNLOADS_MAX, TCP_PUTS_MAX};
 use crate::store::remove_abandoned;
 
 /// Where a node serves the older systems.
@@ -68,14 +67,15 @@ impl Started {
         clock: Clock,
     ) -> Result<Self, Error> {
         let catalog = links.catalog.clone();
-        let open = |at: Option<ListenAt>, port, system, connections_max, serve| -> Result<_, Error> {
+        let open = |at: Option<ListenAt>, port, system, connections_max: u16, serve| -> Result<_, Error> {
             let Some(at) = at else { return Ok(None) };
             let listener = Arc::new(listen_for(system, at, port, config)?);
+            let connections_max = connections_max.into();
             Ok(Some(ListenerArguments { system, listener, serve, connections_max, data: data.clone() }))
         };
         let server = Arc::new(StripedServer::new(catalog.clone(), Arc::clone(digests), config.max_upload));
         let serve = Serve::new(move |tcp, addr| Arc::clone(&server).serve(tcp, addr));
-        let striped = open(config.services.striped, 0, "striped", STRIPED_DOWNLOADS_MAX, serve)?;
+        let striped = open(config.services.striped, 0, "striped", config.limits.striped_downloads, serve)?;
         let step = match &config.services.step {
             Some(step) => Some(start_step(step, config, catalog, digests, data.clone(), clock)?),
             None => None,
@@ -84,7 +84,7 @@ impl Started {
         let server = tcp_put_server(config, usage, clock)?;
         let serve = Serve::new(move |tcp, addr| server.clone().serve(tcp, addr));
         let port = ftx_proto::interop::tcp_put::PORT;
-        let tcp_put = open(config.services.tcp_put, port, "TCP put", TCP_PUTS_MAX, serve)?;
+        let tcp_put = open(config.services.tcp_put, port, "TCP put", config.limits.tcp_puts, serve)?;
         Ok(Started { step, striped, tcp_put })
     }
 
@@ -171,6 +171,7 @@ fn start_step(
         listener: Arc::new(listener),
         service: Arc::new(StepService::new(store, access)),
         catalog,
+        connections_max: config.limits.step_sessions.into(),
         data,
         clock,
     })

@@ -15,7 +15,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::runtime::{Builder, Runtime};
 
 use super::*;
-use crate::config::Services;
+use crate::config::{Limits, Services};
 use crate::fetch::report::Report;
 use crate::fetch::resolve::Wanted;
 use crate::runtimes;
@@ -219,6 +219,7 @@ impl Story {
                 max_upload: Some(RATE),
                 inbox: None,
                 services: Services::default(),
+                limits: Limits::default(),
             };
             self.nodes[number] = Some(Node::start(config, Handle::current()).await.unwrap());
         }

@@ -159,6 +159,8 @@ pub struct ServeEngine {
     turns: VecDeque<PeerKey>,
     queued: usize,
     bucket: Option<Bucket>,
+    /// What all peers together are granted in a round.
+    round_bytes: u64,
     wake: Option<Time>,
 }
 
@@ -201,11 +203,13 @@ impl ServeEngine {
             grants_per_session: config.grants_per_session.max(1),
             ..config
         };
+        let mut round_bytes = ROUND_BYTES_MAX;
         let bucket = config.max_upload.map(|rate| {
             let rate = rate.max(1);
             // Under a low limit smaller grants, so that no single one takes longer than the burst where that can be.
             let burst = (rate as f64 * BURST_SECONDS) as u64;
             config.grant_bytes = config.grant_bytes.min(burst).max(u64::from(CHUNK_SIZE));
+            round_bytes = round_bytes.min((rate as f64 * ROUND_SECONDS) as u64);
             Bucket::new(rate, burst.max(config.grant_bytes))
         });
         ServeEngine {
@@ -217,6 +221,7 @@ impl ServeEngine {
             turns: VecDeque::new(),
             queued: 0,
             bucket,
+            round_bytes,
             wake: None,
         }
     }
@@ -333,21 +338,29 @@ impl ServeEngine {
         if let Some(bucket) = &mut self.bucket {
             bucket.give_back(unused);
         }
-        let key = session.peer;
+        let (key, most) = (session.peer, 2 * self.grant_bytes());
         if let Some(peer) = self.peers.get_mut(&key) {
-            peer.credit = (peer.credit + unused).min(2 * self.config.grant_bytes);
+            peer.credit = (peer.credit + unused).min(most);
         }
         self.take_turn(key);
+    }
+
+    /// What a peer is granted in its turn, and most bytes of one grant. The more peers there are the less, so that a round is
+    /// short against what a peer keeps requested: one that has nothing queued when its turn comes misses it.
+    fn grant_bytes(&self) -> u64 {
+        let share = self.round_bytes / (self.turns.len() as u64).max(1);
+        share.clamp(u64::from(CHUNK_SIZE), self.config.grant_bytes)
     }
 
     /// A peer that can be granted something joins the round: anew with credit for one turn, at the end; with what is left
     /// of its turn, at the front.
     fn take_turn(&mut self, key: PeerKey) {
+        let grant_bytes = self.grant_bytes();
         let Some(peer) = self.peers.get_mut(&key).filter(|peer| !peer.in_turn) else { return };
         peer.in_turn = true;
         match peer.credit {
             0 => {
-                peer.credit = self.config.grant_bytes;
+                peer.credit = grant_bytes;
                 self.turns.push_back(key);
             }
             _ => self.turns.push_front(key),
@@ -366,9 +379,10 @@ impl ServeEngine {
                 self.end_turn(key);
                 continue;
             };
+            let grant_bytes = self.grant_bytes();
             let Some(peer) = self.peers.get_mut(&key) else { return };
             if peer.credit < cost {
-                peer.credit += self.config.grant_bytes;
+                peer.credit += grant_bytes;
                 self.turns.rotate_left(1);
                 continue;
             }
@@ -390,6 +404,7 @@ impl ServeEngine {
 
     /// The next run of the peer, and its bytes: of its first session that has something queued and room for a grant.
     fn next_of(&mut self, key: PeerKey) -> Option<(SessionId, Span, u64)> {
+        let grant_bytes = self.grant_bytes();
         let peer = self.peers.get(&key)?;
         peer.sessions.iter().find_map(|&id| {
             let session = self.sessions.get_mut(&id)?;
@@ -402,7 +417,7 @@ impl ServeEngine {
             };
             session.current = Some(request);
             let Queued { geometry, rest, .. } = session.requests.get(&request)?;
-            let run = geometry.beginning_of(rest.within(rest.first().piece())?, self.config.grant_bytes);
+            let run = geometry.beginning_of(rest.within(rest.first().piece())?, grant_bytes);
             Some((id, run, geometry.len_of(run)))
         })
     }
@@ -501,3 +516,7 @@ impl Bucket {
 
 /// How much may be granted at once under a limit: what it allows in this time.
 const BURST_SECONDS: f64 = 0.05;
+
+/// What all peers together are granted in a round at most: so many bytes, or under a limit what leaves in so many seconds.
+const ROUND_BYTES_MAX: u64 = 8 * FRAME_PAYLOAD_MAX as u64;
+const ROUND_SECONDS: f64 = 0.1;

@@ -1,6 +1,7 @@
 //! End-to-end tests of the real binary, one file a topic. One test program, so that all topics run side by side: most of
 //! their time is waiting, and linking twenty programs takes longer than running one.
 
+mod attacks;
 mod changing_file;
 mod datagram;
 mod disk;

@@ -27,7 +27,7 @@ use super::link::Link;
 use crate::clock::Clock;
 use crate::interop::step_store::StepStore;
 use crate::interop::step_users::StepAccess;
-use crate::limits::{SESSION_QUIET_MIN, STEP_REPLIES_MAX, STEP_SESSIONS_MAX, STEP_UPLOAD_CHECK_INTERVAL};
+use crate::limits::{SESSION_QUIET_MIN, STEP_REPLIES_MAX, STEP_UPLOAD_CHECK_INTERVAL};
 
 /// The StepListener actor.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub struct StepListenerArguments {
     pub service: Arc<StepService>,
     /// Hears of files that came or went.
     pub catalog: Link<CatalogMessage>,
+    /// Connections at once.
+    pub connections_max: usize,
     /// Where connections do their work.
     pub data: Handle,
     /// What time it is.
@@ -129,9 +131,9 @@ impl Actor for StepListener {
         let accepting = Accepting {
             system: "STEP",
             listener: Arc::clone(&arguments.listener),
-            connections_max: STEP_SESSIONS_MAX,
+            connections_max: arguments.connections_max,
             accepted: StepListenerMessage::Accepted,
-            make_room: Some(StepListenerMessage::MakeRoom),
+            make_room: Some(|_, reply| StepListenerMessage::MakeRoom(reply)),
             turned_away: Arc::default(),
         };
         let accepting = tokio::spawn(accepting.run(myself)).abort_handle();

@@ -9,12 +9,12 @@ use rand::rngs::ChaCha8Rng;
 
 use super::LookupToken;
 use super::recent::Recent;
-use super::tokens::TokenBucket;
 use crate::limits::{
     ANSWERS_BURST, ANSWERS_PENDING_MAX, ANSWERS_PER_SECOND, ANSWERS_RECENT_MAX, DATAGRAM_SIZE_MAX,
     SOURCE_ANSWERS_BURST, SOURCE_ANSWERS_PER_SECOND, SOURCES_MAX,
 };
 use crate::time::Time;
+use crate::tokens::TokenBucket;
 use crate::wire::discovery::Datagram;
 
 /// The longest an answer waits, so that those of a hundred nodes do not drown the asker. Less than what lies between

@@ -26,7 +26,6 @@ mod counters;
 mod peers;
 mod queries;
 mod recent;
-mod tokens;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

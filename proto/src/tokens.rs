@@ -1,10 +1,12 @@
 //! A token bucket in virtual time.
 
+use std::time::Duration;
+
 use crate::time::Time;
 
 /// So many events in a burst, and so many a second when it goes on.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct TokenBucket {
+pub struct TokenBucket {
     per_second: u32,
     burst: u32,
     /// In thousandths of a millionth of an event, so that no part of one gets lost between two moments.
@@ -16,12 +18,12 @@ const NANO: u64 = 1_000_000_000;
 
 impl TokenBucket {
     /// A full bucket.
-    pub(super) fn new(now: Time, per_second: u32, burst: u32) -> Self {
+    pub fn new(now: Time, per_second: u32, burst: u32) -> Self {
         TokenBucket { per_second, burst, nano_tokens: u64::from(burst) * NANO, filled: now }
     }
 
     /// Takes one token, if there is one.
-    pub(super) fn take(&mut self, now: Time) -> bool {
+    pub fn take(&mut self, now: Time) -> bool {
         self.fill(now);
         match self.nano_tokens.checked_sub(NANO) {
             Some(rest) => {
@@ -33,8 +35,14 @@ impl TokenBucket {
     }
 
     /// Puts one token back that was taken for nothing.
-    pub(super) fn put_back(&mut self) {
+    pub fn put_back(&mut self) {
         self.nano_tokens = (self.nano_tokens + NANO).min(u64::from(self.burst) * NANO);
+    }
+
+    /// When there is one to take.
+    pub fn ready_at(&self) -> Time {
+        let missing = NANO.saturating_sub(self.nano_tokens);
+        self.filled + Duration::from_nanos(missing.div_ceil(u64::from(self.per_second.max(1))))
     }
 
     fn fill(&mut self, now: Time) {
@@ -48,7 +56,6 @@ impl TokenBucket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_burst_and_then_the_rate() {
@@ -58,6 +65,18 @@ mod tests {
             taken += u32::from(bucket.take(Time::from_origin(Duration::from_millis(ms))));
         }
         assert_eq!(taken, 5 + 20);
+    }
+
+    #[test]
+    fn it_says_when_it_is_worth_to_come_again() {
+        let mut bucket = TokenBucket::new(Time::ZERO, 3, 1);
+        assert_eq!(bucket.ready_at(), Time::ZERO);
+        assert!(bucket.take(Time::ZERO));
+        for _ in 0..10 {
+            let at = bucket.ready_at();
+            assert!(!bucket.take(Time::from_origin(at.since_origin() - Duration::from_nanos(1))));
+            assert!(bucket.take(at));
+        }
     }
 
     #[test]
