@@ -35,6 +35,24 @@ pub struct NodeConfig {
     pub inbox: Option<InboxConfig>,
     /// The older systems that it serves.
     pub services: Services,
+    /// Whom it talks to.
+    pub access: Access,
+}
+
+/// Whom a node talks to; everybody, where nothing is said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Access {
+    /// The nodes in this file only, see [`crate::trust`].
+    pub trust: Option<PathBuf>,
+    /// Nodes only that know the secret in this file, see [`crate::net::group`].
+    pub secret_file: Option<PathBuf>,
+}
+
+impl Access {
+    /// Whether not everybody may talk to the node.
+    pub fn is_closed(&self) -> bool {
+        self.trust.is_some() || self.secret_file.is_some()
+    }
 }
 
 /// Which of the older systems a node serves, and where.

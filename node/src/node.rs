@@ -35,6 +35,7 @@ use crate::fetch::resolve::{Offers, Reading, Resolved, Verdict, Wanted, ambiguou
 use crate::identity::Identity;
 use crate::interop::digests::Digests;
 use crate::interop::udp_get_server::UdpGetServing;
+use crate::net::admission::Admission;
 use crate::net::connection::Dialling;
 use crate::net::datagram::serving::{Datagrams, DatagramsArguments};
 use crate::net::datagram::socket::Mode;
@@ -71,7 +72,7 @@ impl Node {
             ))
         })?;
         let identity = Identity::load_or_create(&config.state)?;
-        let tls = Tls::new(&identity)?;
+        let tls = Tls::admitting(&identity, Admission::open(&config.access)?)?;
         let listener = match config.sessions {
             Sessions::None => None,
             Sessions::AtPort => Some(listen(config.bind, config.port, true)?),
@@ -103,6 +104,7 @@ impl Node {
                 port: config.port,
                 session_port: announce.port,
                 lookup: lookup_in(&links),
+                admission: tls.admission.clone(),
                 gets: config.services.udp_get.then(|| udp_get::hearing(links.udp_get.clone())),
                 clock,
             },

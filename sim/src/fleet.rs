@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ftx_node::Node;
-use ftx_node::config::{NodeConfig, Services, Sessions};
+use ftx_node::config::{Access, NodeConfig, Services, Sessions};
 use ftx_node::error::Error;
 use ftx_proto::digest::NodeId;
 use tokio::runtime::Handle;
@@ -185,6 +185,7 @@ impl Fleet {
             max_upload,
             inbox: None,
             services: Services::default(),
+            access: Access::default(),
         };
         let name = config.name.clone();
         let node = Node::start(config, self.data.clone()).await?;

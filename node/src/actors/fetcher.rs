@@ -23,7 +23,7 @@ use super::catalog::CatalogMessage;
 use super::source::{Source, SourceArguments, SourceMessage};
 use crate::catalog::Content;
 use crate::error::{Code, Error};
-use crate::fetch::candidates::Candidates;
+use crate::fetch::candidates::{Candidates, Drought};
 use crate::fetch::landing::Landing;
 use crate::fetch::lane::Described;
 use crate::fetch::pull::SharedBudget;
@@ -344,13 +344,23 @@ impl FetcherState {
         if self.ending.is_some() {
             return;
         }
+        // That does not change while somebody waits for it; but others may only just be answering.
+        if now.since(self.fed_at) >= self.settings.patience.min(OTHERS_ANSWER_MAX)
+            && let Some(refused) = self.candidates.nobody_admitted()
+        {
+            return self.fail_for(myself, refused);
+        }
         // Whether nobody is there or those who are give nothing, it comes to the same for whoever waits.
         if now.since(self.fed_at) >= self.settings.patience {
-            let what = format!("{} ({})", self.settings.name, self.settings.named.short());
-            let error =
-                self.candidates.drought().error(&what, self.engine.progress(), self.settings.patience);
-            self.fail(myself, error);
+            self.fail_for(myself, self.candidates.drought());
         }
+    }
+
+    /// Ends the fetch since nobody gives anything.
+    fn fail_for(&mut self, myself: &ActorRef<FetcherMessage>, drought: Drought) {
+        let what = format!("{} ({})", self.settings.name, self.settings.named.short());
+        let error = drought.error(&what, self.engine.progress(), self.settings.patience);
+        self.fail(myself, error);
     }
 
     /// Lets the node serve what is verified. A catalog that was restarted knows nothing of it and is told again.
@@ -499,6 +509,9 @@ async fn tick_regularly(fetcher: ActorRef<FetcherMessage>) {
         }
     }
 }
+
+/// How long others that have the content may take to answer, where those that did are out of reach.
+const OTHERS_ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// How often a fetch looks after itself.
 const TICK: Duration = Duration::from_millis(50);

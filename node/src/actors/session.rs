@@ -166,7 +166,11 @@ impl Actor for Session {
                     }
                 }
                 Err(error) => {
-                    tracing::info!(%addr, %error, "a connection that did not become a session");
+                    if error.refused_with().is_some() {
+                        tracing::warn!(%addr, "no session: {error}");
+                    } else {
+                        tracing::info!(%addr, %error, "a connection that did not become a session");
+                    }
                     format!("{addr}: {error}")
                 }
             };
@@ -288,7 +292,15 @@ impl SessionState {
             | Message::Zeros { .. }
             | Message::Refused { .. }
             | Message::Datagrams { .. }
-            | Message::Pong(_) => return Err("sends what only the serving side may send".to_owned()),
+            | Message::Pong(_)
+            | Message::Prove { .. }
+            | Message::NotAdmitted(_)
+            | Message::Put { .. }
+            | Message::Putting { .. }
+            | Message::HavePut { .. }
+            | Message::PutRefused { .. } => {
+                return Err("sends what only the serving side may send".to_owned());
+            }
         }
         Ok(())
     }

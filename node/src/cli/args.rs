@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use ftx_proto::engine::pull::choice::LaneMode;
 
+use super::access::{AccessOptions, TrustAction, check_services};
 use crate::config::{
     DEFAULT_PORT, InboxConfig, ListenAt, NodeConfig, Services, Sessions, StepAuth, StepConfig,
 };
@@ -91,6 +92,8 @@ pub(super) struct CommonOptions {
     /// Where this node keeps its identity, the hashes of what it shares, and how far unfinished uploads are
     #[arg(long, global = true, value_name = "DIR", env = "FTX_STATE")]
     pub(super) state: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) access: AccessOptions,
     /// How long to wait for nodes: at the beginning [default: 3], and when none is left [default: 60]. For each step of a
     /// server of an older system [default: 5 to 120, by step]
     #[arg(long, global = true, value_name = "SECONDS", env = "FTX_TIMEOUT", value_parser = super::text::parse_seconds)]
@@ -145,6 +148,13 @@ pub(super) enum Command {
         path: PathBuf,
         /// Its root, or the first 8 or more digits of it
         root: String,
+    },
+    /// Print the id of this node, by which others trust it
+    Id,
+    /// Say which nodes may talk to this one, where --trust is given
+    Trust {
+        #[command(subcommand)]
+        action: TrustAction,
     },
     /// Say who may log in to STEP, with which password
     StepUser {
@@ -302,6 +312,8 @@ struct File {
     #[serde(default)]
     peer: Vec<String>,
     state: Option<PathBuf>,
+    trust: Option<PathBuf>,
+    secret_file: Option<PathBuf>,
     timeout: Option<f64>,
 }
 
@@ -346,6 +358,8 @@ impl Options {
             common.peer = file.peer;
         }
         common.state = common.state.take().or(file.state);
+        common.access.trust = common.access.trust.take().or(file.trust);
+        common.access.secret_file = common.access.secret_file.take().or(file.secret_file);
         if let (None, Some(seconds)) = (common.timeout, file.timeout) {
             common.timeout = Some(super::text::parse_seconds(&seconds.to_string()).map_err(wrong)?);
         }
@@ -366,7 +380,7 @@ impl ShareOptions {
         config.inbox = self.inbox.clone().map(|path| InboxConfig { path, limits });
         config.services =
             Services { step: None, striped: self.striped, tcp_put: self.tcp_put, udp_get: self.udp_get };
-        let Some(at) = self.step else { return Ok(()) };
+        let Some(at) = self.step else { return check_services(&config.access, &config.services) };
         let auth = match &self.step_auth {
             Some(auth) if auth.as_os_str() == "classic" => StepAuth::Classic,
             Some(file) => StepAuth::File(file.clone()),
@@ -377,7 +391,7 @@ impl ShareOptions {
             }
         };
         config.services.step = Some(StepConfig { at, auth });
-        Ok(())
+        check_services(&config.access, &config.services)
     }
 }
 
@@ -396,6 +410,7 @@ impl CommonOptions {
             max_upload: None,
             inbox: None,
             services: Services::default(),
+            access: self.access.access(),
         })
     }
 
@@ -465,6 +480,26 @@ mod tests {
         assert_eq!(file, (at("7"), StepAuth::File("users".into())));
         assert_eq!(step(&[]).unwrap(), None);
         assert_eq!(step(&["--step"]).unwrap_err().code, Code::Usage);
+    }
+
+    #[test]
+    fn what_is_for_some_is_not_given_to_all() {
+        let complete = |args: &[&str]| {
+            let options = Options::parse_from([&["ftx-node", "--state", "/s"], args].concat());
+            let mut config = options.common.node_config(Sessions::None).unwrap();
+            options.share.complete(&mut config).map_err(|error| error.code)
+        };
+        for open in [&["--udp-get"][..], &["--striped"], &["--step", "--step-auth", "classic"]] {
+            assert_eq!(complete(open), Ok(()));
+            for closed in ["--trust", "--secret-file"] {
+                assert_eq!(
+                    complete(&[open, &[closed, "/f"]].concat()),
+                    Err(Code::Usage),
+                    "{open:?} {closed}"
+                );
+            }
+        }
+        assert_eq!(complete(&["--trust", "/f", "--step", "--step-auth", "users", "--tcp-put"]), Ok(()));
     }
 
     #[test]

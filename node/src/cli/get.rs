@@ -60,6 +60,8 @@ pub(super) async fn get(
             if matches!(error.code, Code::NoNode | Code::NotFound)
                 && !interrupted.has_the_fetch_begun()
                 && !options.native_only
+                // Servers of udp-get can be asked in clear only, and prove nothing.
+                && !common.access.access().is_closed()
                 && options.from.is_none() =>
         {
             super::classic::instead(name.clone(), error, &options, &common, data, output).await

@@ -1,11 +1,14 @@
 //! A connection between two nodes: TCP, TLS, and the `Hello` of both sides, each within a time-out.
+//!
+//! Between TLS and `Hello` stands whether the two talk to each other at all ([`Admission`](super::admission::Admission)):
+//! whoever is not trusted, or does not prove the group's secret, is told that and nothing else, not even a name.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ftx_proto::digest::{Instance, NodeId};
-use ftx_proto::wire::session::{Hello, Message};
+use ftx_proto::wire::session::{Hello, Message, NotAdmitted};
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -14,6 +17,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::datagram::seal::{Aead, DatagramSecret, EXPORTER_LABEL, SECRET_LEN};
 use super::frame::{FrameError, FrameReader, FrameWriter};
+use super::group::{self, Binding, Speaker};
 use super::tcp_info::TcpWatch;
 use super::tls::{self, Tls};
 
@@ -60,6 +64,62 @@ pub enum ConnectError {
     /// Nothing happened for too long.
     #[error("no answer within {} s", HANDSHAKE_TIMEOUT.as_secs())]
     Timeout,
+    /// This node does not talk to that one.
+    #[error("node {0} is not trusted here; `ftx-node trust add {0}` lets it in")]
+    Untrusted(NodeId),
+    /// The peer does not know the secret of this node's group.
+    #[error("node {0} does not prove that it knows the secret of this node's group")]
+    NoProof(NodeId),
+    /// The peer knows another secret, or somebody sits in between.
+    #[error("node {0} does not know the secret of this node's group, but another one")]
+    WrongProof(NodeId),
+    /// The peer does not talk to this node.
+    #[error("{}", said(*why, *me))]
+    NotAdmitted {
+        /// Who says it.
+        by: NodeId,
+        /// What it says.
+        why: NotAdmitted,
+        /// Who this node is.
+        me: NodeId,
+    },
+}
+
+impl ConnectError {
+    /// Who is at the other end, if one of the two nodes does not want to talk to the other; then it is of no use to try
+    /// again.
+    pub fn refused_with(&self) -> Option<NodeId> {
+        match self {
+            ConnectError::Untrusted(node) | ConnectError::NoProof(node) | ConnectError::WrongProof(node) => {
+                Some(*node)
+            }
+            ConnectError::NotAdmitted { by, .. } => Some(*by),
+            _ => None,
+        }
+    }
+
+    /// What the peer is told, where it is this node that does not want.
+    fn to_say(&self) -> Option<NotAdmitted> {
+        match self {
+            ConnectError::Untrusted(_) => Some(NotAdmitted::Untrusted),
+            ConnectError::NoProof(_) => Some(NotAdmitted::SecretNeeded),
+            ConnectError::WrongProof(_) => Some(NotAdmitted::WrongSecret),
+            _ => None,
+        }
+    }
+}
+
+/// What it means that the peer says this.
+fn said(why: NotAdmitted, me: NodeId) -> String {
+    match why {
+        NotAdmitted::Untrusted => {
+            format!("it does not trust this node; `ftx-node trust add {me}` there would let it in")
+        }
+        NotAdmitted::SecretNeeded => {
+            "it belongs to a group with a secret; --secret-file FILE gives it".to_owned()
+        }
+        NotAdmitted::WrongSecret => "it belongs to a group with another secret".to_owned(),
+    }
 }
 
 /// How long a connection may take to be made, from dialling to `Hello`.
@@ -128,7 +188,7 @@ async fn try_dial(dialling: Dialling) -> Result<Connection, ConnectError> {
     let watch = TcpWatch::new(&tcp).ok();
     let connector = TlsConnector::from(tls.client.clone());
     let stream = connector.connect(tls::server_name(), tcp).await?;
-    let connection = greet(TlsStream::Client(stream), addr, hello).await?;
+    let connection = greet(TlsStream::Client(stream), addr, hello, &tls).await?;
     Ok(Connection { watch, ..connection })
 }
 
@@ -142,7 +202,7 @@ pub async fn accept(
     let accepting = async {
         be_prompt(&tcp)?;
         let stream = TlsAcceptor::from(tls.server.clone()).accept(tcp).await?;
-        greet(TlsStream::Server(stream), addr, me).await
+        greet(TlsStream::Server(stream), addr, me, tls).await
     };
     timeout(HANDSHAKE_TIMEOUT, accepting).await.unwrap_or(Err(ConnectError::Timeout))
 }
@@ -160,28 +220,107 @@ async fn greet(
     stream: TlsStream<TcpStream>,
     addr: SocketAddr,
     me: Hello,
+    tls: &Tls,
 ) -> Result<Connection, ConnectError> {
     let node = tls::peer_of(stream.get_ref().1).ok_or(ConnectError::NotANode)?;
-    let datagram_secret = datagram_secret(&stream)?;
+    let secret = exported(&stream, EXPORTER_LABEL)?;
+    let datagram_secret = DatagramSecret::new(secret, Aead::of(stream.get_ref().1));
+    let speaker = match stream {
+        TlsStream::Client(_) => Speaker::Dialling,
+        TlsStream::Server(_) => Speaker::Taking,
+    };
+    let (dialling, taking) = if speaker == Speaker::Dialling { (tls.me, node) } else { (node, tls.me) };
+    let binding = Binding { exported: exported(&stream, group::EXPORTER_LABEL)?, dialling, taking };
     let (read, write) = tokio::io::split(stream);
     let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
+    if let Err(error) = admit(&mut reader, &mut writer, tls, node, speaker, &binding).await {
+        if let Some(why) = error.to_say() {
+            tell_that_it_is_not_admitted(&mut reader, &mut writer, why).await;
+        }
+        return Err(error);
+    }
     writer.write(&Message::Hello(me), b"").await?;
     match reader.read().await? {
         Some(Message::Hello(Hello { instance, name })) => {
             let peer = Peer { node, instance, name, addr };
             Ok(Connection { peer, reader, writer, watch: None, datagram_secret })
         }
+        Some(Message::NotAdmitted(why)) => Err(ConnectError::NotAdmitted { by: node, why, me: tls.me }),
+        Some(Message::Prove { .. }) => {
+            Err(ConnectError::NotAdmitted { by: node, why: NotAdmitted::SecretNeeded, me: tls.me })
+        }
         _ => Err(ConnectError::NotANode),
     }
 }
 
-/// What both sides of this session know, and nobody else.
-fn datagram_secret(stream: &TlsStream<TcpStream>) -> io::Result<DatagramSecret> {
-    let secret = [0; SECRET_LEN];
-    let exported = match stream {
-        TlsStream::Client(stream) => stream.get_ref().1.export_keying_material(secret, EXPORTER_LABEL, None),
-        TlsStream::Server(stream) => stream.get_ref().1.export_keying_material(secret, EXPORTER_LABEL, None),
-    };
-    let secret = exported.map_err(io::Error::other)?;
-    Ok(DatagramSecret::new(secret, Aead::of(stream.get_ref().1)))
+type Reader = FrameReader<ReadHalf<TlsStream<TcpStream>>>;
+type Writer = FrameWriter<WriteHalf<TlsStream<TcpStream>>>;
+
+/// Finds out whether the two nodes talk to each other. Where there is a secret, who dialled proves first that it knows it:
+/// so nobody gets a proof, at which to try guesses, by dialling.
+async fn admit(
+    reader: &mut Reader,
+    writer: &mut Writer,
+    tls: &Tls,
+    node: NodeId,
+    speaker: Speaker,
+    binding: &Binding,
+) -> Result<(), ConnectError> {
+    if !tls.admission.admits(node, tls.me, speaker == Speaker::Dialling) {
+        return Err(ConnectError::Untrusted(node));
+    }
+    let Some(secret) = tls.admission.secret() else { return Ok(()) };
+    let ours = Message::Prove { proof: secret.proof(speaker, binding) };
+    if speaker == Speaker::Dialling {
+        writer.write(&ours, b"").await?;
+    }
+    let other = if speaker == Speaker::Dialling { Speaker::Taking } else { Speaker::Dialling };
+    match reader.read().await? {
+        Some(Message::Prove { proof }) if secret.is_proof(other, binding, &proof) => {}
+        Some(Message::Prove { .. }) => return Err(ConnectError::WrongProof(node)),
+        Some(Message::NotAdmitted(why)) => {
+            return Err(ConnectError::NotAdmitted { by: node, why, me: tls.me });
+        }
+        Some(Message::Hello(_)) => return Err(ConnectError::NoProof(node)),
+        _ => return Err(ConnectError::NotANode),
+    }
+    if speaker == Speaker::Taking {
+        writer.write(&ours, b"").await?;
+    }
+    Ok(())
 }
+
+/// The last word to a peer that is not wanted. What it has sent is read, since a system that closes a connection on unread
+/// bytes takes back what it sent itself.
+async fn tell_that_it_is_not_admitted(reader: &mut Reader, writer: &mut Writer, why: NotAdmitted) {
+    let telling = async {
+        writer.write(&Message::NotAdmitted(why), b"").await?;
+        writer.close().await?;
+        for _ in 0..MESSAGES_OF_UNWANTED_MAX {
+            if !matches!(reader.read().await, Ok(Some(_))) {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    };
+    // It may be gone, or stay silent: it was refused all the same.
+    let _ = timeout(LAST_WORD_MAX, telling).await;
+}
+
+/// Messages that are read of a peer that is not wanted.
+const MESSAGES_OF_UNWANTED_MAX: usize = 4;
+
+/// How long a peer that is not wanted has to take that it is not.
+const LAST_WORD_MAX: Duration = Duration::from_secs(1);
+
+/// What both sides of this session know, and nobody else, for what the label says.
+fn exported(stream: &TlsStream<TcpStream>, label: &[u8]) -> io::Result<[u8; SECRET_LEN]> {
+    let room = [0; SECRET_LEN];
+    let exported = match stream {
+        TlsStream::Client(stream) => stream.get_ref().1.export_keying_material(room, label, None),
+        TlsStream::Server(stream) => stream.get_ref().1.export_keying_material(room, label, None),
+    };
+    exported.map_err(io::Error::other)
+}
+
+const _: () = assert!(SECRET_LEN == group::BINDING_LEN);

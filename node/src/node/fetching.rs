@@ -131,8 +131,8 @@ async fn keep_finding(
     loop {
         let (found, mut offers) = mpsc::channel(OFFERS_WAITING_MAX);
         discovery.cast(DiscoveryMessage::Find { want: Want::Root(root.into()), peers: peers.clone(), found });
-        while let Some(Found { addr, offer }) = offers.recv().await {
-            let has_it = offer.entries.iter().any(|entry| entry.root.root() == Some(root));
+        while let Some(Found { addr, offer, admitted }) = offers.recv().await {
+            let has_it = admitted && offer.entries.iter().any(|entry| entry.root.root() == Some(root));
             if has_it && fetcher.cast(FetcherMessage::Offered(offer.from, addr)).is_err() {
                 return;
             }

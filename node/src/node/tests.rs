@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Services, StepAuth, StepConfig};
+use crate::config::{Access, Services, StepAuth, StepConfig};
 use crate::fetch::report::Report;
 use crate::store::Target;
 
@@ -25,6 +25,7 @@ fn config(dir: &Path, port: u16) -> NodeConfig {
         max_upload: None,
         inbox: None,
         services: Services::default(),
+        access: Access::default(),
     }
 }
 

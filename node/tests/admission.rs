@@ -1,0 +1,225 @@
+//! Who gets a session: trusted nodes, nodes with the same secret; and nobody in between.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use ftx_node::config::Access;
+use ftx_node::identity::Identity;
+use ftx_node::net::admission::Admission;
+use ftx_node::net::connection::{self, ConnectError, Connection, Dialling};
+use ftx_node::net::frame::{FrameReader, FrameWriter};
+use ftx_node::net::group::GroupSecret;
+use ftx_node::net::tls::{Tls, server_name};
+use ftx_node::trust;
+use ftx_proto::digest::{Instance, NodeId};
+use ftx_proto::wire::session::{Hello, Message, NotAdmitted};
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+const SECRET: &[u8] = b"the secret of the one group";
+const OTHER_SECRET: &[u8] = b"the secret of another group";
+
+/// What a session may take that should take milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Somebody {
+    tls: Tls,
+    name: &'static str,
+    _state: TempDir,
+}
+
+impl Somebody {
+    fn new(name: &'static str, admission: Admission) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let identity = Identity::load_or_create(state.path()).unwrap();
+        Somebody { tls: Tls::admitting(&identity, admission).unwrap(), name, _state: state }
+    }
+
+    fn with_secret(name: &'static str, secret: &[u8]) -> Self {
+        Self::new(name, Admission::group(GroupSecret::new(secret).unwrap()))
+    }
+
+    /// Who trusts nobody but these.
+    fn trusting(name: &'static str, nodes: &[NodeId]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("trust");
+        std::fs::write(&file, "").unwrap();
+        for node in nodes {
+            trust::add(&file, *node, None).unwrap();
+        }
+        let access = Access { trust: Some(file), secret_file: None };
+        let admission = Admission::open(&access).unwrap();
+        // The file stays as long as the node does; its identity is read.
+        Somebody { _state: dir, ..Self::new(name, admission) }
+    }
+
+    fn id(&self) -> NodeId {
+        self.tls.me
+    }
+
+    fn hello(&self) -> Hello {
+        Hello { instance: Instance(1), name: self.name.to_owned() }
+    }
+
+    async fn dial(&self, addr: SocketAddr) -> Result<Connection, ConnectError> {
+        let dialling = Dialling { addr, local: None, tls: self.tls.clone(), hello: self.hello() };
+        timeout(PATIENCE, connection::dial(dialling)).await.expect("it ends")
+    }
+
+    async fn take(&self, listener: &TcpListener) -> Result<Connection, ConnectError> {
+        let (tcp, addr) = listener.accept().await.unwrap();
+        timeout(PATIENCE, connection::accept(tcp, addr, &self.tls, self.hello())).await.expect("it ends")
+    }
+}
+
+async fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    (listener, addr)
+}
+
+type Ended = Result<(), ConnectError>;
+
+/// What becomes of it for who dials and for who takes the session.
+async fn meet(dials: &Somebody, takes: &Somebody) -> (Ended, Ended) {
+    let (listener, addr) = listener().await;
+    let (dialled, taken) = tokio::join!(dials.dial(addr), takes.take(&listener));
+    if let (Ok(dialled), Ok(taken)) = (&dialled, &taken) {
+        assert_eq!((dialled.peer.node, taken.peer.node), (takes.id(), dials.id()));
+        assert_eq!((dialled.peer.name.as_str(), taken.peer.name.as_str()), (takes.name, dials.name));
+    }
+    (dialled.map(drop), taken.map(drop))
+}
+
+fn is_told(ended: &Ended, wanted: NotAdmitted) -> bool {
+    matches!(ended, Err(ConnectError::NotAdmitted { why, .. }) if *why == wanted)
+}
+
+#[tokio::test]
+async fn who_is_not_trusted_gets_no_session_whoever_dials() {
+    let stranger = Somebody::new("stranger", Admission::default());
+    let friend = Somebody::new("friend", Admission::default());
+    let careful = Somebody::trusting("careful", &[friend.id()]);
+
+    assert!(matches!(meet(&friend, &careful).await, (Ok(()), Ok(()))));
+    assert!(matches!(meet(&careful, &friend).await, (Ok(()), Ok(()))));
+
+    let (dialled, taken) = meet(&stranger, &careful).await;
+    assert!(is_told(&dialled, NotAdmitted::Untrusted), "{dialled:?}");
+    assert!(matches!(taken, Err(ConnectError::Untrusted(node)) if node == stranger.id()), "{taken:?}");
+    let (dialled, taken) = meet(&careful, &stranger).await;
+    assert!(matches!(dialled, Err(ConnectError::Untrusted(node)) if node == stranger.id()), "{dialled:?}");
+    assert!(is_told(&taken, NotAdmitted::Untrusted), "{taken:?}");
+}
+
+#[tokio::test]
+async fn a_group_talks_to_itself_only() {
+    let one = Somebody::with_secret("one", SECRET);
+    let two = Somebody::with_secret("two", SECRET);
+    let other = Somebody::with_secret("other", OTHER_SECRET);
+    let nobody = Somebody::new("nobody", Admission::default());
+
+    assert!(matches!(meet(&one, &two).await, (Ok(()), Ok(()))));
+
+    let (dialled, taken) = meet(&other, &one).await;
+    assert!(is_told(&dialled, NotAdmitted::WrongSecret), "{dialled:?}");
+    assert!(matches!(taken, Err(ConnectError::WrongProof(node)) if node == other.id()), "{taken:?}");
+
+    let (dialled, taken) = meet(&nobody, &one).await;
+    assert!(is_told(&dialled, NotAdmitted::SecretNeeded), "{dialled:?}");
+    assert!(matches!(taken, Err(ConnectError::NoProof(node)) if node == nobody.id()), "{taken:?}");
+
+    let (dialled, taken) = meet(&one, &nobody).await;
+    assert!(matches!(dialled, Err(ConnectError::NoProof(node)) if node == nobody.id()), "{dialled:?}");
+    assert!(is_told(&taken, NotAdmitted::SecretNeeded), "{taken:?}");
+}
+
+type Ends = (
+    FrameReader<tokio::io::ReadHalf<TlsStream<TcpStream>>>,
+    FrameWriter<tokio::io::WriteHalf<TlsStream<TcpStream>>>,
+);
+
+fn ends(stream: TlsStream<TcpStream>) -> Ends {
+    let (read, write) = tokio::io::split(stream);
+    (FrameReader::new(read), FrameWriter::new(write))
+}
+
+/// Somebody in the middle has a session with both sides, and passes on what each of them proves.
+#[tokio::test]
+async fn a_proof_that_is_passed_on_is_none() {
+    let one = Somebody::with_secret("one", SECRET);
+    let two = Somebody::with_secret("two", SECRET);
+    let middle = Somebody::new("middle", Admission::default());
+    let (near, near_addr) = listener().await;
+    let (far, far_addr) = listener().await;
+
+    let between = async {
+        let (tcp, _) = near.accept().await.unwrap();
+        let taken = TlsAcceptor::from(middle.tls.server.clone()).accept(tcp).await.unwrap();
+        let (mut from_one, mut to_one) = ends(taken.into());
+        let tcp = TcpStream::connect(far_addr).await.unwrap();
+        let dialled =
+            TlsConnector::from(middle.tls.client.clone()).connect(server_name(), tcp).await.unwrap();
+        let (mut from_two, mut to_two) = ends(dialled.into());
+
+        let proof = from_one.read().await.unwrap().expect("who dials proves first");
+        assert!(matches!(proof, Message::Prove { .. }), "{proof:?}");
+        to_two.write(&proof, b"").await.unwrap();
+        let answer = from_two.read().await.unwrap();
+        assert_eq!(answer, Some(Message::NotAdmitted(NotAdmitted::WrongSecret)));
+        assert_eq!(from_two.read().await.unwrap(), None, "not a word more, and no name");
+
+        // Nor is it a proof of the other side when it comes back.
+        to_one.write(&proof, b"").await.unwrap();
+        let answer = from_one.read().await.unwrap();
+        assert_eq!(answer, Some(Message::NotAdmitted(NotAdmitted::WrongSecret)));
+        assert_eq!(from_one.read().await.unwrap(), None, "not a word more, and no name");
+    };
+    let (dialled, taken, ()) = tokio::join!(one.dial(near_addr), two.take(&far), between);
+    for refused in [dialled.map(drop), taken.map(drop)] {
+        assert!(matches!(refused, Err(ConnectError::WrongProof(node)) if node == middle.id()), "{refused:?}");
+    }
+}
+
+/// Whoever dials a node of a group hears neither its name nor a proof to try guesses at.
+#[tokio::test]
+async fn who_proves_nothing_hears_nothing() {
+    let one = Somebody::with_secret("one", SECRET);
+    let stranger = Somebody::new("stranger", Admission::default());
+    for said in
+        [Message::Hello(stranger.hello()), Message::List { after: None }, Message::Prove { proof: [0; 32] }]
+    {
+        let (listener, addr) = listener().await;
+        let asking = async {
+            let tcp = TcpStream::connect(addr).await.unwrap();
+            let dialled =
+                TlsConnector::from(stranger.tls.client.clone()).connect(server_name(), tcp).await.unwrap();
+            let (mut reader, mut writer) = ends(dialled.into());
+            writer.write(&said, b"").await.unwrap();
+            let mut heard = Vec::new();
+            while let Ok(Some(message)) = reader.read().await {
+                heard.push(message);
+            }
+            heard
+        };
+        let (taken, heard) = tokio::join!(one.take(&listener), asking);
+        assert!(taken.is_err());
+        let nothing = heard.iter().all(|message| matches!(message, Message::NotAdmitted(_)));
+        assert!(nothing && heard.len() <= 1, "{said:?}: {heard:?}");
+    }
+}
+
+/// Of a node that serves one other node only, the others hear that.
+#[tokio::test]
+async fn only_the_one_that_was_named_gets_a_session() {
+    let friend = Somebody::new("friend", Admission::default());
+    let stranger = Somebody::new("stranger", Admission::default());
+    let giver = Somebody::new("giver", Admission::default().only_one());
+    assert!(is_told(&meet(&friend, &giver).await.0, NotAdmitted::Untrusted), "nobody is named yet");
+    assert!(matches!(meet(&giver, &friend).await, (Ok(()), Ok(()))), "but it may dial");
+    giver.tls.admission.name_the_only_one(friend.id());
+    assert!(matches!(meet(&friend, &giver).await, (Ok(()), Ok(()))));
+    assert!(is_told(&meet(&stranger, &giver).await.0, NotAdmitted::Untrusted));
+}

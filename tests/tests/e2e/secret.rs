@@ -1,0 +1,219 @@
+//! Groups with a secret: they see themselves and nobody else, and nobody sees them.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use ftx_proto::digest::Instance;
+use ftx_proto::limits::SEALED_SIZE_MAX;
+use ftx_proto::wire::discovery::{Datagram, Query, Want};
+use ftx_tests::data::MIB;
+use ftx_tests::share::put;
+use ftx_tests::{Content, Invocation, Share, TestNet, listing, net};
+use socket2::{Domain, Socket, Type};
+
+fn secret(net: &TestNet, text: &str) -> PathBuf {
+    let file = net.folder().join("secret");
+    std::fs::write(&file, text).expect("written");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("ours");
+    file
+}
+
+fn share(net: &TestNet, name: &str, content: &Content, secret: Option<&Path>) -> Share {
+    let folder = net.folder();
+    put(&folder, name, &content.bytes);
+    let flags: Vec<_> =
+        secret.iter().flat_map(|file| ["--secret-file", file.to_str().expect("text")]).collect();
+    net.share_with(&folder, &flags)
+}
+
+fn with(invocation: Invocation, secret: Option<&Path>) -> Invocation {
+    match secret {
+        Some(file) => invocation.arg("--secret-file").arg(file),
+        None => invocation,
+    }
+}
+
+const ONE: &str = "the secret of the first group\n";
+const OTHER: &str = "the secret of the second group\n";
+
+#[test]
+fn two_groups_on_one_network_do_not_see_each_other_and_nobody_sees_them() {
+    let net = net!();
+    let (one, other) = (secret(&net, ONE), secret(&net, OTHER));
+    let contents = [Content::new(801, MIB + 1), Content::new(802, MIB + 2), Content::new(803, MIB + 3)];
+    let first = share(&net, "plan.pdf", &contents[0], Some(&one));
+    let second = share(&net, "plan.pdf", &contents[1], Some(&other));
+    let open = share(&net, "plan.pdf", &contents[2], None);
+
+    // The name stands for one content in each of the three.
+    let target = net.folder();
+    for (content, secret) in contents.iter().zip([Some(&*one), Some(&*other), None]) {
+        let path = target.join(content.root());
+        with(net.get("plan.pdf", &path), secret).run().done();
+        content.expect_in(&path);
+    }
+    for (secret, ours) in [(Some(&*one), &first), (Some(&*other), &second), (None, &open)] {
+        let seen = with(net.node(["peers", "--json"]), secret).run();
+        assert_eq!(seen.done()["peers"], 1, "{}", seen.said());
+        assert!(seen.said().contains(ours.node()), "{}", seen.said());
+    }
+}
+
+#[test]
+fn a_node_of_a_group_that_is_dialled_all_the_same_says_only_that_it_does_not_talk() {
+    let net = net!();
+    let (one, other) = (secret(&net, ONE), secret(&net, OTHER));
+    let content = Content::new(811, MIB + 1);
+    let share = share(&net, "plan.pdf", &content, Some(&one));
+    let stranger = ftx_tests::evil::Stranger::new(share.port());
+    let heard = stranger.does(async {
+        let stream = stranger.handshake(&[b"ftx/1"]).await.expect("a handshake is for everybody");
+        let (read, write) = tokio::io::split(stream);
+        let mut reader = ftx_node::net::frame::FrameReader::new(read);
+        let mut writer = ftx_node::net::frame::FrameWriter::new(write);
+        let hello = ftx_proto::wire::session::Hello { instance: Instance(1), name: "x".to_owned() };
+        writer.write(&ftx_proto::wire::session::Message::Hello(hello), b"").await.expect("it listens");
+        let mut heard = Vec::new();
+        while let Ok(Some(message)) = reader.read().await {
+            heard.push(message);
+        }
+        heard
+    });
+    use ftx_proto::wire::session::{Message, NotAdmitted};
+    assert_eq!(heard, [Message::NotAdmitted(NotAdmitted::SecretNeeded)]);
+
+    // Who knows another secret finds nobody at all, wherever it asks.
+    let peer = format!("127.0.0.1:{}", share.port());
+    let target = net.folder();
+    for secret in [Some(&*other), None] {
+        let flags = ["--timeout", "2", "--native-only", "--peer", &peer];
+        with(net.get("plan.pdf", &target.join("x")).args(flags), secret).run().expect_error(5, "no_node");
+    }
+    assert_eq!(listing(&target), Vec::<String>::new());
+}
+
+#[test]
+fn a_get_of_a_group_asks_nobody_in_clear() {
+    let net = net!();
+    let one = secret(&net, ONE);
+    let folder = net.folder();
+    put(&folder, "plan.pdf", b"from nobody knows whom");
+    let _classic = net.share_with(&folder, &["--udp-get"]);
+    let get = net.get("plan.pdf", &net.folder().join("plan.pdf")).args(["--timeout", "1"]);
+    with(get, Some(&one)).run().expect_error(5, "no_node");
+}
+
+/// Everything that is broadcast on the network of the test, until it is taken.
+struct Listening {
+    stop: Arc<AtomicBool>,
+    heard: Option<thread::JoinHandle<Vec<Vec<u8>>>>,
+}
+
+impl Listening {
+    fn start(net: &TestNet) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+        socket.set_reuse_address(true).and_then(|()| socket.set_reuse_port(true)).expect("a shared port");
+        let everybody = SocketAddr::from((Ipv4Addr::new(127, 255, 255, 255), net.port()));
+        socket.bind(&everybody.into()).expect("bound to the broadcast address of loopback");
+        let socket: UdpSocket = socket.into();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a time-out");
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::clone(&stop);
+        let heard = thread::spawn(move || {
+            let (mut heard, mut buffer) = (Vec::new(), [0; 4096]);
+            loop {
+                match socket.recv(&mut buffer) {
+                    Ok(len) => heard.push(buffer[..len].to_vec()),
+                    Err(_) if stopping.load(Ordering::Relaxed) => return heard,
+                    Err(_) => {}
+                }
+            }
+        });
+        Listening { stop, heard: Some(heard) }
+    }
+
+    fn take(mut self) -> Vec<Vec<u8>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.heard.take().expect("taken once").join().expect("it listened")
+    }
+}
+
+fn shows(datagram: &[u8], text: &str) -> bool {
+    datagram.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[test]
+fn nothing_that_is_broadcast_shows_a_name() {
+    let net = net!();
+    let one = secret(&net, ONE);
+    let content = Content::new(821, MIB + 1);
+    let listening = Listening::start(&net);
+    let run = |secret: Option<&Path>| {
+        let share = share(&net, "merger-plan.pdf", &content, secret);
+        let get = net.get("merger-plan.pdf", &net.folder().join("x")).env("FTX_NAME", "the-buyer");
+        with(get, secret).run().done();
+        share.stop();
+    };
+    run(Some(&one));
+    let sealed = listening.take();
+    assert!(sealed.len() >= 3, "a hello, a query, a bye: {}", sealed.len());
+    for datagram in &sealed {
+        assert!(datagram.starts_with(b"FTXS") && datagram.len() <= SEALED_SIZE_MAX, "{datagram:?}");
+        assert!(!shows(datagram, "merger") && !shows(datagram, "FTX1") && !shows(datagram, "the-buyer"));
+    }
+    let all: std::collections::BTreeSet<_> = sealed.iter().map(|datagram| &datagram[4..16]).collect();
+    assert_eq!(all.len(), sealed.len(), "each has a nonce of its own");
+
+    // The same without a secret is heard, so it would have shown.
+    let listening = Listening::start(&net);
+    run(None);
+    assert!(listening.take().iter().any(|datagram| shows(datagram, "merger-plan.pdf")));
+}
+
+#[test]
+fn who_asks_without_a_seal_gets_no_answer_and_a_replayed_question_one_of_its_size_at_most() {
+    let net = net!();
+    let one = secret(&net, ONE);
+    let content = Content::new(831, 1000);
+    let listening = Listening::start(&net);
+    let share = share(&net, "plan.pdf", &content, Some(&one));
+    with(net.get("plan.pdf", &net.folder().join("x")), Some(&one)).run().done();
+    let broadcast = listening.take();
+    let replayed = broadcast.iter().max_by_key(|datagram| datagram.len()).expect("a query was heard");
+    assert_eq!(replayed.len(), SEALED_SIZE_MAX, "queries and hellos have the size of the largest answer");
+
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    let node = SocketAddr::from((Ipv4Addr::LOCALHOST, share.port()));
+    socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a time-out");
+    let query = Query { nonce: 7, instance: Instance(666), want: Want::All };
+    let clear = Datagram::Query(query).encode();
+    socket.send_to(&clear, node).expect("sent");
+    let mut buffer = [0; 4096];
+    assert!(socket.recv(&mut buffer).is_err(), "nobody answers what is not sealed");
+
+    for datagram in &broadcast {
+        socket.send_to(datagram, node).expect("sent");
+        let mut back = 0;
+        while let Ok(len) = socket.recv(&mut buffer) {
+            assert!(buffer.starts_with(b"FTXS") && !shows(&buffer[..len], "plan.pdf"));
+            back += len;
+        }
+        assert!(back <= datagram.len(), "{back} bytes came back for {}", datagram.len());
+    }
+}
+
+#[test]
+fn a_file_of_a_secret_is_checked() {
+    let net = net!();
+    let file = secret(&net, "fifteen bytes!!\n");
+    let peers = || with(net.node(["peers", "--json"]), Some(&file)).run();
+    assert!(peers().expect_error(2, "usage").said().contains("15 bytes"));
+    std::fs::write(&file, ONE).expect("written");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("ours");
+    assert!(peers().expect_error(2, "usage").said().contains("mode 644"));
+}
