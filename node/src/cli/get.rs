@@ -1,6 +1,7 @@
 //! `get`: finds a content, fetches it from everybody who has it, and says what came from whom.
 
 mod folder;
+mod publisher;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::geometry::PIECE_SIZE;
 use ftx_proto::name::printable;
 
+use self::publisher::Publisher;
 use super::args::{CommonOptions, GetOptions};
 use super::json::{self, Output};
 use super::progress::Display;
@@ -92,6 +94,8 @@ async fn find_and_fetch(
             }
         })
         .await?;
+    let mut publisher = Publisher::new(&common.state_dir()?, wanted, &resolved);
+    publisher.found(&resolved, output);
     let only = options.from.as_ref().and_then(|from| {
         let holder = resolved.holders.iter().find(|h| is_named(from, h.announce.node, &h.announce.name));
         holder.map(|holder| holder.announce.node)
@@ -99,8 +103,8 @@ async fn find_and_fetch(
     let how =
         FetchOptions { force: options.force, patience: common.fetch_patience(), only, lane: options.lane };
     if resolved.kind == ContentKind::Folder {
-        let asked = folder::Asked { options, common, how };
-        return folder::fetch(node, resolved, &asked, display, output, interrupt).await;
+        let asked = folder::Asked { options, common, how, publisher };
+        return folder::fetch(node, resolved, asked, display, output, interrupt).await;
     }
     let to_stdout = options.to_stdout();
     let target = match &options.output {
@@ -122,6 +126,7 @@ async fn find_and_fetch(
         copied = copying.done() => copied?,
         () = interrupt.wait() => return Err(Error::new(Code::Interrupted, "interrupted while writing to stdout")),
     }
+    publisher.fetched(&report, output);
     tell(&report, output);
     Ok(())
 }

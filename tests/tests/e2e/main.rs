@@ -20,6 +20,7 @@ mod names;
 mod not_found;
 mod output;
 mod partial_serves;
+mod publisher;
 mod resume;
 mod same_name;
 mod secret;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ftx_proto::name::printable;
 use serde_json::json;
 
+use super::publisher::Publisher;
 use super::{FetchOptions, Interrupt, follow, tell_sources};
 use crate::cli::args::{CommonOptions, GetOptions};
 use crate::cli::json::{self, Output};
@@ -23,18 +24,19 @@ pub(super) struct Asked<'a> {
     pub(super) options: &'a GetOptions,
     pub(super) common: &'a CommonOptions,
     pub(super) how: FetchOptions,
+    pub(super) publisher: Publisher,
 }
 
 /// Fetches the folder, and tells of it.
 pub(super) async fn fetch(
     node: &Node,
     resolved: Resolved,
-    asked: &Asked<'_>,
+    asked: Asked<'_>,
     mut display: Display,
     output: &Output,
     interrupt: &Interrupt,
 ) -> Result<(), Error> {
-    let Asked { options, common, how } = *asked;
+    let Asked { options, common, how, mut publisher } = asked;
     if options.to_stdout() {
         let message = format!("{} is a folder; it cannot go to stdout", resolved.name);
         return Err(Error::new(Code::Usage, message));
@@ -58,7 +60,9 @@ pub(super) async fn fetch(
     interrupt.the_fetch_has_begun();
     let report = follow(&mut fetch, &mut display, interrupt, true).await;
     drop(display);
-    tell(&report?, &summary, output);
+    let report = report?;
+    publisher.fetched(&report, output);
+    tell(&report, &summary, output);
     Ok(())
 }
 
