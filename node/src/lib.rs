@@ -4,6 +4,7 @@
 //!
 //! * [`cli`]: the command line; [`node`]: a running node, for programs that want one inside them; [`config`];
 //! * [`actors`]: who owns what: Node, Discovery, Catalog, Server with its Sessions, Fetcher with its Sources;
+//! * [`inbox`]: what other nodes put here;
 //! * [`trust`]: which nodes are trusted; who is admitted is [`net::admission`];
 //! * [`publishers`]: who gave what under which name;
 //! * [`net`]: interfaces and datagrams, TLS, frames, connections, the writing side of a session;
@@ -25,6 +26,7 @@ pub mod error;
 pub mod fetch;
 pub mod hash;
 pub mod identity;
+pub mod inbox;
 pub mod interop;
 pub mod limits;
 pub mod net;

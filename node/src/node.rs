@@ -1,9 +1,12 @@
 //! A running node, for the command line and for programs that want one inside them.
 
 mod fetching;
+mod putting;
 mod services;
 
+pub(crate) use fetching::Starter;
 pub use fetching::{Fetch, FetchOptions, FetchRequest, FolderRequest};
+pub use putting::{PutReport, PutRequest};
 pub use services::ServiceAddrs;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -33,6 +36,7 @@ use crate::config::{NodeConfig, Sessions};
 use crate::error::{Code, Error};
 use crate::fetch::resolve::{Offers, Reading, Resolved, Verdict, Wanted, ambiguous};
 use crate::identity::Identity;
+use crate::inbox::Inbox;
 use crate::interop::digests::Digests;
 use crate::interop::udp_get_server::UdpGetServing;
 use crate::net::admission::Admission;
@@ -72,11 +76,13 @@ impl Node {
             ))
         })?;
         let identity = Identity::load_or_create(&config.state)?;
-        let tls = Tls::admitting(&identity, Admission::open(&config.access)?)?;
+        let admission = Admission::open(&config.access)?;
+        let with_one = config.sessions == Sessions::WithOne;
+        let tls = Tls::admitting(&identity, if with_one { admission.only_one() } else { admission })?;
         let listener = match config.sessions {
             Sessions::None => None,
             Sessions::AtPort => Some(listen(config.bind, config.port, true)?),
-            Sessions::Anywhere => Some(listen(config.bind, 0, true)?),
+            Sessions::Anywhere | Sessions::WithOne => Some(listen(config.bind, 0, true)?),
         };
         let session_addr = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let announce = Announce {
@@ -89,6 +95,18 @@ impl Node {
         let (links, digests) = (Links::default(), Arc::new(Digests::default()));
         let services = Started::new(&config, &links, &digests, &data, clock)?;
         let service_addrs = services.addrs(&config);
+        let hello = Hello { instance: announce.instance, name: announce.name.clone() };
+        let starter = Starter {
+            links: links.clone(),
+            hello: hello.clone(),
+            tls: tls.clone(),
+            bind: config.bind,
+            seeking: None,
+            data: data.clone(),
+            clock,
+        };
+        let usage = services.usage.clone();
+        let puts = config.inbox.as_ref().zip(usage).map(|(inbox, usage)| Inbox::new(inbox, usage, starter));
         let inbox = config.inbox.as_ref().map(|inbox| inbox.path.clone());
         let shares: Vec<PathBuf> = config.shares.iter().cloned().chain(inbox).collect();
         let arguments = NodeArguments {
@@ -102,7 +120,7 @@ impl Node {
                 me: announce.clone(),
                 bind: config.bind,
                 port: config.port,
-                session_port: announce.port,
+                session_port: if config.sessions == Sessions::WithOne { 0 } else { announce.port },
                 lookup: lookup_in(&links),
                 admission: tls.admission.clone(),
                 gets: config.services.udp_get.then(|| udp_get::hearing(links.udp_get.clone())),
@@ -111,7 +129,7 @@ impl Node {
             server: listener.map(|listener| ServerArguments {
                 listener: Arc::new(listener),
                 tls: tls.clone(),
-                hello: Hello { instance: announce.instance, name: announce.name.clone() },
+                hello,
                 catalog: links.catalog.clone(),
                 max_upload: config.max_upload,
                 datagrams: Datagrams::new(DatagramsArguments {
@@ -122,6 +140,7 @@ impl Node {
                     catalog: links.catalog.clone(),
                     data: data.clone(),
                 }),
+                inbox: puts.map(Arc::new),
                 data: data.clone(),
                 clock,
             }),
@@ -195,9 +214,13 @@ impl Node {
         offers
     }
 
+    fn hello(&self) -> Hello {
+        Hello { instance: self.announce.instance, name: self.announce.name.clone() }
+    }
+
     /// How to dial a node from this one.
     pub fn dialling(&self, addr: SocketAddr) -> Dialling {
-        let hello = Hello { instance: self.announce.instance, name: self.announce.name.clone() };
+        let hello = self.hello();
         // A loopback or private address to dial from, where the node is confined; the family must match.
         let local = self.config.bind.filter(|bind| bind.is_ipv4() == addr.is_ipv4());
         Dialling { addr, local, tls: self.tls.clone(), hello }

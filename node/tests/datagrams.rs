@@ -85,6 +85,7 @@ impl Giver {
             catalog: links.0.clone(),
             max_upload,
             datagrams: datagrams.clone(),
+            inbox: None,
             data: Handle::current(),
             clock: Clock::start(),
         };

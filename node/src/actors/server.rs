@@ -26,6 +26,7 @@ use super::catalog::CatalogMessage;
 use super::link::Link;
 use super::session::{Session, SessionArguments, SessionMessage};
 use crate::clock::Clock;
+use crate::inbox::Inbox;
 use crate::limits::{SESSION_QUIET_MIN, SESSIONS_MAX};
 use crate::net::datagram::serving::{DatagramStatistics, Datagrams};
 use crate::net::tls::Tls;
@@ -49,6 +50,8 @@ pub struct ServerArguments {
     pub max_upload: Option<u64>,
     /// Who serves chunks in datagrams; outlives restarts of the actor.
     pub datagrams: Datagrams,
+    /// Where files go that are put; none: nowhere.
+    pub inbox: Option<Arc<Inbox>>,
     /// Where connections do their work.
     pub data: Handle,
     /// What time it is.
@@ -308,6 +311,7 @@ impl ServerState {
             server: myself.clone(),
             catalog: self.arguments.catalog.clone(),
             datagrams: self.arguments.datagrams.clone(),
+            inbox: self.arguments.inbox.clone(),
             data: self.arguments.data.clone(),
         };
         match Session::spawn_linked(None, Session, arguments, myself.get_cell()).await {
@@ -406,6 +410,7 @@ mod tests {
                 catalog: Link::default(),
                 data: Handle::current(),
             }),
+            inbox: None,
             data: Handle::current(),
             clock: Clock::start(),
         };

@@ -30,12 +30,13 @@ use super::catalog::CatalogMessage;
 use super::link::Link;
 use super::server::ServerMessage;
 use crate::catalog::{ContentReader, Have};
+use crate::inbox::{Inbox, Proposal, no_inbox};
 use crate::limits::{HAVE_INTERVAL, SESSION_CONTENTS_MAX, SESSION_IDLE_MAX, SESSION_MESSAGES_MAX};
 use crate::net::connection::{self, Peer};
 use crate::net::datagram::seal::DatagramSecret;
 use crate::net::datagram::serving::{DatagramConnection, Datagrams, Served};
 use crate::net::frame::FrameError;
-use crate::net::serving::{Outgoing, write_outgoing};
+use crate::net::serving::{Outgoing, Saying, write_outgoing};
 use crate::net::tls::Tls;
 
 /// The Session actor.
@@ -63,6 +64,8 @@ pub struct SessionArguments {
     pub catalog: Link<CatalogMessage>,
     /// Who serves chunks in datagrams.
     pub datagrams: Datagrams,
+    /// Where files go that are put; none: nowhere.
+    pub inbox: Option<Arc<Inbox>>,
     /// Where the connection does its work.
     pub data: Handle,
 }
@@ -121,6 +124,9 @@ pub struct SessionState {
     contents: HashMap<Root, Subscribed>,
     by_number: HashMap<ContentKey, Root>,
     connection: AbortHandle,
+    inbox: Option<Arc<Inbox>>,
+    /// What the peer puts; it ends with the session.
+    putting: Option<AbortHandle>,
     /// The peer broke the protocol and is being told so; nothing it still says counts.
     closing: bool,
     /// Gives its place back when the session is gone.
@@ -147,8 +153,19 @@ impl Actor for Session {
         myself: ActorRef<SessionMessage>,
         arguments: SessionArguments,
     ) -> Result<SessionState, ActorProcessingErr> {
-        let SessionArguments { session, tcp, addr, permit, tls, hello, server, catalog, datagrams, data } =
-            arguments;
+        let SessionArguments {
+            session,
+            tcp,
+            addr,
+            permit,
+            tls,
+            hello,
+            server,
+            catalog,
+            datagrams,
+            inbox,
+            data,
+        } = arguments;
         let permits = Arc::new(Semaphore::new(SESSION_MESSAGES_MAX));
         let (outgoing, queue) = mpsc::channel(SESSION_MESSAGES_MAX + GRANTS_MAX + 1);
         let feeding = Arc::clone(&permits);
@@ -188,6 +205,8 @@ impl Actor for Session {
             contents: HashMap::new(),
             by_number: HashMap::new(),
             connection: connection.abort_handle(),
+            inbox,
+            putting: None,
             closing: false,
             _permit: permit,
         })
@@ -247,6 +266,9 @@ impl Drop for SessionState {
                 telling.abort();
             }
         }
+        if let Some(putting) = &self.putting {
+            putting.abort();
+        }
         self.connection.abort();
     }
 }
@@ -282,6 +304,9 @@ impl SessionState {
             }
             Message::Ping(number) => self.send(Outgoing::Message(Message::Pong(number), permit)),
             Message::Goodbye(_) => {}
+            Message::Put { name, size, root, port } => {
+                self.put(Proposal { name, size, root, port }, permit)?;
+            }
             Message::OpenDatagrams { root } => self.open_datagrams(myself, root, permit),
             Message::Hello(_)
             | Message::Listing { .. }
@@ -295,7 +320,6 @@ impl SessionState {
             | Message::Pong(_)
             | Message::Prove { .. }
             | Message::NotAdmitted(_)
-            | Message::Put { .. }
             | Message::Putting { .. }
             | Message::HavePut { .. }
             | Message::PutRefused { .. } => {
@@ -359,6 +383,22 @@ impl SessionState {
         let layer = Arc::clone(content.layer());
         self.by_number.insert(number, root);
         self.contents.insert(root, Subscribed { number, layer, reader, telling, datagrams: None });
+        Ok(())
+    }
+
+    /// The peer has a file for the inbox.
+    fn put(&mut self, proposal: Proposal, permit: OwnedSemaphorePermit) -> Result<(), Violation> {
+        if self.putting.as_ref().is_some_and(|putting| !putting.is_finished()) {
+            return Err("puts a file before the last one is done".to_owned());
+        }
+        match (&self.inbox, &self.peer) {
+            (Some(inbox), Some(peer)) => {
+                let saying = Saying::new(self.outgoing.clone(), Arc::clone(&self.permits));
+                let putting = Arc::clone(inbox).take(proposal, peer.clone(), saying);
+                self.putting = Some(tokio::spawn(putting).abort_handle());
+            }
+            _ => self.send(Outgoing::Message(no_inbox(), permit)),
+        }
         Ok(())
     }
 

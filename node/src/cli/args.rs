@@ -12,7 +12,7 @@ use ftx_proto::engine::pull::choice::LaneMode;
 
 use super::access::{AccessOptions, TrustAction, check_services};
 use crate::config::{
-    DEFAULT_PORT, InboxConfig, ListenAt, NodeConfig, Services, Sessions, StepAuth, StepConfig,
+    DEFAULT_PORT, InboxConfig, InboxFrom, ListenAt, NodeConfig, Services, Sessions, StepAuth, StepConfig,
 };
 use crate::error::{Code, Error};
 use crate::interop::Url;
@@ -46,13 +46,17 @@ pub(super) struct ShareOptions {
     /// Send at most this many bytes per second, such as 20MB/s, 500K or 1.5MiB
     #[arg(long, value_name = "RATE", env = "FTX_MAX_UPLOAD", value_parser = super::text::parse_bytes)]
     pub(super) max_upload: Option<u64>,
-    /// Let clients of the older systems put files into this folder; what is complete there is shared
+    /// Let nodes (`ftx-node put FILE ftx://NODE`) and clients of the older systems put files into this folder; what is
+    /// complete there is shared
     #[arg(long, value_name = "DIR", env = "FTX_INBOX")]
     pub(super) inbox: Option<PathBuf>,
-    /// How much each user may put into the inbox, such as 500MB or 20GiB; TCP put as a whole is one user [default: 10GiB]
+    /// From which nodes the inbox takes files [default: trusted, for which it takes --trust or --secret-file]
+    #[arg(long, value_name = "NODES", env = "FTX_INBOX_FROM")]
+    pub(super) inbox_from: Option<InboxFrom>,
+    /// How much each user or node may put into the inbox, such as 500MB or 20GiB; TCP put as a whole is one user [default: 10GiB]
     #[arg(long, value_name = "SIZE", env = "FTX_INBOX_QUOTA", value_parser = super::text::parse_bytes)]
     pub(super) inbox_quota: Option<u64>,
-    /// How much all users and TCP put together may put into the inbox [default: 100GiB]
+    /// How much all users, nodes and TCP put together may put into the inbox [default: 100GiB]
     #[arg(long, value_name = "SIZE", env = "FTX_INBOX_TOTAL", value_parser = super::text::parse_bytes)]
     pub(super) inbox_total: Option<u64>,
     /// Speak STEP at this address [default: that of --bind or 0.0.0.0, port 1379]
@@ -116,7 +120,7 @@ pub(super) struct CommonOptions {
 pub(super) enum Command {
     /// Fetch a file from all nodes that have it
     Get(GetOptions),
-    /// Give a file to a machine that speaks one of the older systems
+    /// Give a file to a node that has an inbox, or to a machine that speaks one of the older systems
     Put(PutOptions),
     /// Delete a file on a STEP server
     Rm {
@@ -233,8 +237,12 @@ pub(super) struct GetOptions {
 pub(super) struct PutOptions {
     /// The file
     pub(super) file: PathBuf,
-    /// To whom: step://user@host[:port][/key] or tcp-put://host[:port]
+    /// To whom: ftx://NODE[/NAME], where NODE is a node's name, the beginning of its id, or host[:port];
+    /// step://user@host[:port][/key] or tcp-put://host[:port]
     pub(super) url: Url,
+    /// Send a node at most this many bytes per second, such as 20MB/s, 500K or 1.5MiB
+    #[arg(long, value_name = "RATE", env = "FTX_MAX_UPLOAD", value_parser = super::text::parse_bytes)]
+    pub(super) max_upload: Option<u64>,
     #[command(flatten)]
     pub(super) step: StepOptions,
 }
@@ -298,6 +306,7 @@ struct File {
     share: Vec<PathBuf>,
     max_upload: Option<String>,
     inbox: Option<PathBuf>,
+    inbox_from: Option<InboxFrom>,
     inbox_quota: Option<String>,
     inbox_total: Option<String>,
     step: Option<ListenAt>,
@@ -345,6 +354,7 @@ impl Options {
             }
         }
         share.inbox = share.inbox.take().or(file.inbox);
+        share.inbox_from = share.inbox_from.or(file.inbox_from);
         share.step = share.step.or(file.step);
         share.step_auth = share.step_auth.take().or(file.step_auth);
         share.striped = share.striped.or(file.striped);
@@ -377,7 +387,8 @@ impl ShareOptions {
             user_bytes_max: self.inbox_quota.unwrap_or(default.user_bytes_max),
             total_bytes_max: self.inbox_total.unwrap_or(default.total_bytes_max),
         };
-        config.inbox = self.inbox.clone().map(|path| InboxConfig { path, limits });
+        let from = self.inbox_from.unwrap_or_default();
+        config.inbox = self.inbox.clone().map(|path| InboxConfig { path, limits, from });
         config.services =
             Services { step: None, striped: self.striped, tcp_put: self.tcp_put, udp_get: self.udp_get };
         let Some(at) = self.step else { return check_services(&config.access, &config.services) };

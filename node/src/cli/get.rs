@@ -40,6 +40,10 @@ pub(super) async fn get(
             Url::UdpGet { .. } | Url::Striped { .. } => {
                 super::classic::get(url, options, common, data, output).await
             }
+            Url::Inbox { .. } => {
+                let message = "what a node shares is got by its name: `ftx-node get NAME --from NODE`";
+                Err(Error::new(Code::Usage, message))
+            }
             Url::TcpPut { .. } => {
                 let message = "tcp-put:// can only be given files: `ftx-node put FILE tcp-put://host`";
                 Err(Error::new(Code::Usage, message))

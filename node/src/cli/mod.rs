@@ -8,6 +8,7 @@ mod args;
 mod classic;
 mod get;
 mod hash;
+mod inbox;
 pub mod json;
 mod log;
 mod look;

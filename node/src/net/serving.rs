@@ -13,7 +13,7 @@ use ftx_proto::merkle::PieceLayer;
 use ftx_proto::wire::session::{Message, Refusal, RequestId};
 use ractor::ActorRef;
 use tokio::io::AsyncWrite;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::frame::FrameWriter;
@@ -63,6 +63,27 @@ pub enum Outgoing {
         /// Where to read them.
         reader: Arc<ContentReader>,
     },
+}
+
+/// Puts messages into the queue of a session that no message of its peer waits for, each when there is a place.
+#[derive(Debug, Clone)]
+pub struct Saying {
+    queue: mpsc::Sender<Outgoing>,
+    permits: Arc<Semaphore>,
+}
+
+impl Saying {
+    /// For this queue, whose places these are.
+    pub fn new(queue: mpsc::Sender<Outgoing>, permits: Arc<Semaphore>) -> Self {
+        Saying { queue, permits }
+    }
+
+    /// Says it, unless the session is over.
+    pub async fn say(&self, message: Message) {
+        if let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await {
+            let _ = self.queue.send(Outgoing::Message(message, permit)).await;
+        }
+    }
 }
 
 /// Writes what is queued until the queue or the connection ends; says why it did.

@@ -1,7 +1,7 @@
 //! Fetches, as whoever holds a node starts and follows them: of a file, of a folder's manifest, of its files.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,20 +15,25 @@ use ftx_proto::merkle::PieceLayer;
 use ftx_proto::wire::discovery::{OfferedManifest, Want};
 use ftx_proto::wire::session::Hello;
 use ractor::ActorRef;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::{Node, OFFERS_WAITING_MAX};
+use crate::actors::catalog::CatalogMessage;
 use crate::actors::discovery::{DiscoveryMessage, Found};
 use crate::actors::fetcher::{FetchSettings, FetcherArguments, FetcherMessage};
-use crate::actors::link::{CALL_TIMEOUT, Link};
-use crate::actors::node::NodeMessage;
+use crate::actors::link::Link;
+use crate::actors::node::{Links, NodeMessage};
 use crate::catalog::folder::layer_of_bytes;
 use crate::catalog::{Content, PartOfFolder};
+use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::fetch::report::{Phase, Progress, Report};
 use crate::fetch::resolve::{ContentKind, Holder, Resolved};
 use crate::fetch::search::FoundRuns;
+use crate::net::admission::Admission;
+use crate::net::tls::Tls;
 use crate::store::{Part, PartFile, Target};
 
 /// A file that is to be fetched.
@@ -96,7 +101,7 @@ pub struct Fetch {
     pub part: Arc<dyn Part>,
     report: oneshot::Receiver<Result<Report, Error>>,
     fetcher: ActorRef<FetcherMessage>,
-    finding: AbortHandle,
+    finding: Option<AbortHandle>,
 }
 
 impl Fetch {
@@ -116,7 +121,9 @@ impl Fetch {
 
 impl Drop for Fetch {
     fn drop(&mut self) {
-        self.finding.abort();
+        if let Some(finding) = &self.finding {
+            finding.abort();
+        }
         self.fetcher.stop(None);
     }
 }
@@ -142,33 +149,38 @@ async fn keep_finding(
     }
 }
 
+/// With what fetches are started: that of a node, or of something in it that fetches for others.
+#[derive(Debug, Clone)]
+pub(crate) struct Starter {
+    pub(super) links: Links,
+    pub(super) hello: Hello,
+    pub(super) tls: Tls,
+    pub(super) bind: Option<IpAddr>,
+    /// Nodes that are asked directly; none: nobody is asked, since whoever has it is known.
+    pub(super) seeking: Option<Vec<SocketAddr>>,
+    pub(super) data: Handle,
+    pub(super) clock: Clock,
+}
+
 impl Node {
+    fn starter(&self) -> Starter {
+        Starter {
+            links: self.links.clone(),
+            hello: self.hello(),
+            tls: self.tls.clone(),
+            bind: self.config.bind,
+            seeking: Some(self.config.peers.clone()),
+            data: self.data.clone(),
+            clock: self.clock,
+        }
+    }
+
     /// Starts to fetch a file from everybody who has it.
     ///
     /// # Errors
     /// What [`PartFile::open`] says of the target.
     pub async fn fetch(&self, request: FetchRequest) -> Result<Fetch, Error> {
-        let FetchRequest { resolved, target, how } = request;
-        let geometry = Geometry::new(resolved.size)
-            .map_err(|error| Error::other(format!("{}: {error}", resolved.name)))?;
-        if geometry.size() == 0 && PieceLayer::verify(geometry.clone(), resolved.root, Vec::new()).is_err() {
-            let message = format!("{}: {} is not the root of an empty file", resolved.name, resolved.root);
-            return Err(Error::new(Code::Integrity, message));
-        }
-        let (cut, root) = (geometry.clone(), resolved.root);
-        let opening = tokio::task::spawn_blocking(move || PartFile::open(target, cut, root, how.force));
-        let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))?;
-        let (part, have) = opened?;
-        let fetching = Fetching {
-            content: root,
-            geometry,
-            folder: None,
-            part: Arc::new(part),
-            have,
-            skipped: BTreeMap::new(),
-            found: None,
-        };
-        self.start_fetch(fetching, &resolved, how).await
+        self.starter().fetch(request).await
     }
 
     /// Starts to fetch the files of a folder, or some of them, from everybody who has it.
@@ -176,19 +188,7 @@ impl Node {
     /// # Errors
     /// Only if the node is about to stop.
     pub async fn fetch_folder(&self, request: FolderRequest) -> Result<Fetch, Error> {
-        let FolderRequest { resolved, manifest, part, have, skipped, found, how } = request;
-        let content = data_root(resolved.root);
-        let geometry = part.geometry().clone();
-        let (name, mtime) = (resolved.name.clone(), (resolved.mtime, 0));
-        // Others who want the folder get it from here as well.
-        let encoding = tokio::task::spawn_blocking(move || {
-            let bytes: Arc<[u8]> = manifest.encode().ok()?.into();
-            Some(Arc::new(Content::memory(layer_of_bytes(&bytes), name, mtime, bytes)))
-        });
-        let manifest = encoding.await.ok().flatten();
-        let folder = Some(PartOfFolder { root: resolved.root, manifest });
-        self.start_fetch(Fetching { content, geometry, folder, part, have, skipped, found }, &resolved, how)
-            .await
+        self.starter().fetch_folder(request).await
     }
 
     /// Fetches what says what is in a folder.
@@ -250,6 +250,66 @@ impl Node {
         }
         Ok(manifest)
     }
+}
+
+impl Starter {
+    /// Whom the node talks to.
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.tls.admission
+    }
+
+    /// What it shares.
+    pub(crate) fn catalog(&self) -> &Link<CatalogMessage> {
+        &self.links.catalog
+    }
+
+    /// Starts to fetch a file from everybody who has it.
+    ///
+    /// # Errors
+    /// What [`PartFile::open`] says of the target.
+    pub(crate) async fn fetch(&self, request: FetchRequest) -> Result<Fetch, Error> {
+        let FetchRequest { resolved, target, how } = request;
+        let geometry = Geometry::new(resolved.size)
+            .map_err(|error| Error::other(format!("{}: {error}", resolved.name)))?;
+        if geometry.size() == 0 && PieceLayer::verify(geometry.clone(), resolved.root, Vec::new()).is_err() {
+            let message = format!("{}: {} is not the root of an empty file", resolved.name, resolved.root);
+            return Err(Error::new(Code::Integrity, message));
+        }
+        let (cut, root) = (geometry.clone(), resolved.root);
+        let opening = tokio::task::spawn_blocking(move || PartFile::open(target, cut, root, how.force));
+        let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))?;
+        let (part, have) = opened?;
+        let fetching = Fetching {
+            content: root,
+            geometry,
+            folder: None,
+            part: Arc::new(part),
+            have,
+            skipped: BTreeMap::new(),
+            found: None,
+        };
+        self.start_fetch(fetching, &resolved, how).await
+    }
+
+    /// Starts to fetch the files of a folder, or some of them, from everybody who has it.
+    ///
+    /// # Errors
+    /// Only if the node is about to stop.
+    async fn fetch_folder(&self, request: FolderRequest) -> Result<Fetch, Error> {
+        let FolderRequest { resolved, manifest, part, have, skipped, found, how } = request;
+        let content = data_root(resolved.root);
+        let geometry = part.geometry().clone();
+        let (name, mtime) = (resolved.name.clone(), (resolved.mtime, 0));
+        // Others who want the folder get it from here as well.
+        let encoding = tokio::task::spawn_blocking(move || {
+            let bytes: Arc<[u8]> = manifest.encode().ok()?.into();
+            Some(Arc::new(Content::memory(layer_of_bytes(&bytes), name, mtime, bytes)))
+        });
+        let manifest = encoding.await.ok().flatten();
+        let folder = Some(PartOfFolder { root: resolved.root, manifest });
+        self.start_fetch(Fetching { content, geometry, folder, part, have, skipped, found }, &resolved, how)
+            .await
+    }
 
     async fn start_fetch(
         &self,
@@ -279,8 +339,8 @@ impl Node {
             patience: how.patience,
             lane: how.lane,
             tls: self.tls.clone(),
-            hello: Hello { instance: self.announce.instance, name: self.announce.name.clone() },
-            local: self.config.bind,
+            hello: self.hello.clone(),
+            local: self.bind,
             catalog: self.links.catalog.clone(),
             data: self.data.clone(),
             clock: self.clock,
@@ -290,8 +350,8 @@ impl Node {
         let mtime = (resolved.mtime, 0);
         let arguments = FetcherArguments { have, skipped, found, mtime, only: how.only, done, settings };
         let starting = |reply| NodeMessage::Fetch(Box::new(arguments), reply);
-        let fetcher = match self.root.call(starting, Some(CALL_TIMEOUT)).await {
-            Ok(ractor::rpc::CallResult::Success(Some(fetcher))) => fetcher,
+        let fetcher = match self.links.root.call(starting).await {
+            Ok(Some(fetcher)) => fetcher,
             _ => return Err(Error::other("the fetch could not be started")),
         };
         let mut holders: Vec<_> = resolved.holders.iter().collect();
@@ -300,13 +360,10 @@ impl Node {
         for holder in holders {
             let _ = fetcher.cast(FetcherMessage::Offered(holder.announce.clone(), holder.addr));
         }
-        let finding = tokio::spawn(keep_finding(
-            self.links.discovery.clone(),
-            self.config.peers.clone(),
-            resolved.root,
-            fetcher.clone(),
-        ));
-        let finding = finding.abort_handle();
+        let finding = self.seeking.clone().map(|peers| {
+            let discovery = self.links.discovery.clone();
+            tokio::spawn(keep_finding(discovery, peers, resolved.root, fetcher.clone())).abort_handle()
+        });
         Ok(Fetch { progress: watching, pieces: verified, part, report, fetcher, finding })
     }
 }

@@ -128,6 +128,14 @@ impl Target {
         }
     }
 
+    /// What its unfinished file is called, beside it; a temporary one has no name.
+    pub fn part_name(&self) -> Option<String> {
+        match &self.place {
+            Place::Named(folder) => folder.part.to_str().map(str::to_owned),
+            Place::Temporary => None,
+        }
+    }
+
     /// Fails if the target is there already. Of one that is, what a crash right after its last step has left is removed.
     pub fn expect_free(&self) -> Result<(), StoreError> {
         match &self.place {

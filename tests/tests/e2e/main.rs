@@ -10,6 +10,7 @@ mod folders_disk;
 mod folders_hostile;
 mod hash_verify;
 mod hostile;
+mod inbox;
 mod json;
 mod lan;
 mod lan_discovery;
