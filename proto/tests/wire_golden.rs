@@ -32,7 +32,7 @@ fn sealed_datagrams_have_the_form_they_always_had() {
     for ((name, datagram), (golden_name, bytes)) in messages::datagrams().into_iter().zip(golden) {
         assert_eq!(name, golden_name);
         let tagged = [&bytes[..], &[0; sealed::TAG_LEN]].concat();
-        assert_eq!(sealed::split(&tagged).map(|(_, nonce, _)| nonce), Ok(nonce), "{name}");
+        assert_eq!(sealed::split(&tagged).map(|parts| parts.nonce), Ok(nonce), "{name}");
         assert_eq!(sealed::from_plain(&bytes[sealed::HEAD_LEN..]), Ok(datagram), "{name}");
     }
 }

@@ -165,8 +165,8 @@ impl GroupSecret {
     /// # Errors
     /// It is not of this group, or not whole.
     pub fn open(&self, payload: &[u8]) -> Result<Datagram, DecodeError> {
-        let (head, nonce, sealed) = sealed::split(payload)?;
-        let mut body = sealed.to_vec();
+        let sealed::Parts { head, nonce, body } = sealed::split(payload)?;
+        let mut body = body.to_vec();
         let nonce = Nonce::assume_unique_for_key(nonce);
         let opened = self.sealing.open_in_place(nonce, Aad::from(head), &mut body);
         let plain =

@@ -32,16 +32,27 @@ pub fn head(nonce: &[u8; NONCE_LEN]) -> [u8; HEAD_LEN] {
     head
 }
 
-/// Cuts a sealed datagram: its head, the nonce in it, and what is sealed with its tag.
+/// A sealed datagram, cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts<'a> {
+    /// What it begins with.
+    pub head: [u8; HEAD_LEN],
+    /// In the head.
+    pub nonce: [u8; NONCE_LEN],
+    /// What is sealed, with its tag.
+    pub body: &'a [u8],
+}
+
+/// Cuts a sealed datagram.
 ///
 /// # Errors
 /// It is none, or has not the size of one.
-pub fn split(payload: &[u8]) -> Result<([u8; HEAD_LEN], [u8; NONCE_LEN], &[u8]), DecodeError> {
-    let (head, sealed) = payload.split_first_chunk::<HEAD_LEN>().ok_or(DecodeError::Magic)?;
+pub fn split(payload: &[u8]) -> Result<Parts<'_>, DecodeError> {
+    let (head, body) = payload.split_first_chunk::<HEAD_LEN>().ok_or(DecodeError::Magic)?;
     let nonce = head.strip_prefix(&MAGIC).and_then(|nonce| <[u8; NONCE_LEN]>::try_from(nonce).ok());
     let nonce = nonce.ok_or(DecodeError::Magic)?;
-    match sealed.len().checked_sub(TAG_LEN) {
-        Some(len) if PLAIN_SIZES.contains(&len) => Ok((*head, nonce, sealed)),
+    match body.len().checked_sub(TAG_LEN) {
+        Some(len) if PLAIN_SIZES.contains(&len) => Ok(Parts { head: *head, nonce, body }),
         _ => Err(DecodeError::Malformed("not of the size of a sealed datagram".into())),
     }
 }
@@ -103,8 +114,8 @@ mod tests {
         let nonce = [7; NONCE_LEN];
         let mut payload = head(&nonce).to_vec();
         payload.resize(616, 9);
-        let (head, found, sealed) = split(&payload).unwrap();
-        assert_eq!((&head[..4], found, sealed.len()), (&MAGIC[..], nonce, 600));
+        let Parts { head, nonce: found, body } = split(&payload).unwrap();
+        assert_eq!((&head[..4], found, body.len()), (&MAGIC[..], nonce, 600));
         for len in [0, 4, 16, 31, 32, 615, 617, 1231, 1233] {
             payload.resize(len, 9);
             assert!(split(&payload).is_err(), "{len}");
