@@ -144,6 +144,10 @@ impl Inbox {
             std::fs::create_dir_all(&place)
                 .map_err(|error| refused(PutRefusal::Failed, format!("its inbox cannot be used: {error}")))?;
             let target = Target::new(&place.join(""), &name).map_err(|error| failed(error.into()))?;
+            if target.is_locked() {
+                // An earlier try, mostly, that is about to end.
+                return Err(refused(PutRefusal::Busy, "this file is being put there already"));
+            }
             let part = target.part_name().unwrap_or_default();
             let room = usage.reserve_part(&folder, &part, size).map_err(|denial| match denial {
                 Denial::Busy => refused(PutRefusal::Busy, "this file is being put there already"),

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ftx_tests::data::MIB;
 use ftx_tests::share::put;
@@ -29,7 +30,7 @@ fn wait_for_bytes(putting: &mut Running, bytes: usize) {
 }
 
 fn putting(net: &TestNet, file: &Path, to: &str) -> Invocation {
-    net.node(["put"]).arg(file).args([to, "--json"])
+    net.node(["put"]).arg(file).args([to, "--json"]).deadline(Duration::from_secs(180))
 }
 
 /// The folder of the node with this identity in an inbox where it has no name.
@@ -160,12 +161,12 @@ fn a_quota_is_for_each_node_and_parts_count() {
 #[test]
 fn a_put_whose_sender_was_killed_goes_on() {
     let net = net!();
-    let (content, file) = a_file(&net, 961, 24 * MIB);
+    let (content, file) = a_file(&net, 961, 12 * MIB);
     let (_office, inbox) = inbox(&net, &ANYONE);
     let state = net.folder();
     let slow = ["--max-upload", "6MB/s"];
     let mut first = putting(&net, &file, "ftx://office").args(slow).with_state(&state).start();
-    wait_for_bytes(&mut first, 4 * MIB);
+    wait_for_bytes(&mut first, MIB);
     first.kill9();
 
     let done = putting(&net, &file, "ftx://office").with_state(&state).run();
@@ -178,13 +179,13 @@ fn a_put_whose_sender_was_killed_goes_on() {
 #[test]
 fn a_put_whose_receiver_was_killed_goes_on() {
     let net = net!();
-    let (content, file) = a_file(&net, 971, 24 * MIB);
+    let (content, file) = a_file(&net, 971, 12 * MIB);
     let (folder, inbox) = (net.folder(), net.folder());
     let office = share_into(&net, &folder, &inbox, &ANYONE);
     let state = net.folder();
     let slow = ["--max-upload", "6MB/s"];
     let mut first = putting(&net, &file, "ftx://office").args(slow).with_state(&state).start();
-    wait_for_bytes(&mut first, 4 * MIB);
+    wait_for_bytes(&mut first, MIB);
     office.kill9();
     let broken = first.finish().expect_error(11, "partial");
     assert!(broken.said().contains("the same command goes on"), "{}", broken.said());
