@@ -11,6 +11,7 @@ use std::time::Duration;
 use ftx_proto::digest::Instance;
 use ftx_proto::limits::SEALED_SIZE_MAX;
 use ftx_proto::wire::discovery::{Datagram, Query, Want};
+use ftx_proto::wire::session::{Hello, Message, NotAdmitted};
 use ftx_tests::data::MIB;
 use ftx_tests::share::put;
 use ftx_tests::{Content, Invocation, Share, TestNet, listing, net};
@@ -76,15 +77,14 @@ fn a_node_of_a_group_that_is_dialled_all_the_same_says_only_that_it_does_not_tal
         let (read, write) = tokio::io::split(stream);
         let mut reader = ftx_node::net::frame::FrameReader::new(read);
         let mut writer = ftx_node::net::frame::FrameWriter::new(write);
-        let hello = ftx_proto::wire::session::Hello { instance: Instance(1), name: "x".to_owned() };
-        writer.write(&ftx_proto::wire::session::Message::Hello(hello), b"").await.expect("it listens");
+        let hello = Hello { instance: Instance(1), name: "x".to_owned() };
+        writer.write(&Message::Hello(hello), b"").await.expect("it listens");
         let mut heard = Vec::new();
         while let Ok(Some(message)) = reader.read().await {
             heard.push(message);
         }
         heard
     });
-    use ftx_proto::wire::session::{Message, NotAdmitted};
     assert_eq!(heard, [Message::NotAdmitted(NotAdmitted::SecretNeeded)]);
 
     // Who knows another secret finds nobody at all, wherever it asks.
