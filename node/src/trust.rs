@@ -232,6 +232,21 @@ impl TrustedNodes {
 
     /// The node with this id, if it is trusted now.
     pub fn find(&self, node: NodeId) -> Option<Trusted> {
+        self.now().1.iter().find(|trusted| trusted.node == node).cloned()
+    }
+
+    /// How many are trusted now.
+    pub fn count(&self) -> usize {
+        self.now().1.len()
+    }
+
+    /// Where they stand.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the file says now.
+    fn now(&self) -> MutexGuard<'_, (Option<Stamp>, Vec<Trusted>)> {
         let stamp = stamp_of(&self.path);
         let mut read = self.lock();
         if read.0 != stamp {
@@ -243,7 +258,7 @@ impl TrustedNodes {
             // Looked at before it was read: what changes in between shows the next time.
             *read = (stamp, now);
         }
-        read.1.iter().find(|trusted| trusted.node == node).cloned()
+        read
     }
 
     fn lock(&self) -> MutexGuard<'_, (Option<Stamp>, Vec<Trusted>)> {

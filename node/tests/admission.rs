@@ -7,13 +7,13 @@ use ftx_node::config::Access;
 use ftx_node::identity::Identity;
 use ftx_node::net::admission::Admission;
 use ftx_node::net::connection::{self, ConnectError, Connection, Dialling};
-use ftx_node::net::frame::{FrameReader, FrameWriter};
 use ftx_node::net::group::GroupSecret;
 use ftx_node::net::tls::{Tls, server_name};
 use ftx_node::trust;
 use ftx_proto::digest::{Instance, NodeId};
-use ftx_proto::wire::session::{Hello, Message, NotAdmitted};
+use ftx_proto::wire::session::{HEADER_LEN, Header, Hello, Message, NotAdmitted};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
@@ -136,14 +136,35 @@ async fn a_group_talks_to_itself_only() {
     assert!(is_told(&taken, NotAdmitted::SecretNeeded), "{taken:?}");
 }
 
-type Ends = (
-    FrameReader<tokio::io::ReadHalf<TlsStream<TcpStream>>>,
-    FrameWriter<tokio::io::WriteHalf<TlsStream<TcpStream>>>,
-);
+/// A session in the hands of somebody whose TLS is that of everybody, not the node's own.
+struct Raw(TlsStream<TcpStream>);
 
-fn ends(stream: TlsStream<TcpStream>) -> Ends {
-    let (read, write) = tokio::io::split(stream);
-    (FrameReader::new(read), FrameWriter::new(write))
+impl Raw {
+    async fn dial(somebody: &Somebody, addr: SocketAddr) -> Self {
+        let tcp = TcpStream::connect(addr).await.unwrap();
+        let connector = TlsConnector::from(somebody.tls.client.clone());
+        Raw(connector.connect(server_name(), tcp).await.unwrap().into())
+    }
+
+    async fn take(somebody: &Somebody, listener: &TcpListener) -> Self {
+        let (tcp, _) = listener.accept().await.unwrap();
+        Raw(TlsAcceptor::from(somebody.tls.server.clone()).accept(tcp).await.unwrap().into())
+    }
+
+    async fn say(&mut self, message: &Message) {
+        self.0.write_all(&message.encode(0)).await.unwrap();
+        self.0.flush().await.unwrap();
+    }
+
+    /// The next message, as long as there is one.
+    async fn hear(&mut self) -> Option<Message> {
+        let mut header = [0; HEADER_LEN];
+        self.0.read_exact(&mut header).await.ok()?;
+        let Header { meta_len, payload_len } = Header::decode(header).unwrap();
+        let mut meta = vec![0; meta_len];
+        self.0.read_exact(&mut meta).await.unwrap();
+        Some(Message::decode(&meta, payload_len).unwrap())
+    }
 }
 
 /// Somebody in the middle has a session with both sides, and passes on what each of them proves.
@@ -156,26 +177,19 @@ async fn a_proof_that_is_passed_on_is_none() {
     let (far, far_addr) = listener().await;
 
     let between = async {
-        let (tcp, _) = near.accept().await.unwrap();
-        let taken = TlsAcceptor::from(middle.tls.server.clone()).accept(tcp).await.unwrap();
-        let (mut from_one, mut to_one) = ends(taken.into());
-        let tcp = TcpStream::connect(far_addr).await.unwrap();
-        let dialled =
-            TlsConnector::from(middle.tls.client.clone()).connect(server_name(), tcp).await.unwrap();
-        let (mut from_two, mut to_two) = ends(dialled.into());
+        let mut one = Raw::take(&middle, &near).await;
+        let mut two = Raw::dial(&middle, far_addr).await;
 
-        let proof = from_one.read().await.unwrap().expect("who dials proves first");
+        let proof = one.hear().await.expect("who dials proves first");
         assert!(matches!(proof, Message::Prove { .. }), "{proof:?}");
-        to_two.write(&proof, b"").await.unwrap();
-        let answer = from_two.read().await.unwrap();
-        assert_eq!(answer, Some(Message::NotAdmitted(NotAdmitted::WrongSecret)));
-        assert_eq!(from_two.read().await.unwrap(), None, "not a word more, and no name");
+        two.say(&proof).await;
+        assert_eq!(two.hear().await, Some(Message::NotAdmitted(NotAdmitted::WrongSecret)));
+        assert_eq!(two.hear().await, None, "not a word more, and no name");
 
         // Nor is it a proof of the other side when it comes back.
-        to_one.write(&proof, b"").await.unwrap();
-        let answer = from_one.read().await.unwrap();
-        assert_eq!(answer, Some(Message::NotAdmitted(NotAdmitted::WrongSecret)));
-        assert_eq!(from_one.read().await.unwrap(), None, "not a word more, and no name");
+        one.say(&proof).await;
+        assert_eq!(one.hear().await, Some(Message::NotAdmitted(NotAdmitted::WrongSecret)));
+        assert_eq!(one.hear().await, None, "not a word more, and no name");
     };
     let (dialled, taken, ()) = tokio::join!(one.dial(near_addr), two.take(&far), between);
     for refused in [dialled.map(drop), taken.map(drop)] {
@@ -193,13 +207,10 @@ async fn who_proves_nothing_hears_nothing() {
     {
         let (listener, addr) = listener().await;
         let asking = async {
-            let tcp = TcpStream::connect(addr).await.unwrap();
-            let dialled =
-                TlsConnector::from(stranger.tls.client.clone()).connect(server_name(), tcp).await.unwrap();
-            let (mut reader, mut writer) = ends(dialled.into());
-            writer.write(&said, b"").await.unwrap();
+            let mut one = Raw::dial(&stranger, addr).await;
+            one.say(&said).await;
             let mut heard = Vec::new();
-            while let Ok(Some(message)) = reader.read().await {
+            while let Some(message) = one.hear().await {
                 heard.push(message);
             }
             heard

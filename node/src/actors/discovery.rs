@@ -4,7 +4,7 @@
 //! looks. It refuses to queue: datagrams wait in its mailbox only with a permit, and offers only in the channel of their
 //! query. A crash loses the table of peers and the queries under way; a restart knows its neighbours within seconds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -13,9 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ftx_proto::digest::NodeId;
+use ftx_proto::digest::{Instance, NodeId};
 use ftx_proto::engine::discovery::{
-    Counters, DiscoveryConfig, DiscoveryEngine, Input, LookupToken, Output, Peer, QueryHandle, TwoPlaces,
+    Counters, DiscoveryConfig, DiscoveryEngine, Input, LOOKUP_MAX, LookupToken, Output, Peer, QueryHandle,
+    TwoPlaces,
 };
 use ftx_proto::interop::udp_get::wire::is_get;
 use ftx_proto::time::Time;
@@ -25,16 +26,22 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::actors::link::CALL_TIMEOUT;
 use crate::clock::Clock;
 use crate::net::admission::Admission;
 use crate::net::group::GroupSecret;
+use crate::net::interfaces::Interface;
 use crate::net::udp::{Heard, Sockets};
 
 /// Most datagrams that wait in the mailbox; what comes in beyond is dropped, and asked or said again.
 const DATAGRAMS_WAITING_MAX: usize = 256;
 
-/// How long the catalog is waited for.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the catalog is waited for: as long as the engine waits, or an answer that comes between the two would be lost,
+/// and the asker's repeated question is not put to the catalog again before the engine gives up.
+const LOOKUP_TIMEOUT: Duration = LOOKUP_MAX;
+
+// Whoever is not answered at all may ask again; a call that fails is answered for with nothing.
+const _: () = assert!(LOOKUP_MAX.as_secs() < CALL_TIMEOUT.as_secs());
 
 /// How often the interfaces are looked at.
 const INTERFACES_INTERVAL: Duration = Duration::from_secs(5);
@@ -45,7 +52,7 @@ const INTERFACES_INTERVAL_INCOMPLETE: Duration = Duration::from_secs(1);
 /// What the catalog has of what is wanted, and whether there is more than it lists.
 pub type LookupAnswer = (Vec<OfferEntry>, bool);
 
-/// Asks the catalog. Must not block; an answer that takes longer than a second is not waited for.
+/// Asks the catalog. Must not block; an answer that takes longer than [`LOOKUP_MAX`] is not waited for.
 pub type Lookup = Arc<dyn Fn(Want) -> Pin<Box<dyn Future<Output = LookupAnswer> + Send>> + Send + Sync>;
 
 /// With what the actor starts.
@@ -81,6 +88,19 @@ pub struct Found {
     pub admitted: bool,
 }
 
+/// How it is with discovery on one address of an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkReport {
+    /// The address, and its network.
+    pub interface: Interface,
+    /// Where all neighbours hear, if there is such an address.
+    pub everybody: Option<SocketAddr>,
+    /// Why it cannot be used, if so.
+    pub failing: Option<String>,
+    /// What was sent to everybody from there was heard by ourselves.
+    pub hears_itself: bool,
+}
+
 /// What discovery counted since it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DiscoveryStatistics {
@@ -94,6 +114,8 @@ pub struct DiscoveryStatistics {
     pub undelivered: u64,
     /// Interfaces in use now, each address counted once.
     pub interfaces: u64,
+    /// Instances of others that were heard of lately.
+    pub peers: u64,
 }
 
 /// Messages of the actor.
@@ -111,6 +133,8 @@ pub enum DiscoveryMessage {
     Announce,
     /// What was counted?
     Statistics(RpcReplyPort<DiscoveryStatistics>),
+    /// How it is with each network?
+    Links(RpcReplyPort<Vec<LinkReport>>),
     /// Who is there?
     Peers(RpcReplyPort<Vec<Peer>>),
     /// What only the actor's own tasks say.
@@ -142,8 +166,11 @@ pub struct Discovery;
 /// What the actor owns.
 pub struct DiscoveryState {
     engine: DiscoveryEngine,
+    me: Instance,
     sockets: Sockets,
-    me: NodeId,
+    /// Our addresses in use from which we have heard ourselves.
+    heard_itself: BTreeSet<IpAddr>,
+    node: NodeId,
     admission: Admission,
     lookup: Lookup,
     clock: Clock,
@@ -191,10 +218,12 @@ impl Actor for Discovery {
         let mut tasks = JoinSet::new();
         tasks.spawn(tick(myself.clone(), deadline, clock));
         let mut state = DiscoveryState {
-            me: me.node,
+            me: me.instance,
+            node: me.node,
             admission,
             engine: DiscoveryEngine::new(config, me, seed),
             sockets,
+            heard_itself: BTreeSet::new(),
             lookup,
             clock,
             queries: HashMap::new(),
@@ -220,6 +249,7 @@ impl Actor for Discovery {
             DiscoveryMessage::Announce => state.input(&myself, Input::Announce),
             // Whoever asked and does not wait any more needs no answer.
             DiscoveryMessage::Statistics(reply) => drop(reply.send(state.statistics())),
+            DiscoveryMessage::Links(reply) => drop(reply.send(state.links())),
             DiscoveryMessage::Peers(reply) => drop(reply.send(state.engine.peers().cloned().collect())),
             DiscoveryMessage::Internal(Internal(event)) => state.event(&myself, event),
         }
@@ -260,6 +290,9 @@ impl DiscoveryState {
         match event {
             Event::Heard { from, datagram: Ok(datagram), _permit } => {
                 let on_link = self.sockets.on_link(from);
+                if datagram.instance() == self.me && self.sockets.has_link(from.ip()) {
+                    self.heard_itself.insert(from.ip());
+                }
                 self.input(myself, Input::Received { from, on_link, datagram });
             }
             Event::Heard { from, datagram: Err(_), _permit } => self.input(myself, Input::Malformed { from }),
@@ -272,7 +305,9 @@ impl DiscoveryState {
             }
             Event::Tick => self.input(myself, Input::Tick),
             Event::LookAtInterfaces => {
-                match self.sockets.refresh() {
+                let refreshed = self.sockets.refresh();
+                self.heard_itself.retain(|addr| self.sockets.has_link(*addr));
+                match refreshed {
                     Ok(true) => self.input(myself, Input::LinkUp),
                     Ok(false) => {}
                     Err(error) => tracing::warn!(%error, "cannot list the network interfaces"),
@@ -291,7 +326,7 @@ impl DiscoveryState {
                 Output::Send { to, datagram } => self.sockets.send(&self.bytes_of(&datagram), to),
                 Output::Lookup { token, want } => self.look_up(myself, token, want),
                 Output::Found { query, addr, offer } => {
-                    let admitted = self.admission.admits(offer.from.node, self.me, true);
+                    let admitted = self.admission.admits(offer.from.node, self.node, true);
                     self.found(myself, query, Found { addr, offer, admitted });
                 }
                 Output::Refused { query } => drop(self.queries.remove(&query)),
@@ -356,6 +391,16 @@ impl DiscoveryState {
         self.tasks.spawn(task);
     }
 
+    fn links(&self) -> Vec<LinkReport> {
+        let report = |(interface, everybody, failing): (Interface, _, _)| LinkReport {
+            hears_itself: self.heard_itself.contains(&interface.addr),
+            interface,
+            everybody,
+            failing,
+        };
+        self.sockets.links().into_iter().map(report).collect()
+    }
+
     fn statistics(&self) -> DiscoveryStatistics {
         DiscoveryStatistics {
             engine: self.engine.counters(),
@@ -363,6 +408,7 @@ impl DiscoveryState {
             send_failed: self.sockets.send_failed(),
             undelivered: self.undelivered,
             interfaces: self.sockets.link_count() as u64,
+            peers: self.engine.peers().count() as u64,
         }
     }
 }

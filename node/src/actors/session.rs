@@ -2,7 +2,7 @@
 //!
 //! Two tasks carry its bytes: one reads messages and hands them over, at most [`SESSION_MESSAGES_MAX`] at a time, so
 //! that a peer that asks faster than it is answered waits in its own socket; one writes, reading each granted span of
-//! a file into one buffer and sending it from there. The actor between them holds the facts: who the peer is, which
+//! a file to where it is sent from. The actor between them holds the facts: who the peer is, which
 //! contents it has subscribed to, what it was granted. It ends with its connection, and loses nothing that matters.
 
 use std::collections::HashMap;
@@ -38,6 +38,7 @@ use crate::net::datagram::serving::{DatagramConnection, Datagrams, Served};
 use crate::net::frame::FrameError;
 use crate::net::serving::{Outgoing, Saying, write_outgoing};
 use crate::net::tls::Tls;
+use crate::runtimes;
 
 /// The Session actor.
 #[derive(Debug)]
@@ -170,7 +171,7 @@ impl Actor for Session {
         let (outgoing, queue) = mpsc::channel(SESSION_MESSAGES_MAX + GRANTS_MAX + 1);
         let feeding = Arc::clone(&permits);
         let told = (myself, server.clone(), catalog.clone());
-        let connection = data.spawn(async move {
+        let connection = async move {
             let (session_actor, server, catalog) = told;
             let ended = match connection::accept(tcp, addr, &tls, hello).await {
                 Ok(connection) => {
@@ -192,7 +193,7 @@ impl Actor for Session {
                 }
             };
             let _ = session_actor.cast(SessionMessage::Ended(ended));
-        });
+        };
         Ok(SessionState {
             session,
             server,
@@ -204,7 +205,7 @@ impl Actor for Session {
             permits,
             contents: HashMap::new(),
             by_number: HashMap::new(),
-            connection: connection.abort_handle(),
+            connection: runtimes::carry(connection, &data),
             inbox,
             putting: None,
             closing: false,
@@ -227,9 +228,10 @@ impl Actor for Session {
             SessionMessage::Established(peer, datagram_secret) => {
                 tracing::debug!(peer = %peer.node.short(), addr = %peer.addr, "session");
                 let (session, node, instance) = (state.session, peer.node, peer.instance);
+                let name = peer.name.clone();
                 state.peer = Some(peer);
                 state.datagram_secret = Some(datagram_secret);
-                let _ = state.server.cast(ServerMessage::Opened { session, node, instance });
+                let _ = state.server.cast(ServerMessage::Opened { session, node, instance, name });
                 Ok(())
             }
             SessionMessage::Received(message, permit) => state.received(&myself, message, permit).await,
@@ -292,10 +294,11 @@ impl SessionState {
                     self.refuse(Some(request), root, Refusal::Unknown, permit);
                     return Ok(());
                 };
-                let geometry = subscribed.layer.geometry();
+                let geometry = subscribed.layer.geometry().clone();
                 let span = geometry.span(first, count).ok_or("asks for chunks that do not exist")?;
                 let (session, content) = (self.session, subscribed.number);
-                let _ = self.server.cast(ServerMessage::Asked { session, request, content, span, permit });
+                let asked = ServerMessage::Asked { session, request, content, geometry, span, permit };
+                let _ = self.server.cast(asked);
             }
             Message::Cancel { request } => {
                 let session = self.session;

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use ftx_proto::digest::{Instance, Root};
+use ftx_proto::digest::{Instance, NodeId, Root};
 use ftx_proto::engine::discovery::places_apart;
 use ftx_proto::name::{RelativePath, printable};
 use ftx_proto::wire::discovery::{Announce, Want};
@@ -17,18 +18,21 @@ use ftx_proto::wire::session::{ListingEntry, Message};
 use super::args::CommonOptions;
 use super::json::Output;
 use super::text;
+use crate::actors::discovery::Found;
 use crate::config::Sessions;
 use crate::error::{Code, Error};
 use crate::net::connection;
 use crate::node::Node;
 
 /// A node that answered.
-struct Seen {
-    announce: Announce,
+pub(super) struct Seen {
+    pub(super) announce: Announce,
     /// Where it answered from first.
-    addr: SocketAddr,
+    pub(super) addr: SocketAddr,
     /// All addresses that it answered from.
-    addrs: Vec<SocketAddr>,
+    pub(super) addrs: Vec<SocketAddr>,
+    /// Whether this node would talk to it.
+    pub(super) admitted: bool,
 }
 
 /// Name, root, whether it is a folder, and size: what makes two entries of two nodes the same line.
@@ -142,7 +146,7 @@ pub(super) async fn ls(
             "{:>8}  {}  {}  {name}{}  on {}",
             text::bytes(size),
             text::date(mtime),
-            // A folder's root is worked out when somebody wants the folder.
+            // A folder's root is worked out once all in it is hashed, of a very large one when somebody wants it.
             root.map_or_else(
                 || if is_folder { "       …" } else { "hashing…" }.to_owned(),
                 |root| root.short()
@@ -159,24 +163,9 @@ pub(super) async fn ls(
 /// Everybody who answers; an error if nobody does.
 async fn look_around(node: &Node, common: &CommonOptions) -> Result<Vec<Seen>, Error> {
     let patience = common.search_patience();
-    let give_up = Instant::now() + patience;
-    let mut offers = node.find(Want::All);
-    let mut seen: BTreeMap<Instance, Seen> = BTreeMap::new();
-    let mut until = give_up;
-    let mut untrusted = BTreeSet::new();
-    while let Ok(Some(found)) = timeout_at(until, offers.recv()).await {
-        let announce = found.offer.from;
-        if !found.admitted {
-            untrusted.insert(announce.node);
-            continue;
-        }
-        // Where datagrams get lost, nodes come one by one.
-        if !seen.contains_key(&announce.instance) {
-            until = give_up.min(Instant::now() + SETTLE);
-        }
-        let fresh = || Seen { announce: announce.clone(), addr: found.addr, addrs: Vec::new() };
-        seen.entry(announce.instance).or_insert_with(fresh).addrs.push(found.addr);
-    }
+    let (seen, untrusted): (Vec<Seen>, Vec<Seen>) =
+        who_answers(node.find(Want::All), patience).await.into_iter().partition(|seen| seen.admitted);
+    let untrusted: BTreeSet<NodeId> = untrusted.iter().map(|seen| seen.announce.node).collect();
     if let (true, Some(one)) = (seen.is_empty(), untrusted.first()) {
         let message = format!(
             "no trusted node answered, but {} that are not trusted, such as {}; `ftx-node trust add {one}` would change that",
@@ -188,18 +177,36 @@ async fn look_around(node: &Node, common: &CommonOptions) -> Result<Vec<Seen>, E
     if seen.is_empty() {
         let message = format!(
             "no node answered within {:.1} s; is `ftx-node --share` running on another machine of this network? Where \
-             broadcasts do not pass, name it with --peer HOST",
+             broadcasts do not pass, name it with --peer HOST. `ftx-node doctor` finds out more",
             patience.as_secs_f64()
         );
         return Err(Error::new(Code::NoNode, message));
     }
-    let mut seen: Vec<Seen> = seen.into_values().collect();
-    seen.sort_by(|a, b| (&a.announce.name, a.addr).cmp(&(&b.announce.name, b.addr)));
     Ok(seen)
 }
 
+/// Everybody who answers, in order of their names, those included that this node does not talk to.
+pub(super) async fn who_answers(mut offers: mpsc::Receiver<Found>, patience: Duration) -> Vec<Seen> {
+    let give_up = Instant::now() + patience;
+    let mut seen: BTreeMap<Instance, Seen> = BTreeMap::new();
+    let mut until = give_up;
+    while let Ok(Some(found)) = timeout_at(until, offers.recv()).await {
+        let announce = found.offer.from;
+        // Where datagrams get lost, nodes come one by one.
+        if found.admitted && !seen.contains_key(&announce.instance) {
+            until = give_up.min(Instant::now() + SETTLE);
+        }
+        let admitted = found.admitted;
+        let fresh = || Seen { announce: announce.clone(), addr: found.addr, addrs: Vec::new(), admitted };
+        seen.entry(announce.instance).or_insert_with(fresh).addrs.push(found.addr);
+    }
+    let mut seen: Vec<Seen> = seen.into_values().collect();
+    seen.sort_by(|a, b| (&a.announce.name, a.addr).cmp(&(&b.announce.name, b.addr)));
+    seen
+}
+
 /// Where `other` is, if it uses the identity of `peer` on another machine.
-fn same_identity(peer: &Seen, other: &Seen) -> Option<SocketAddr> {
+pub(super) fn same_identity(peer: &Seen, other: &Seen) -> Option<SocketAddr> {
     let one_identity =
         peer.announce.node == other.announce.node && peer.announce.instance != other.announce.instance;
     let apart = one_identity.then(|| places_apart(&peer.addrs, &other.addrs)).flatten();

@@ -6,6 +6,7 @@
 mod access;
 mod args;
 mod classic;
+mod doctor;
 mod get;
 mod hash;
 mod inbox;
@@ -15,6 +16,7 @@ mod look;
 mod progress;
 mod put;
 mod share;
+mod status;
 mod step;
 mod step_user;
 mod target;
@@ -76,6 +78,8 @@ fn run(options: Options, output: &json::Output) -> Result<(), Error> {
                         None => look::ls(pattern, common, data, output).await,
                     },
                     Some(Command::Peers) => look::peers(common, data, output).await,
+                    Some(Command::Status) => status::status(&common, output).await,
+                    Some(Command::Doctor) => doctor::doctor(common, data, output).await,
                     _ => share::share(options.share, common, data, output).await,
                 }
             });

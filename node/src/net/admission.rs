@@ -68,6 +68,11 @@ impl Admission {
         self.trusted.as_ref()?.find(node).and_then(|Trusted { name, .. }| name)
     }
 
+    /// The trusted nodes, where only those are admitted.
+    pub fn trusted(&self) -> Option<&TrustedNodes> {
+        self.trusted.as_deref()
+    }
+
     /// The secret of this node's group, if it is in one.
     pub fn secret(&self) -> Option<&Arc<GroupSecret>> {
         self.secret.as_ref()

@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use ftx_proto::digest::{Instance, NodeId};
 use ftx_proto::wire::session::{Hello, Message, NotAdmitted};
-use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::datagram::seal::{Aead, DatagramSecret, EXPORTER_LABEL, SECRET_LEN};
+use super::datagram::seal::DatagramSecret;
 use super::frame::{FrameError, FrameReader, FrameWriter};
-use super::group::{self, Binding, Speaker};
+use super::group::{Binding, Speaker};
+use super::handshake::{self, Shaken};
 use super::tcp_info::TcpWatch;
-use super::tls::{self, Tls};
+use super::tls::Tls;
 
 /// Who is at the other end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,9 +40,9 @@ pub struct Connection {
     /// Who is at the other end.
     pub peer: Peer,
     /// What it sends.
-    pub reader: FrameReader<ReadHalf<TlsStream<TcpStream>>>,
+    pub reader: FrameReader<OwnedReadHalf>,
     /// What we send.
-    pub writer: FrameWriter<WriteHalf<TlsStream<TcpStream>>>,
+    pub writer: FrameWriter<OwnedWriteHalf>,
     /// Tells how its network does, if it was dialled and descriptors are not short.
     pub watch: Option<TcpWatch>,
     /// From what the keys of its datagrams are made.
@@ -183,16 +183,15 @@ async fn try_dial(dialling: Dialling) -> Result<Connection, ConnectError> {
     if let Some(local) = local.filter(|local| local.is_ipv4() == addr.is_ipv4()) {
         socket.bind(SocketAddr::new(local, 0))?;
     }
-    let tcp = socket.connect(addr).await?;
+    let mut tcp = socket.connect(addr).await?;
     be_prompt(&tcp)?;
     let watch = TcpWatch::new(&tcp).ok();
-    let connector = TlsConnector::from(tls.client.clone());
-    let stream = connector.connect(tls::server_name(), tcp).await?;
-    let connection = greet(TlsStream::Client(stream), addr, hello, &tls).await?;
+    let shaken = handshake::connect(&mut tcp, tls.client.clone()).await?;
+    let connection = greet(tcp, shaken, addr, hello, &tls).await?;
     Ok(Connection { watch, ..connection })
 }
 
-/// Answers a connection that came in from `addr`.
+/// Answers a connection that came in from `addr`. Within the runtime of the caller it is waited for from now on.
 pub async fn accept(
     tcp: TcpStream,
     addr: SocketAddr,
@@ -200,9 +199,11 @@ pub async fn accept(
     me: Hello,
 ) -> Result<Connection, ConnectError> {
     let accepting = async {
+        // Otherwise whoever took it from the queue would be woken for all that comes.
+        let mut tcp = TcpStream::from_std(tcp.into_std()?)?;
         be_prompt(&tcp)?;
-        let stream = TlsAcceptor::from(tls.server.clone()).accept(tcp).await?;
-        greet(TlsStream::Server(stream), addr, me, tls).await
+        let shaken = handshake::accept(&mut tcp, tls.server.clone()).await?;
+        greet(tcp, shaken, addr, me, tls).await
     };
     timeout(HANDSHAKE_TIMEOUT, accepting).await.unwrap_or(Err(ConnectError::Timeout))
 }
@@ -217,22 +218,18 @@ fn be_prompt(tcp: &TcpStream) -> io::Result<()> {
 }
 
 async fn greet(
-    stream: TlsStream<TcpStream>,
+    tcp: TcpStream,
+    shaken: Shaken,
     addr: SocketAddr,
     me: Hello,
     tls: &Tls,
 ) -> Result<Connection, ConnectError> {
-    let node = tls::peer_of(stream.get_ref().1).ok_or(ConnectError::NotANode)?;
-    let secret = exported(&stream, EXPORTER_LABEL)?;
-    let datagram_secret = DatagramSecret::new(secret, Aead::of(stream.get_ref().1));
-    let speaker = match stream {
-        TlsStream::Client(_) => Speaker::Dialling,
-        TlsStream::Server(_) => Speaker::Taking,
-    };
+    let Shaken { node, speaker, group_binding, datagram_secret, sealer, opener, begun } = shaken;
+    let node = node.ok_or(ConnectError::NotANode)?;
     let (dialling, taking) = if speaker == Speaker::Dialling { (tls.me, node) } else { (node, tls.me) };
-    let binding = Binding { exported: exported(&stream, group::EXPORTER_LABEL)?, dialling, taking };
-    let (read, write) = tokio::io::split(stream);
-    let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
+    let binding = Binding { exported: group_binding, dialling, taking };
+    let (read, write) = tcp.into_split();
+    let (mut reader, mut writer) = (FrameReader::new(read, opener, begun), FrameWriter::new(write, sealer));
     if let Err(error) = admit(&mut reader, &mut writer, tls, node, speaker, &binding).await {
         if let Some(why) = error.to_say() {
             tell_that_it_is_not_admitted(&mut reader, &mut writer, why).await;
@@ -253,8 +250,8 @@ async fn greet(
     }
 }
 
-type Reader = FrameReader<ReadHalf<TlsStream<TcpStream>>>;
-type Writer = FrameWriter<WriteHalf<TlsStream<TcpStream>>>;
+type Reader = FrameReader<OwnedReadHalf>;
+type Writer = FrameWriter<OwnedWriteHalf>;
 
 /// Finds out whether the two nodes talk to each other. Where there is a secret, who dialled proves first that it knows it:
 /// so nobody gets a proof, at which to try guesses, by dialling.
@@ -312,15 +309,3 @@ const MESSAGES_OF_UNWANTED_MAX: usize = 4;
 
 /// How long a peer that is not wanted has to take that it is not.
 const LAST_WORD_MAX: Duration = Duration::from_secs(1);
-
-/// What both sides of this session know, and nobody else, for what the label says.
-fn exported(stream: &TlsStream<TcpStream>, label: &[u8]) -> io::Result<[u8; SECRET_LEN]> {
-    let room = [0; SECRET_LEN];
-    let exported = match stream {
-        TlsStream::Client(stream) => stream.get_ref().1.export_keying_material(room, label, None),
-        TlsStream::Server(stream) => stream.get_ref().1.export_keying_material(room, label, None),
-    };
-    exported.map_err(io::Error::other)
-}
-
-const _: () = assert!(SECRET_LEN == group::BINDING_LEN);

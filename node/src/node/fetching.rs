@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
+use super::telling::RunningFetches;
 use super::{Node, OFFERS_WAITING_MAX};
 use crate::actors::catalog::CatalogMessage;
 use crate::actors::discovery::{DiscoveryMessage, Found};
@@ -31,10 +32,9 @@ use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::fetch::report::{Phase, Progress, Report};
 use crate::fetch::resolve::{ContentKind, Holder, Resolved};
-use crate::fetch::search::FoundRuns;
 use crate::net::admission::Admission;
 use crate::net::tls::Tls;
-use crate::store::{Part, PartFile, Target};
+use crate::store::{self, Part, PartFile, Target};
 
 /// A file that is to be fetched.
 #[derive(Debug)]
@@ -58,6 +58,8 @@ pub struct FetchOptions {
     pub only: Option<NodeId>,
     /// On which lanes sources are asked.
     pub lane: LaneMode,
+    /// What is fetched is not what its name stands for: others are offered it by its root only.
+    pub nameless: bool,
 }
 
 /// A folder that is to be fetched, where it goes being open already.
@@ -73,10 +75,14 @@ pub struct FolderRequest {
     pub have: PieceSet,
     /// What is not wanted, or there already.
     pub skipped: BTreeMap<PieceIndex, ChunkMask>,
+    /// Pieces of which others can be given all the same what is skipped of them.
+    pub spared: PieceSet,
     /// What is there and may be right.
-    pub found: Option<FoundRuns>,
+    pub found: Option<store::Found>,
     /// How.
     pub how: FetchOptions,
+    /// Whether it is certain by now that this is what is meant; before that it gets no final name.
+    pub is_meant: watch::Receiver<bool>,
 }
 
 /// What a fetch begins with.
@@ -87,7 +93,9 @@ struct Fetching {
     part: Arc<dyn Part>,
     have: PieceSet,
     skipped: BTreeMap<PieceIndex, ChunkMask>,
-    found: Option<FoundRuns>,
+    spared: PieceSet,
+    found: Option<store::Found>,
+    is_meant: watch::Receiver<bool>,
 }
 
 /// A running fetch. It is given up when this is dropped; what is verified by then stays.
@@ -159,6 +167,8 @@ pub(crate) struct Starter {
     /// Nodes that are asked directly; none: nobody is asked, since whoever has it is known.
     pub(super) seeking: Option<Vec<SocketAddr>>,
     pub(super) data: Handle,
+    /// Where they are told of.
+    pub(super) fetches: RunningFetches,
     pub(super) clock: Clock,
 }
 
@@ -171,6 +181,7 @@ impl Node {
             bind: self.config.bind,
             seeking: Some(self.config.peers.clone()),
             data: self.data.clone(),
+            fetches: self.fetches.clone(),
             clock: self.clock,
         }
     }
@@ -231,6 +242,7 @@ impl Node {
         let wrong = |why: String| Error::new(Code::Integrity, format!("{}: {why}", resolved.name));
         let size = usize::try_from(list.size).ok().filter(|size| *size <= MANIFEST_BYTES_MAX);
         let size = size.ok_or_else(|| wrong("the list of what is in the folder is too long".to_owned()))?;
+        let how = FetchOptions { nameless: true, ..how };
         let request = FetchRequest { resolved: list, target: Target::temporary(), how };
         let mut fetch = self.fetch(request).await?;
         fetch.done().await?;
@@ -281,12 +293,14 @@ impl Starter {
         let (part, have) = opened?;
         let fetching = Fetching {
             content: root,
+            spared: PieceSet::empty(geometry.clone()),
             geometry,
             folder: None,
             part: Arc::new(part),
             have,
             skipped: BTreeMap::new(),
             found: None,
+            is_meant: watch::channel(true).1,
         };
         self.start_fetch(fetching, &resolved, how).await
     }
@@ -296,7 +310,7 @@ impl Starter {
     /// # Errors
     /// Only if the node is about to stop.
     async fn fetch_folder(&self, request: FolderRequest) -> Result<Fetch, Error> {
-        let FolderRequest { resolved, manifest, part, have, skipped, found, how } = request;
+        let FolderRequest { resolved, manifest, part, have, skipped, spared, found, how, is_meant } = request;
         let content = data_root(resolved.root);
         let geometry = part.geometry().clone();
         let (name, mtime) = (resolved.name.clone(), (resolved.mtime, 0));
@@ -307,8 +321,8 @@ impl Starter {
         });
         let manifest = encoding.await.ok().flatten();
         let folder = Some(PartOfFolder { root: resolved.root, manifest });
-        self.start_fetch(Fetching { content, geometry, folder, part, have, skipped, found }, &resolved, how)
-            .await
+        let fetching = Fetching { content, geometry, folder, part, have, skipped, spared, found, is_meant };
+        self.start_fetch(fetching, &resolved, how).await
     }
 
     async fn start_fetch(
@@ -317,7 +331,7 @@ impl Starter {
         resolved: &Resolved,
         how: FetchOptions,
     ) -> Result<Fetch, Error> {
-        let Fetching { content, geometry, folder, part, have, skipped, found } = fetching;
+        let Fetching { content, geometry, folder, part, have, skipped, spared, found, is_meant } = fetching;
         let (progress, watching) = watch::channel(Progress {
             phase: Phase::Waiting,
             size: resolved.size,
@@ -334,6 +348,7 @@ impl Starter {
             geometry,
             folder,
             name: resolved.name.clone(),
+            nameless: how.nameless,
             part: Arc::clone(&part),
             force: how.force,
             patience: how.patience,
@@ -346,9 +361,11 @@ impl Starter {
             clock: self.clock,
             progress,
             pieces,
+            is_meant,
         };
         let mtime = (resolved.mtime, 0);
-        let arguments = FetcherArguments { have, skipped, found, mtime, only: how.only, done, settings };
+        let only = how.only;
+        let arguments = FetcherArguments { have, skipped, spared, found, mtime, only, done, settings };
         let starting = |reply| NodeMessage::Fetch(Box::new(arguments), reply);
         let fetcher = match self.links.root.call(starting).await {
             Ok(Some(fetcher)) => fetcher,
@@ -364,6 +381,7 @@ impl Starter {
             let discovery = self.links.discovery.clone();
             tokio::spawn(keep_finding(discovery, peers, resolved.root, fetcher.clone())).abort_handle()
         });
+        self.fetches.add(&resolved.name, resolved.root, watching.clone());
         Ok(Fetch { progress: watching, pieces: verified, part, report, fetcher, finding })
     }
 }

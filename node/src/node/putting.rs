@@ -11,7 +11,8 @@ use ftx_proto::wire::discovery::{OfferedRoot, Want};
 use ftx_proto::wire::session::{Message, PutRefusal};
 use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 
-use super::{Node, SETTLE};
+use super::Node;
+use super::search::SETTLE;
 use crate::actors::catalog::CatalogMessage;
 use crate::error::{Code, Error};
 use crate::fetch::resolve::is_named;

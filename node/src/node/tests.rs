@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::config::{Access, Services, StepAuth, StepConfig};
 use crate::fetch::report::Report;
+use crate::fetch::resolve::Wanted;
 use crate::store::Target;
 
 /// What makes a node on loopback that shares a folder of `dir`.
@@ -47,7 +48,7 @@ async fn fetch(node: &Node, name: &str, into: &Path) -> Result<Report, Error> {
     let request = FetchRequest {
         resolved,
         target,
-        how: FetchOptions { force: true, patience, only: None, lane: LaneMode::Auto },
+        how: FetchOptions { force: true, patience, only: None, lane: LaneMode::Auto, nameless: false },
     };
     node.fetch(request).await?.done().await
 }

@@ -46,9 +46,10 @@ mod whole;
 
 use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use ftx_proto::digest::Digest;
-use ftx_proto::geometry::{Geometry, PieceIndex};
+use ftx_proto::geometry::{Geometry, PieceIndex, Span};
 
 pub use error::StoreError;
 pub use folder::{FolderOptions, FolderPart, Found, FoundRun, Opened, Selection, Summary, Tally};
@@ -72,6 +73,11 @@ pub trait Part: std::fmt::Debug + Send + Sync {
 
     /// Reads bytes that were written; fills the buffer.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError>;
+
+    /// Pieces besides those of a span that a read of it takes bytes from: where files that are the same are kept once.
+    fn borrows_from(&self, _span: Span) -> Vec<PieceIndex> {
+        Vec::new()
+    }
 
     /// Writes bytes that lie in several places of the memory, one behind the other, as [`Part::write_at`] does.
     fn write_parts_at(&self, mut offset: u64, parts: &[&[u8]]) -> Result<(), StoreError> {
@@ -110,3 +116,16 @@ pub trait Part: std::fmt::Debug + Send + Sync {
     /// Removes part and journal. What was finished stays.
     fn discard(&self) -> Result<(), StoreError>;
 }
+
+/// How many of at most so many things may stay open: fewer where the process may not open many.
+fn open_max(most: usize) -> usize {
+    static ALLOWED: OnceLock<usize> = OnceLock::new();
+    let allowed = ALLOWED.get_or_init(|| {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        limit.and_then(|limit| usize::try_from(limit / OPEN_SHARE).ok()).unwrap_or(usize::MAX)
+    });
+    most.min((*allowed).max(2))
+}
+
+/// What one kind of things may take of the files that the process may open.
+const OPEN_SHARE: u64 = 20;

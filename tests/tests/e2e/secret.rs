@@ -72,19 +72,8 @@ fn a_node_of_a_group_that_is_dialled_all_the_same_says_only_that_it_does_not_tal
     let content = Content::new(811, MIB + 1);
     let share = share(&net, "plan.pdf", &content, Some(&one));
     let stranger = ftx_tests::evil::Stranger::new(share.port());
-    let heard = stranger.does(async {
-        let stream = stranger.handshake(&[b"ftx/1"]).await.expect("a handshake is for everybody");
-        let (read, write) = tokio::io::split(stream);
-        let mut reader = ftx_node::net::frame::FrameReader::new(read);
-        let mut writer = ftx_node::net::frame::FrameWriter::new(write);
-        let hello = Hello { instance: Instance(1), name: "x".to_owned() };
-        writer.write(&Message::Hello(hello), b"").await.expect("it listens");
-        let mut heard = Vec::new();
-        while let Ok(Some(message)) = reader.read().await {
-            heard.push(message);
-        }
-        heard
-    });
+    let hello = Hello { instance: Instance(1), name: "x".to_owned() };
+    let heard = stranger.does(stranger.all_that_is_said_to(&Message::Hello(hello)));
     assert_eq!(heard, [Message::NotAdmitted(NotAdmitted::SecretNeeded)]);
 
     // Who knows another secret finds nobody at all, wherever it asks.
