@@ -99,7 +99,7 @@ fn nobody_may_put_anything_unless_it_is_said_who() {
     let careful = share_into(&net, &net.folder(), &closed, &[]);
     let refused = putting(&net, &file, "ftx://office").run().expect_error(10, "refused");
     assert!(refused.said().contains("--inbox-from"), "it says how: {}", refused.said());
-    assert!(careful.process().stderr().contains("nobody can put anything"), "{}", careful.process().stderr());
+    careful.process().wait_for_stderr("nobody can put anything");
     assert_eq!(listing(&closed), Vec::<String>::new());
     careful.stop();
 
@@ -161,10 +161,10 @@ fn a_quota_is_for_each_node_and_parts_count() {
 #[test]
 fn a_put_whose_sender_was_killed_goes_on() {
     let net = net!();
-    let (content, file) = a_file(&net, 961, 12 * MIB);
+    let (content, file) = a_file(&net, 961, 24 * MIB);
     let (_office, inbox) = inbox(&net, &ANYONE);
     let state = net.folder();
-    let slow = ["--max-upload", "6MB/s"];
+    let slow = ["--max-upload", "1MB/s"];
     let mut first = putting(&net, &file, "ftx://office").args(slow).with_state(&state).start();
     wait_for_bytes(&mut first, MIB);
     first.kill9();
@@ -179,11 +179,11 @@ fn a_put_whose_sender_was_killed_goes_on() {
 #[test]
 fn a_put_whose_receiver_was_killed_goes_on() {
     let net = net!();
-    let (content, file) = a_file(&net, 971, 12 * MIB);
+    let (content, file) = a_file(&net, 971, 24 * MIB);
     let (folder, inbox) = (net.folder(), net.folder());
     let office = share_into(&net, &folder, &inbox, &ANYONE);
     let state = net.folder();
-    let slow = ["--max-upload", "6MB/s"];
+    let slow = ["--max-upload", "1MB/s"];
     let mut first = putting(&net, &file, "ftx://office").args(slow).with_state(&state).start();
     wait_for_bytes(&mut first, MIB);
     office.kill9();

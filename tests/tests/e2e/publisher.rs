@@ -81,3 +81,28 @@ fn a_damaged_memory_is_set_aside() {
     assert!(got.stderr.contains("set aside"), "{}", got.stderr);
     assert!(state.join("publishers.damaged").is_file() && state.join("publishers").is_file());
 }
+
+#[test]
+fn of_a_folder_it_is_told_once_all_who_have_it_are_known() {
+    let net = net!();
+    let state = net.folder();
+    let share_folder = |bytes: &[u8]| {
+        let folder = net.folder();
+        put(&folder, "tools/tool.bin", bytes);
+        net.share(&folder)
+    };
+    let got = || {
+        let got = net.get("tools", &net.folder().join("tools")).with_state(&state).run();
+        got.done();
+        got
+    };
+    let first = share_folder(b"one");
+    assert!(warnings(&got()).is_empty(), "nothing is known yet");
+    let (id, _) = (first.node().to_owned(), first.stop());
+    let second = share_folder(b"another one");
+    let told = got();
+    assert_eq!(warnings(&told).len(), 1, "{}", told.said());
+    assert_eq!(warnings(&told)[0]["earlier_node"]["node"], id.as_str());
+    assert_eq!(warnings(&told)[0]["nodes"][0]["node"], second.node());
+    assert!(warnings(&got()).is_empty(), "it is known now");
+}

@@ -206,3 +206,24 @@ fn a_file_of_a_secret_is_checked() {
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("ours");
     assert!(peers().expect_error(2, "usage").said().contains("mode 644"));
 }
+
+#[test]
+fn status_and_doctor_tell_that_there_is_a_secret() {
+    let net = net!();
+    let one = secret(&net, ONE);
+    let share = share(&net, "plan.pdf", &Content::new(841, 1000), Some(&one));
+    let shown = net.node(["status"]).with_state(&share.state()).run().expect_status(0);
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(text.contains("nodes that know its group's secret"), "{text}");
+    let asked = net.node(["status", "--json"]).with_state(&share.state()).run();
+    let access = &asked.events[0]["access"];
+    assert_eq!((&access["secret"], &access["trust"]), (&true.into(), &serde_json::Value::Null), "{access}");
+
+    // Who does not know it gets no answer by UDP, and is told why by TCP.
+    let peer = format!("127.0.0.1:{}", share.port());
+    let seen = net.node(["doctor", "--json", "--timeout", "1", "--peer", &peer]).run();
+    let finding = |event: &&serde_json::Value| event["check"] == "peer" && event["about"] == peer.as_str();
+    let told = seen.events.iter().find(finding).unwrap_or_else(|| panic!("{}", seen.said()));
+    assert_eq!(told["level"], "warning", "{told}");
+    assert!(told["says"].as_str().is_some_and(|says| says.contains("group with a secret")), "{told}");
+}
