@@ -181,7 +181,6 @@ impl Inbox {
             patience: PUT_PATIENCE,
             only: Some(peer.node),
             lane: LaneMode::default(),
-            nameless: false,
         };
         let started = self.starter.fetch(FetchRequest { resolved, target, how }).await;
         started.map_err(|error| self.failed(&error, peer))

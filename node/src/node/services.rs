@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -106,15 +107,12 @@ impl Started {
     }
 }
 
-/// Makes the inbox's folder, and tidies it up after a crash.
-pub(super) fn make_inbox(config: &NodeConfig) -> Result<(), Error> {
-    let Some(inbox) = &config.inbox else { return Ok(()) };
-    std::fs::create_dir_all(&inbox.path).map_err(|error| no_inbox(config, &error))?;
-    let removed = remove_abandoned(&inbox.path).and_then(|()| remove_forgotten(&inbox.path));
-    if let Err(error) = removed {
-        tracing::warn!("{}: what a crash left cannot be removed: {error}", inbox.path.display());
+/// Tidies the inbox up after a crash.
+pub(super) fn tidy_inbox(inbox: Option<&Path>) {
+    let Some(inbox) = inbox else { return };
+    if let Err(error) = remove_abandoned(inbox).and_then(|()| remove_forgotten(inbox)) {
+        tracing::warn!("{}: what a crash left cannot be removed: {error}", inbox.display());
     }
-    Ok(())
 }
 
 /// Who counts what is in the inbox. One counts for all who put something into it: `usage` is STEP's, if it does.
@@ -123,13 +121,12 @@ fn inbox_usage(
     usage: Option<Arc<InboxUsage>>,
 ) -> Result<Option<Arc<InboxUsage>>, Error> {
     let Some(inbox) = config.inbox.as_ref().filter(|_| usage.is_none()) else { return Ok(usage) };
-    let usage = InboxUsage::open(&inbox.path, inbox.limits).map_err(|error| no_inbox(config, &error))?;
+    let usage = InboxUsage::open(&inbox.path, inbox.limits).map_err(|error| no_inbox(&inbox.path, &error))?;
     Ok(Some(Arc::new(usage)))
 }
 
-fn no_inbox(config: &NodeConfig, error: &io::Error) -> Error {
-    let inbox = config.inbox.as_ref().map(|inbox| inbox.path.display().to_string()).unwrap_or_default();
-    Error::new(Code::Usage, format!("cannot use {inbox} as inbox: {error}"))
+pub(super) fn no_inbox(inbox: &Path, error: &io::Error) -> Error {
+    Error::new(Code::Usage, format!("cannot use {} as inbox: {error}", inbox.display()))
 }
 
 /// Opens what stands behind STEP, and the socket that its clients connect to.
@@ -166,7 +163,8 @@ fn start_step(
         shares: config.shares.clone(),
         state: Some(config.state.clone()),
     };
-    let store = StepStore::open(store, Arc::clone(digests)).map_err(|error| no_inbox(config, &error))?;
+    let inbox = store.inbox.clone().unwrap_or_default();
+    let store = StepStore::open(store, Arc::clone(digests)).map_err(|error| no_inbox(&inbox, &error))?;
     let listener = listen_for("STEP", step.at, ftx_proto::interop::step::DEFAULT_PORT, config)?;
     Ok(StepListenerArguments {
         listener: Arc::new(listener),
