@@ -226,4 +226,8 @@ fn status_and_doctor_tell_that_there_is_a_secret() {
     let told = seen.events.iter().find(finding).unwrap_or_else(|| panic!("{}", seen.said()));
     assert_eq!(told["level"], "warning", "{told}");
     assert!(told["says"].as_str().is_some_and(|says| says.contains("group with a secret")), "{told}");
+    let beside = net.node(["doctor", "--json", "--timeout", "1"]).with_state(&share.state()).run();
+    assert!(beside.said().contains("only one belongs to a group with a secret"), "{}", beside.said());
+    let within = net.node(["doctor", "--json", "--timeout", "2"]).with_state(&share.state());
+    assert_eq!(with(within, Some(&one)).run().done()["problems"], 0);
 }

@@ -127,6 +127,8 @@ pub(super) struct Looking<'a> {
     pub(super) asked_directly: Vec<SocketAddr>,
     pub(super) running: &'a [NodeStatus],
     pub(super) has_identity: bool,
+    /// Whether this command knows the secret of a group.
+    pub(super) has_secret: bool,
 }
 
 /// What came of a connection to one address of a node.
@@ -247,7 +249,12 @@ impl Looking<'_> {
                 continue;
             }
             let about = format!("{} (process {})", node.name, node.pid);
-            findings.push(if node.port == self.port {
+            findings.push(if node.access.secret != self.has_secret {
+                let says = "it runs on this machine; of it and this command only one belongs to a group with a secret, so they do \
+                            not see each other";
+                let todo = "give this command what the node has: --secret-file, or no FTX_SECRET_FILE";
+                Finding::warning(CHECK, about, says, todo)
+            } else if node.port == self.port {
                 let says = "it runs on this machine and does not answer what is asked of everybody";
                 let todo = "what is told of broadcasts says why; does it run with another --bind?";
                 Finding::problem(CHECK, about, says, todo)
