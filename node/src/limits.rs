@@ -94,6 +94,9 @@ pub const PUT_TOLD_INTERVAL: Duration = Duration::from_millis(200);
 /// A part in the inbox that nobody went on with for so long is removed when the node starts.
 pub const PUT_QUIET_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// How often it is looked whether a node with which there are sessions is still trusted.
+pub const TRUST_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Most requests of udp-get that wait to be looked at; those beyond are dropped, and asked again.
 pub const UDP_GETS_WAITING_MAX: usize = 64;
 /// Most connections to one STEP server at once.

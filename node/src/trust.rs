@@ -2,8 +2,8 @@
 //!
 //! A line is a node id (64 hex digits) and, if one likes, a name for it; what follows a `#` is for people. The file is
 //! edited line by line, so that what people wrote there stays, and written whole or not at all. A running node looks at
-//! the file whenever it matters, and reads it again when it is another one: who is added or removed is so from the next
-//! session on. A file that cannot be read, or has a line that is none, trusts nobody; the log says so once.
+//! the file whenever it matters, and reads it again when it is another one: who is added is so from the next session on, and
+//! running sessions with who is removed end within a second or two. A file that cannot be read, or has a line that is none, trusts nobody; the log says so once.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -212,8 +212,17 @@ const HEADER: &str = "# Nodes that may open sessions with this one: an id and a 
 #[derive(Debug)]
 pub struct TrustedNodes {
     path: PathBuf,
-    /// What it said, and as what it was looked at before that. None: it was not there.
-    read: Mutex<(Option<Stamp>, Vec<Trusted>)>,
+    read: Mutex<Said>,
+}
+
+/// What the file said.
+#[derive(Debug)]
+struct Said {
+    /// As what it was looked at before that. None: it was not there.
+    stamp: Option<Stamp>,
+    trusted: Vec<Trusted>,
+    /// How often it was read.
+    times: u64,
 }
 
 /// Another one means another content: the file is replaced, not written over, by those who know.
@@ -227,17 +236,22 @@ impl TrustedNodes {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let stamp = stamp_of(path);
         let trusted = read(path)?;
-        Ok(TrustedNodes { path: path.to_owned(), read: Mutex::new((stamp, trusted)) })
+        Ok(TrustedNodes { path: path.to_owned(), read: Mutex::new(Said { stamp, trusted, times: 1 }) })
     }
 
     /// The node with this id, if it is trusted now.
     pub fn find(&self, node: NodeId) -> Option<Trusted> {
-        self.now().1.iter().find(|trusted| trusted.node == node).cloned()
+        self.now().trusted.iter().find(|trusted| trusted.node == node).cloned()
     }
 
     /// How many are trusted now.
     pub fn count(&self) -> usize {
-        self.now().1.len()
+        self.now().trusted.len()
+    }
+
+    /// Another number whenever the file is another one.
+    pub fn version(&self) -> u64 {
+        self.now().times
     }
 
     /// Where they stand.
@@ -246,22 +260,22 @@ impl TrustedNodes {
     }
 
     /// What the file says now.
-    fn now(&self) -> MutexGuard<'_, (Option<Stamp>, Vec<Trusted>)> {
+    fn now(&self) -> MutexGuard<'_, Said> {
         let stamp = stamp_of(&self.path);
         let mut read = self.lock();
-        if read.0 != stamp {
-            let now = self::read(&self.path).unwrap_or_else(|error| {
+        if read.stamp != stamp {
+            let trusted = self::read(&self.path).unwrap_or_else(|error| {
                 tracing::error!("{error}; until it is mended no node is trusted");
                 Vec::new()
             });
-            tracing::info!(file = %self.path.display(), nodes = now.len(), "trusted nodes");
+            tracing::info!(file = %self.path.display(), nodes = trusted.len(), "trusted nodes");
             // Looked at before it was read: what changes in between shows the next time.
-            *read = (stamp, now);
+            *read = Said { stamp, trusted, times: read.times + 1 };
         }
         read
     }
 
-    fn lock(&self) -> MutexGuard<'_, (Option<Stamp>, Vec<Trusted>)> {
+    fn lock(&self) -> MutexGuard<'_, Said> {
         // Nothing panics half-way through a change of it.
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -365,7 +379,10 @@ mod tests {
         let trusted = TrustedNodes::open(&path).unwrap();
         assert_eq!(trusted.find(id(1)), Some(somebody(1, Some("ada"))));
         assert_eq!(trusted.find(id(2)), None);
+        let version = trusted.version();
+        assert_eq!(trusted.version(), version, "nothing is another one");
         add(&path, id(2), None).unwrap();
+        assert_ne!(trusted.version(), version);
         assert_eq!(trusted.find(id(2)), Some(somebody(2, None)));
         remove(&path, "ada").unwrap();
         assert_eq!(trusted.find(id(1)), None);

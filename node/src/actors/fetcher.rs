@@ -29,8 +29,9 @@ use crate::fetch::lane::Described;
 use crate::fetch::pull::SharedBudget;
 use crate::fetch::report::{Phase, Progress, Report};
 use crate::fetch::search::search;
-use crate::limits::{JOURNAL_BYTES_MAX, JOURNAL_INTERVAL};
+use crate::limits::{JOURNAL_BYTES_MAX, JOURNAL_INTERVAL, TRUST_INTERVAL};
 use crate::net::connection::Dialling;
+use crate::net::tls::Tls;
 use crate::store::{Found, StoreError};
 
 pub use messages::{FetchSettings, FetcherArguments, FetcherMessage};
@@ -62,6 +63,8 @@ pub struct FetcherState {
     begun: Time,
     /// When a source joined or a chunk came, last.
     fed_at: Time,
+    /// When it was looked last who is trusted, and what version of that it was.
+    trust_seen: (Time, Option<u64>),
     /// What is offered to others meanwhile, and the catalog that was told.
     offered: Option<(Arc<Content>, Option<ActorId>)>,
     ending: Option<Ending>,
@@ -116,6 +119,7 @@ impl Actor for Fetcher {
             executable: false,
             begun: now,
             fed_at: now,
+            trust_seen: (now, None),
             offered: None,
             ending: None,
             done: Some(done),
@@ -326,6 +330,8 @@ impl FetcherState {
     /// A source is connected; if it may be asked, the engine is told.
     fn ready(&mut self, source: SourceId, described: Described, now: Time) -> Option<Input> {
         let joined = self.candidates.ready(source, &described)?;
+        // Perhaps it was removed between the handshake and this.
+        self.trust_seen.1 = None;
         if joined.useful {
             // Whoever only comes and goes does not prolong the wait.
             self.fed_at = now;
@@ -347,6 +353,7 @@ impl FetcherState {
         if self.ending.is_some() {
             return;
         }
+        self.part_with_untrusted(now);
         // That does not change while somebody waits for it; but others may only just be answering.
         if now.since(self.fed_at) >= self.settings.patience.min(OTHERS_ANSWER_MAX)
             && let Some(refused) = self.candidates.nobody_admitted()
@@ -356,6 +363,20 @@ impl FetcherState {
         // Whether nobody is there or those who are give nothing, it comes to the same for whoever waits.
         if now.since(self.fed_at) >= self.settings.patience {
             self.fail_for(myself, self.candidates.drought());
+        }
+    }
+
+    /// Ends the sessions with nodes that are not trusted any more.
+    fn part_with_untrusted(&mut self, now: Time) {
+        let (looked_at, seen) = self.trust_seen;
+        if now.since(looked_at) < TRUST_INTERVAL {
+            return;
+        }
+        let Tls { admission, me, .. } = &self.settings.tls;
+        let version = admission.version();
+        self.trust_seen = (now, version);
+        if version != seen {
+            self.candidates.part_with_others(|node| admission.admits(node, *me, true));
         }
     }
 

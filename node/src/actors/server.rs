@@ -14,6 +14,7 @@ use std::time::Duration;
 use ftx_proto::digest::{Instance, NodeId};
 use ftx_proto::engine::serve::{ContentKey, Input, Output, PeerKey, ServeConfig, ServeEngine, SessionId};
 use ftx_proto::geometry::{Geometry, Span};
+use ftx_proto::name::printable;
 use ftx_proto::time::Time;
 use ftx_proto::wire::session::{Hello, RequestId};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
@@ -28,7 +29,7 @@ use super::link::Link;
 use super::session::{Session, SessionArguments, SessionMessage};
 use crate::clock::Clock;
 use crate::inbox::Inbox;
-use crate::limits::{SESSION_QUIET_MIN, SESSIONS_MAX};
+use crate::limits::{SESSION_QUIET_MIN, SESSIONS_MAX, TRUST_INTERVAL};
 use crate::net::datagram::serving::{DatagramStatistics, Datagrams};
 use crate::net::tls::Tls;
 
@@ -120,6 +121,8 @@ pub enum ServerMessage {
     MakeRoom(RpcReplyPort<bool>),
     /// The engine's deadline has come.
     Tick,
+    /// Time to look whether who has a session is still trusted.
+    LookWhoIsTrusted,
     /// How much is going on.
     Statistics(RpcReplyPort<ServerStatistics>),
     /// Who has sessions, and what each was given; sessions of one peer are told as one.
@@ -171,6 +174,10 @@ pub struct ServerState {
     by_actor: HashMap<ActorId, SessionId>,
     next_session: u64,
     ticking: Option<AbortHandle>,
+    /// Looks who is trusted, where not everybody is.
+    watching: Option<AbortHandle>,
+    /// What version of that was looked at.
+    trust_seen: Option<u64>,
     accepting: AbortHandle,
     statistics: ServerStatistics,
     turned_away: Arc<AtomicU64>,
@@ -190,6 +197,20 @@ struct Open {
     active: Time,
     /// It has been told to go.
     leaving: bool,
+}
+
+impl Open {
+    /// Ends it if its peer is not trusted any more.
+    fn part_with_untrusted(&mut self, tls: &Tls) {
+        let Some((node, _, name)) = self.peer.as_ref().filter(|_| !self.leaving) else { return };
+        if !tls.admission.admits(*node, tls.me, false) {
+            let name = printable(name);
+            tracing::warn!(node = %node.short(), %name, addr = %self.addr, "not trusted any more: its session ends");
+            self.leaving = true;
+            // One that has just ended is reported by its supervision event.
+            let _ = self.actor.cast(SessionMessage::NotTrusted);
+        }
+    }
 }
 
 impl Actor for Server {
@@ -212,13 +233,18 @@ impl Actor for Server {
             make_room: Some(ServerMessage::MakeRoom),
             turned_away: Arc::clone(&turned_away),
         };
-        let accepting = tokio::spawn(accepting.run(myself));
+        let accepting = tokio::spawn(accepting.run(myself.clone()));
+        let names = arguments.tls.admission.trusted();
+        let watching = names
+            .map(|_| myself.send_interval(TRUST_INTERVAL, || ServerMessage::LookWhoIsTrusted).abort_handle());
         Ok(ServerState {
             engine: ServeEngine::new(config, rand::random()),
             sessions: HashMap::new(),
             by_actor: HashMap::new(),
             next_session: 0,
             ticking: None,
+            watching,
+            trust_seen: None,
             accepting: accepting.abort_handle(),
             statistics: ServerStatistics::default(),
             turned_away,
@@ -244,6 +270,8 @@ impl Actor for Server {
                 let Some(open) = state.sessions.get_mut(&session) else { return Ok(()) };
                 open.peer = Some((node, instance, name));
                 open.active = now;
+                // Perhaps it was removed between the handshake and this.
+                open.part_with_untrusted(&state.arguments.tls);
                 state.engine.handle(now, Input::Opened { session, peer });
             }
             ServerMessage::Asked { session, request, content, geometry, span, permit: _permit } => {
@@ -280,6 +308,14 @@ impl Actor for Server {
                 return Ok(());
             }
             ServerMessage::Tick => state.engine.handle(now, Input::Tick),
+            ServerMessage::LookWhoIsTrusted => {
+                let tls = &state.arguments.tls;
+                let version = tls.admission.version();
+                if std::mem::replace(&mut state.trust_seen, version) != version {
+                    state.sessions.values_mut().for_each(|open| open.part_with_untrusted(tls));
+                }
+                return Ok(());
+            }
             ServerMessage::Statistics(reply) => {
                 state.statistics.sessions = state.engine.session_count();
                 state.statistics.datagrams = state.arguments.datagrams.statistics();
@@ -327,8 +363,8 @@ impl Drop for ServerState {
     /// Also after a panic, where `post_stop` is not called.
     fn drop(&mut self) {
         self.accepting.abort();
-        if let Some(tick) = self.ticking.take() {
-            tick.abort();
+        for task in self.ticking.iter().chain(&self.watching) {
+            task.abort();
         }
     }
 }

@@ -98,6 +98,8 @@ pub enum SessionMessage {
     TooManyRequests,
     /// The peer sent what is no message of this protocol, or no datagram of it.
     Malformed(String),
+    /// This node does not talk to the peer any more.
+    NotTrusted,
     /// A content cannot be served in datagrams any more.
     DatagramsFailed {
         /// As which it was served.
@@ -248,6 +250,10 @@ impl Actor for Session {
             }
             SessionMessage::DatagramsFailed { connection, root, refusal } => {
                 state.datagrams_failed(connection, root, refusal);
+                Ok(())
+            }
+            SessionMessage::NotTrusted => {
+                state.part(&myself, "it does not trust this node any more".to_owned());
                 Ok(())
             }
             SessionMessage::TooManyRequests => {
@@ -488,19 +494,24 @@ impl SessionState {
         self.send(Outgoing::Message(Message::Refused { request, root, reason }, permit));
     }
 
-    /// Ends the session for what its peer did. The peer is told why, if it takes that soon.
+    /// Ends the session for what its peer did.
     fn close(&mut self, myself: &ActorRef<SessionMessage>, violation: Violation) {
         let who = self.peer.as_ref().map(|peer| format!("{} at {}", peer.node.short(), peer.addr));
         tracing::warn!(peer = who.as_deref().unwrap_or("?"), %violation, "session closed");
         let _ = self.server.cast(ServerMessage::BrokeProtocol);
+        self.part(myself, violation);
+    }
+
+    /// Ends the session. The peer is told why, if it takes that soon.
+    fn part(&mut self, myself: &ActorRef<SessionMessage>, why: String) {
         self.closing = true;
         // Nothing more is read.
         self.permits.close();
-        if self.outgoing.try_send(Outgoing::Goodbye(violation.clone())).is_err() {
-            return myself.stop(Some(violation));
+        if self.outgoing.try_send(Outgoing::Goodbye(why.clone())).is_err() {
+            return myself.stop(Some(why));
         }
         // The connection ends itself after its last word; this is for the peer that does not take it.
-        myself.send_after(GOODBYE_MAX, || SessionMessage::Ended(violation));
+        myself.send_after(GOODBYE_MAX, || SessionMessage::Ended(why));
     }
 
     /// Puts something into the writer's queue. Permits and grants are as many as the queue is long, so it is never
@@ -512,7 +523,7 @@ impl SessionState {
     }
 }
 
-/// How long a peer that broke the protocol has to take the reason.
+/// How long a peer whose session is ended has to take the reason.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
 
 /// Grants that a session may have at once; see [`ftx_proto::engine::serve::ServeConfig`].

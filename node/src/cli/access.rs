@@ -112,7 +112,7 @@ pub(super) fn trust(action: TrustAction, common: &CommonOptions, output: &Output
         TrustAction::Rm { node } => {
             let gone = trust::remove(&file, &node)?;
             let (node, name) = (gone.node, gone.name);
-            output.line(format_args!("{} is not in {shown} any more; running sessions go on", node.short()));
+            output.line(format_args!("{} is not in {shown} any more; its sessions end", node.short()));
             output.event("done", json!({ "node": node.to_string(), "name": name, "file": shown }));
         }
         TrustAction::Ls => {

@@ -29,7 +29,7 @@ use super::report::{SourceReport, SourceState};
 use crate::actors::source::SourceMessage;
 use crate::error::{Code, Error};
 use crate::limits::SOURCES_MAX;
-use crate::net::connection::Peer;
+use crate::net::connection::{ConnectError, Peer};
 
 /// Everybody who was heard of in one fetch.
 #[derive(Debug)]
@@ -325,6 +325,17 @@ impl Candidates {
         }
     }
 
+    /// Ends the sessions with all who may not have one any more.
+    pub fn part_with_others(&mut self, admits: impl Fn(NodeId) -> bool) {
+        let others = self.all.iter().filter(|(_, candidate)| !candidate.banned);
+        let others = others.filter_map(|(source, candidate)| Some((*source, candidate.peer.as_ref()?.node)));
+        let others: Vec<_> = others.filter(|(_, node)| !admits(*node)).collect();
+        for (source, node) in others {
+            let why = ConnectError::Untrusted(node).to_string();
+            self.failed(source, LaneEnd::NotAdmitted { node, why });
+        }
+    }
+
     /// The engine has no more use for it.
     pub fn dropped(&mut self, source: SourceId, why: DropReason) {
         self.last_drop = Some(why);
@@ -501,6 +512,23 @@ mod tests {
             candidates.offered(announce(number), addr(number as u16), START);
         }
         assert_eq!(candidates.due(START), [(SourceId(0), addr(2))]);
+    }
+
+    #[test]
+    fn who_may_have_no_session_any_more_is_parted_with() {
+        let mut candidates = Candidates::new(Instance(0), None, 10);
+        for number in 1..4 {
+            candidates.offered(announce(number), addr(number as u16), START);
+            candidates.ready(SourceId(number - 1), &described(number, 10));
+        }
+        let first = described(1, 10).peer.node;
+        candidates.part_with_others(|node| node == first);
+        assert_eq!(candidates.joined_count(), 1);
+        assert_eq!(candidates.nobody_admitted(), None, "one is left");
+        candidates.part_with_others(|_| false);
+        assert!(matches!(candidates.nobody_admitted(), Some(Drought::NotAdmitted(_))));
+        candidates.offered(announce(1), addr(1), START);
+        assert_eq!(candidates.due(START), [], "nor is it dialled again");
     }
 
     #[test]

@@ -63,6 +63,11 @@ impl Admission {
         trusted && only.is_none_or(|only| only.get() == Some(&node))
     }
 
+    /// Another number whenever others may be trusted; none where nobody has to be.
+    pub fn version(&self) -> Option<u64> {
+        self.trusted.as_ref().map(|trusted| trusted.version())
+    }
+
     /// What a trusted node is called here.
     pub fn name_of(&self, node: NodeId) -> Option<String> {
         self.trusted.as_ref()?.find(node).and_then(|Trusted { name, .. }| name)
