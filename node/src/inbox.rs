@@ -4,14 +4,17 @@
 //! fetches it as it would fetch anything: verified, resumable, on any lane. This module decides whether it is taken, from
 //! whom, under which name, within which quota; it tells the putting side how far it is and what became of it. It refuses
 //! to replace anything. A put ends with its session. What is verified by then stays as a part, which counts with its full
-//! size; the next put of that name and content goes on with it, and a week later the next start removes it.
+//! size; the next put of that name and content goes on with it, and a week later the next start removes it. Of a put that
+//! gave nothing nothing stays, so that nobody takes room by asking for it.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::{NodeId, Root};
 use ftx_proto::engine::pull::choice::LaneMode;
 use ftx_proto::geometry::Geometry;
@@ -20,7 +23,8 @@ use ftx_proto::name::{RelativePath, printable};
 use ftx_proto::wire::discovery::Announce;
 use ftx_proto::wire::session::{Message, PutRefusal};
 use rustix::fs::FlockOperation;
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::actors::catalog::CatalogMessage;
@@ -30,11 +34,11 @@ use crate::error::{Code, Error};
 use crate::fetch::report::Report;
 use crate::fetch::resolve::{ContentKind, Holder, Resolved};
 use crate::interop::step_store::{InboxUsage, OWN_FOLDER, ReservedPart};
-use crate::limits::{PUT_PATIENCE, PUT_QUIET_MAX, PUT_TOLD_INTERVAL, PUTS_MAX};
+use crate::limits::{PUT_PATIENCE, PUT_QUIET_MAX, PUT_TOLD_INTERVAL, PUTS_MAX, PUTS_PER_NODE_MAX};
 use crate::net::connection::Peer;
 use crate::net::serving::Saying;
 use crate::node::{Fetch, FetchOptions, FetchRequest, Starter};
-use crate::store::{Target, is_own_file};
+use crate::store::{Part, Target, is_own_file};
 
 /// What a node wants to put here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +60,68 @@ pub struct Inbox {
     from: InboxFrom,
     usage: Arc<InboxUsage>,
     starter: Starter,
-    places: Semaphore,
+    places: Arc<Semaphore>,
+    at_work: AtWork,
+}
+
+/// How many files are being put into which folder.
+type AtWork = Arc<Mutex<HashMap<String, usize>>>;
+
+/// One of the files that may be put at once. Whatever does something for it has a share of it, and the folder goes with the
+/// last one, unless something is in it.
+#[derive(Debug)]
+struct Place {
+    at_work: AtWork,
+    folder: String,
+    path: PathBuf,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut at_work = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = at_work.get_mut(&self.folder) else { return };
+        *count -= 1;
+        if *count == 0 {
+            at_work.remove(&self.folder);
+            // Whoever comes next waits, and makes it again.
+            let _ = std::fs::remove_dir(&self.path);
+        }
+    }
+}
+
+/// A put that is under way.
+struct Unfinished {
+    part: Arc<dyn Part>,
+    pieces: watch::Receiver<Arc<PieceSet>>,
+    held: Option<(ReservedPart, Arc<Place>)>,
+}
+
+impl Unfinished {
+    /// All is there.
+    fn keep(mut self) {
+        if let Some((room, _place)) = self.held.take() {
+            room.keep();
+        }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let Some(held) = self.held.take() else { return };
+        let (part, is_worthless) = (Arc::clone(&self.part), self.pieces.borrow().is_empty());
+        let leave = move || {
+            if is_worthless && let Err(error) = part.discard() {
+                tracing::warn!("a part of which nothing is there stays in the inbox: {error}");
+            }
+            // What is left then still counts.
+            drop(held);
+        };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(leave)),
+            Err(_) => leave(),
+        }
+    }
 }
 
 /// Why a file is not taken.
@@ -85,11 +150,25 @@ pub fn closed_to_all(from: InboxFrom, is_closed: bool) -> Option<&'static str> {
 
 impl Inbox {
     pub(crate) fn new(config: &InboxConfig, usage: Arc<InboxUsage>, starter: Starter) -> Self {
-        let places = Semaphore::new(PUTS_MAX);
-        Inbox { path: config.path.clone(), from: config.from, usage, starter, places }
+        let places = Arc::new(Semaphore::new(PUTS_MAX));
+        let at_work = AtWork::default();
+        Inbox { path: config.path.clone(), from: config.from, usage, starter, places, at_work }
     }
 
-    /// Takes a file, and says so, or why not. To be dropped when the session ends.
+    /// A place among those who put something at once, if this node can have one more.
+    fn place(&self, folder: &str) -> Option<Arc<Place>> {
+        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let mut at_work = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = at_work.entry(folder.to_owned()).or_default();
+        if *count >= PUTS_PER_NODE_MAX {
+            return None;
+        }
+        *count += 1;
+        let (at_work, path) = (Arc::clone(&self.at_work), self.path.join(folder));
+        Some(Arc::new(Place { at_work, folder: folder.to_owned(), path, _permit: permit }))
+    }
+
+    /// Takes a file, and says so, or why not. Ends when the session does; to be let do so, since there is something to tidy up.
     pub async fn take(self: Arc<Self>, proposal: Proposal, peer: Peer, saying: Saying) {
         let who = format!("{} ({}) at {}", printable(&peer.name), peer.node.short(), peer.addr);
         let (name, root) = (proposal.name.clone(), proposal.root);
@@ -116,40 +195,46 @@ impl Inbox {
         if let Some(why) = closed_to_all(self.from, admission.is_closed()) {
             return Err(refused(PutRefusal::NotAllowed, why));
         }
-        let Ok(_place) = self.places.try_acquire() else {
-            return Err(refused(PutRefusal::Busy, "too many files are being put there at once"));
-        };
         let folder = folder_of(peer.node, admission.name_of(peer.node));
         let name = checked_name(&folder, &proposal.name)?;
+        let Some(place) = self.place(&folder) else {
+            return Err(refused(PutRefusal::Busy, "too many files are being put there at once"));
+        };
         let path = self.path.join(&folder).join(proposal.name.as_str());
-        if is_there(&path, &proposal).await? {
+        if is_there(&path, &proposal, &place).await? {
             return Ok((name, true));
         }
-        let (target, room) = self.make_room(&folder, &proposal).await?;
+        let (target, room) = self.make_room(&place, &proposal).await?;
         let mut fetch = self.fetch(target, &proposal, name.clone(), peer).await?;
+        let (part, pieces) = (Arc::clone(&fetch.part), fetch.pieces.clone());
+        let unfinished = Unfinished { part, pieces, held: Some((room, place)) };
         let fetched = follow(&mut fetch, saying).await;
         let report = fetched.map_err(|error| self.failed(&error, peer))?;
-        room.keep();
+        unfinished.keep();
         tracing::debug!(path = %report.path.display(), "whole");
         self.starter.catalog().cast(CatalogMessage::Rescan);
         Ok((name, false))
     }
 
     /// The place for a file, and room for it.
-    async fn make_room(&self, folder: &str, proposal: &Proposal) -> Result<(Target, ReservedPart), Refused> {
-        let (place, usage) = (self.path.join(folder), Arc::clone(&self.usage));
-        let (folder, name, size) = (folder.to_owned(), proposal.name.clone(), proposal.size);
+    async fn make_room(
+        &self,
+        place: &Arc<Place>,
+        proposal: &Proposal,
+    ) -> Result<(Target, ReservedPart), Refused> {
+        let (place, usage) = (Arc::clone(place), Arc::clone(&self.usage));
+        let (name, size) = (proposal.name.clone(), proposal.size);
         let making = tokio::task::spawn_blocking(move || {
             let failed = |error: Error| failed_there(&error);
-            std::fs::create_dir_all(&place)
+            std::fs::create_dir_all(&place.path)
                 .map_err(|error| refused(PutRefusal::Failed, format!("its inbox cannot be used: {error}")))?;
-            let target = Target::new(&place.join(""), &name).map_err(|error| failed(error.into()))?;
+            let target = Target::new(&place.path.join(""), &name).map_err(|error| failed(error.into()))?;
             if target.is_locked() {
                 // An earlier try, mostly, that is about to end.
                 return Err(refused(PutRefusal::Busy, "this file is being put there already"));
             }
             let part = target.part_name().unwrap_or_default();
-            let room = usage.reserve_part(&folder, &part, size).map_err(|denial| match denial {
+            let room = usage.reserve_part(&place.folder, &part, size).map_err(|denial| match denial {
                 Denial::Busy => refused(PutRefusal::Busy, "this file is being put there already"),
                 Denial::OverQuota => {
                     refused(PutRefusal::Full, "the quota of its inbox has no room for the file")
@@ -205,7 +290,7 @@ fn failed_there(error: &Error) -> Refused {
     }
 }
 
-/// Tells how far it is until it is done.
+/// Tells how far it is until it is done, or nobody listens any more.
 async fn follow(fetch: &mut Fetch, saying: &Saying) -> Result<Report, Error> {
     let progress = fetch.progress.clone();
     let mut ticks = tokio::time::interval(PUT_TOLD_INTERVAL);
@@ -213,6 +298,7 @@ async fn follow(fetch: &mut Fetch, saying: &Saying) -> Result<Report, Error> {
     loop {
         tokio::select! {
             done = fetch.done() => return done,
+            () = saying.ended() => return Err(Error::new(Code::Partial, "the session of the put has ended")),
             _ = ticks.tick() => {
                 let bytes = progress.borrow().bytes;
                 saying.say(Message::Putting { bytes }).await;
@@ -238,12 +324,14 @@ fn checked_name(folder: &str, name: &RelativePath) -> Result<RelativePath, Refus
 }
 
 /// Whether just this is there already.
-async fn is_there(path: &Path, proposal: &Proposal) -> Result<bool, Refused> {
+async fn is_there(path: &Path, proposal: &Proposal, place: &Arc<Place>) -> Result<bool, Refused> {
     let geometry =
         Geometry::new(proposal.size).map_err(|error| refused(PutRefusal::NotAllowed, error.to_string()))?;
     let exists = || refused(PutRefusal::Exists, "another file, or a folder, has this name there");
-    let (path, root) = (path.to_owned(), proposal.root);
+    // It goes on when its session has ended, and so has a place until it is done.
+    let (path, root, place) = (path.to_owned(), proposal.root, Arc::clone(place));
     let looking = tokio::task::spawn_blocking(move || {
+        let _place = place;
         let found = match std::fs::symlink_metadata(&path) {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),

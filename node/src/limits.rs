@@ -85,6 +85,9 @@ pub const TCP_PUTS_MAX: usize = 64;
 /// Most files that nodes put into the inbox at once; each is a fetch.
 pub const PUTS_MAX: usize = 16;
 
+/// How many of them may be of one node.
+pub const PUTS_PER_NODE_MAX: usize = 8;
+
 /// How long the node that put a file may be out of reach.
 pub const PUT_PATIENCE: Duration = Duration::from_secs(20);
 

@@ -183,6 +183,8 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(Error::other(format!("{}: it would be larger than 1 MiB", path.display())));
     }
+    // A link to it stays one.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mut draft = path.to_owned().into_os_string();
     draft.push(format!(".{:016x}", rand::random::<u64>()));
     let draft = PathBuf::from(draft);

@@ -7,7 +7,7 @@ use ftx_node::config::Access;
 use ftx_node::identity::Identity;
 use ftx_node::net::admission::Admission;
 use ftx_node::net::connection::{self, ConnectError, Connection, Dialling};
-use ftx_node::net::group::GroupSecret;
+use ftx_node::net::group::{BINDING_LEN, Binding, EXPORTER_LABEL, GroupSecret, Speaker};
 use ftx_node::net::tls::{Tls, server_name};
 use ftx_node::trust;
 use ftx_proto::digest::{Instance, NodeId};
@@ -151,6 +151,20 @@ impl Raw {
         Raw(TlsAcceptor::from(somebody.tls.server.clone()).accept(tcp).await.unwrap().into())
     }
 
+    /// What a proof in this session is bound to.
+    fn exported(&self) -> [u8; BINDING_LEN] {
+        let exported = [0; BINDING_LEN];
+        let exported = match &self.0 {
+            TlsStream::Client(stream) => {
+                stream.get_ref().1.export_keying_material(exported, EXPORTER_LABEL, None)
+            }
+            TlsStream::Server(stream) => {
+                stream.get_ref().1.export_keying_material(exported, EXPORTER_LABEL, None)
+            }
+        };
+        exported.unwrap()
+    }
+
     async fn say(&mut self, message: &Message) {
         self.0.write_all(&message.encode(0)).await.unwrap();
         self.0.flush().await.unwrap();
@@ -194,6 +208,68 @@ async fn a_proof_that_is_passed_on_is_none() {
     let (dialled, taken, ()) = tokio::join!(one.dial(near_addr), two.take(&far), between);
     for refused in [dialled.map(drop), taken.map(drop)] {
         assert!(matches!(refused, Err(ConnectError::WrongProof(node)) if node == middle.id()), "{refused:?}");
+    }
+}
+
+/// Whoever knows the secret and has both keys still has to prove it anew in each session: what was right in an earlier one is
+/// worth nothing, whichever side says it.
+#[tokio::test]
+async fn a_proof_of_an_earlier_session_is_none() {
+    let one = Somebody::with_secret("one", SECRET);
+    let two = Somebody::with_secret("two", SECRET);
+    let secret = GroupSecret::new(SECRET).unwrap();
+    let proof = |speaker, exported| {
+        let binding = Binding { exported, dialling: one.id(), taking: two.id() };
+        Message::Prove { proof: secret.proof(speaker, &binding) }
+    };
+    let wrong = Some(Message::NotAdmitted(NotAdmitted::WrongSecret));
+
+    let mut earlier = None;
+    for is_first in [true, false] {
+        let (listener, addr) = listener().await;
+        let dialling = async {
+            let mut raw = Raw::dial(&one, addr).await;
+            let exported = *earlier.get_or_insert(raw.exported());
+            assert_eq!(exported == raw.exported(), is_first, "each session exports something else");
+            raw.say(&proof(Speaker::Dialling, exported)).await;
+            if is_first {
+                raw.say(&Message::Hello(one.hello())).await;
+                assert_eq!(raw.hear().await, Some(proof(Speaker::Taking, exported)));
+            } else {
+                assert_eq!(raw.hear().await, wrong);
+            }
+        };
+        let (taken, ()) = tokio::join!(two.take(&listener), dialling);
+        match taken {
+            Ok(taken) => assert!(is_first && taken.peer.node == one.id()),
+            Err(error) => {
+                assert!(!is_first && matches!(error, ConnectError::WrongProof(node) if node == one.id()));
+            }
+        }
+    }
+
+    let mut earlier = None;
+    for is_first in [true, false] {
+        let (listener, addr) = listener().await;
+        let taking = async {
+            let mut raw = Raw::take(&two, &listener).await;
+            let exported = *earlier.get_or_insert(raw.exported());
+            assert_eq!(raw.hear().await, Some(proof(Speaker::Dialling, raw.exported())));
+            raw.say(&proof(Speaker::Taking, exported)).await;
+            if is_first {
+                raw.say(&Message::Hello(two.hello())).await;
+                assert_eq!(raw.hear().await, Some(Message::Hello(one.hello())));
+            } else {
+                assert_eq!(raw.hear().await, wrong);
+            }
+        };
+        let (dialled, ()) = tokio::join!(one.dial(addr), taking);
+        match dialled {
+            Ok(dialled) => assert!(is_first && dialled.peer.node == two.id()),
+            Err(error) => {
+                assert!(!is_first && matches!(error, ConnectError::WrongProof(node) if node == two.id()));
+            }
+        }
     }
 }
 

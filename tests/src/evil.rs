@@ -266,6 +266,11 @@ impl Stranger {
         Stranger { runtime: runtime(), tls: identity().1, addr }
     }
 
+    /// Who it is, by its certificate.
+    pub fn node(&self) -> String {
+        self.tls.me.to_string()
+    }
+
     /// Runs something of the stranger's; fails the test if it takes too long.
     #[track_caller]
     pub fn does<T>(&self, what: impl Future<Output = T>) -> T {

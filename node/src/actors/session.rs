@@ -128,7 +128,7 @@ pub struct SessionState {
     by_number: HashMap<ContentKey, Root>,
     connection: AbortHandle,
     inbox: Option<Arc<Inbox>>,
-    /// What the peer puts; it ends with the session.
+    /// What the peer puts; it ends of itself once the connection has.
     putting: Option<AbortHandle>,
     /// The peer broke the protocol and is being told so; nothing it still says counts.
     closing: bool,
@@ -275,9 +275,6 @@ impl Drop for SessionState {
             if let Some(telling) = &subscribed.telling {
                 telling.abort();
             }
-        }
-        if let Some(putting) = &self.putting {
-            putting.abort();
         }
         self.connection.abort();
     }

@@ -519,7 +519,7 @@ mod tests {
         let mut candidates = Candidates::new(Instance(0), None, 10);
         for number in 1..4 {
             candidates.offered(announce(number), addr(number as u16), START);
-            candidates.ready(SourceId(number - 1), &described(number, 10));
+            candidates.ready(SourceId(number as u32 - 1), &described(number, 10));
         }
         let first = described(1, 10).peer.node;
         candidates.part_with_others(|node| node == first);

@@ -85,6 +85,11 @@ impl Saying {
             let _ = self.queue.send(Outgoing::Message(message, permit)).await;
         }
     }
+
+    /// Waits until the session is over.
+    pub async fn ended(&self) {
+        self.queue.closed().await;
+    }
 }
 
 /// Writes what is queued until the queue or the connection ends; says why it did.

@@ -129,6 +129,48 @@ fn a_trusted_node_has_a_folder_by_the_name_that_it_has_here() {
 }
 
 #[test]
+fn a_put_of_a_node_that_is_removed_ends_and_goes_on_when_it_is_added_again() {
+    let net = net!();
+    let (content, file) = a_file(&net, 936, 24 * MIB);
+    let state = net.folder();
+    let id = net.node(["id", "--json"]).with_state(&state).run().done()["node"].as_str().unwrap().to_owned();
+    let trust = net.folder().join("trust");
+    let trusted = trust.to_str().expect("text");
+    let edit = |args: [&str; 2]| {
+        net.node(["trust"]).args(args).args(["--trust", trusted]).run().expect_status(0);
+    };
+    edit(["add", &id]);
+    let (office, inbox) = inbox(&net, &["--trust", trusted]);
+
+    let mut first =
+        putting(&net, &file, "ftx://office").args(["--max-upload", "1MB/s"]).with_state(&state).start();
+    wait_for_bytes(&mut first, MIB);
+    edit(["rm", &id]);
+    let ended = first.finish();
+    assert!(ended.status == 10 || ended.status == 11, "{}", ended.said());
+    assert!(ended.said().contains("does not trust this node"), "{}", ended.said());
+    office.process().wait_for_stderr("not trusted any more");
+    putting(&net, &file, "ftx://office").with_state(&state).run().expect_error(10, "refused");
+
+    edit(["add", &id]);
+    let done = putting(&net, &file, "ftx://office").with_state(&state).run();
+    assert!(done.done()["resumed"].as_u64().expect("a number") >= MIB as u64, "{}", done.said());
+    content.expect_in(&inbox.join(&id[..16]).join("report.pdf"));
+}
+
+#[test]
+fn two_nodes_put_files_of_one_name_at_the_same_time() {
+    let net = net!();
+    let (one, other) = (a_file(&net, 937, 3 * MIB), a_file(&net, 938, 3 * MIB));
+    let (_office, inbox) = inbox(&net, &ANYONE);
+    let running = [&one, &other].map(|(_, file)| putting(&net, file, "ftx://office").start());
+    for ((content, _), running) in [&one, &other].into_iter().zip(running) {
+        content.expect_in(&inbox.join(folder_of(&running.finish())).join("report.pdf"));
+    }
+    assert_eq!(listing(&inbox).len(), 2);
+}
+
+#[test]
 fn within_a_group_files_can_be_put() {
     let net = net!();
     let (content, file) = a_file(&net, 941, MIB);

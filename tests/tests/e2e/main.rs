@@ -14,6 +14,7 @@ mod folders_reuse;
 mod hash_verify;
 mod hostile;
 mod inbox;
+mod inbox_hostile;
 mod json;
 mod lan;
 mod lan_discovery;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use ftx_proto::digest::Instance;
+use ftx_proto::digest::{Instance, Root};
 use ftx_proto::limits::SEALED_SIZE_MAX;
 use ftx_proto::wire::discovery::{Datagram, Query, Want};
 use ftx_proto::wire::session::{Hello, Message, NotAdmitted};
@@ -57,6 +57,16 @@ fn two_groups_on_one_network_do_not_see_each_other_and_nobody_sees_them() {
         let path = target.join(content.root());
         with(net.get("plan.pdf", &path), secret).run().done();
         content.expect_in(&path);
+        let listed = with(net.node(["ls", "--json"]), secret).run();
+        assert_eq!(listed.done()["entries"], 1, "{}", listed.said());
+        for other in &contents {
+            assert_eq!(
+                listed.said().contains(&other.root()),
+                other.root() == content.root(),
+                "{}",
+                listed.said()
+            );
+        }
     }
     for (secret, ours) in [(Some(&*one), &first), (Some(&*other), &second), (None, &open)] {
         let seen = with(net.node(["peers", "--json"]), secret).run();
@@ -137,7 +147,7 @@ fn shows(datagram: &[u8], text: &str) -> bool {
 }
 
 #[test]
-fn nothing_that_is_broadcast_shows_a_name() {
+fn nothing_that_is_broadcast_shows_a_name_or_a_root() {
     let net = net!();
     let one = secret(&net, ONE);
     let content = Content::new(821, MIB + 1);
@@ -145,6 +155,8 @@ fn nothing_that_is_broadcast_shows_a_name() {
     let run = |secret: Option<&Path>| {
         let share = share(&net, "merger-plan.pdf", &content, secret);
         let get = net.get("merger-plan.pdf", &net.folder().join("x")).env("FTX_NAME", "the-buyer");
+        with(get, secret).run().done();
+        let get = net.get(&content.root(), &net.folder().join("y")).env("FTX_NAME", "the-buyer");
         with(get, secret).run().done();
         share.stop();
     };
@@ -154,6 +166,7 @@ fn nothing_that_is_broadcast_shows_a_name() {
     for datagram in &sealed {
         assert!(datagram.starts_with(b"FTXS") && datagram.len() <= SEALED_SIZE_MAX, "{datagram:?}");
         assert!(!shows(datagram, "merger") && !shows(datagram, "FTX1") && !shows(datagram, "the-buyer"));
+        assert!(!shows(datagram, &content.root()[..8]));
     }
     let all: std::collections::BTreeSet<_> = sealed.iter().map(|datagram| &datagram[4..16]).collect();
     assert_eq!(all.len(), sealed.len(), "each has a nonce of its own");
@@ -161,7 +174,10 @@ fn nothing_that_is_broadcast_shows_a_name() {
     // The same without a secret is heard, so it would have shown.
     let listening = Listening::start(&net);
     run(None);
-    assert!(listening.take().iter().any(|datagram| shows(datagram, "merger-plan.pdf")));
+    let clear = listening.take();
+    for text in ["merger-plan.pdf", "the-buyer", &content.root()[..]] {
+        assert!(clear.iter().any(|datagram| shows(datagram, text)), "{text}");
+    }
 }
 
 #[test]
@@ -185,15 +201,20 @@ fn who_asks_without_a_seal_gets_no_answer_and_a_replayed_question_one_of_its_siz
     let mut buffer = [0; 4096];
     assert!(socket.recv(&mut buffer).is_err(), "nobody answers what is not sealed");
 
+    let root: Root = content.root().parse().expect("a root");
+    let mut all = 0;
     for datagram in &broadcast {
         socket.send_to(datagram, node).expect("sent");
         let mut back = 0;
         while let Ok(len) = socket.recv(&mut buffer) {
-            assert!(buffer.starts_with(b"FTXS") && !shows(&buffer[..len], "plan.pdf"));
+            let shows_root = buffer[..len].windows(root.0.len()).any(|window| window == root.0);
+            assert!(buffer.starts_with(b"FTXS") && !shows(&buffer[..len], "plan.pdf") && !shows_root);
             back += len;
         }
         assert!(back <= datagram.len(), "{back} bytes came back for {}", datagram.len());
+        all += back;
     }
+    assert!(all > 0, "a question that is replayed is answered, or nothing was tested");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Trusted nodes: who stands in the file may talk to this node, and nobody else, whichever of the two begins.
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ftx_tests::data::MIB;
 use ftx_tests::share::put;
@@ -104,6 +106,72 @@ fn a_running_node_sees_who_is_added_and_removed() {
     get("b").done();
     trust(&net, &file, &["rm", "ada"]).expect_status(0);
     get("c").expect_error(10, "refused");
+}
+
+#[test]
+fn a_session_with_a_node_that_is_removed_ends() {
+    let net = net!();
+    let content = Content::new(751, 24 * MIB);
+    let (friend, id) = identity(&net);
+    let file = trusting(&net, &[&id]);
+    let folder = net.folder();
+    put(&folder, "plan.pdf", &content.bytes);
+    let trusted = ["--trust", file.to_str().expect("text")];
+    let share = net.share_with(&folder, &[&trusted[..], &["--max-upload", "1MB/s"]].concat());
+    let target = net.folder().join("plan.pdf");
+    let get = || net.get("plan.pdf", &target).with_state(&friend).deadline(Duration::from_secs(120));
+
+    // A refusal is not waited out.
+    let mut first = get().args(["--timeout", "3600"]).start();
+    let there = first.wait_for_bytes(MIB as u64);
+    trust(&net, &file, &["rm", &id]).expect_status(0);
+    let ended = first.finish().expect_error(10, "refused");
+    let message = ended.last("error")["message"].as_str().expect("a message").to_owned();
+    assert!(message.contains("does not trust this node"), "{message}");
+    share.process().wait_for_stderr("not trusted any more");
+
+    trust(&net, &file, &["add", &id]).expect_status(0);
+    let (state, _) = (share.state(), share.stop());
+    let _share = net.share_again_with(&folder, &state, &trusted);
+    let resumed = get().run().done()["resumed"].as_u64().expect("a number");
+    assert!(resumed >= there, "{resumed} bytes were there, and {there} should have been");
+    content.expect_in(&target);
+}
+
+#[test]
+fn a_fetch_from_a_node_that_is_removed_ends() {
+    let net = net!();
+    let content = Content::new(761, 24 * MIB);
+    let folder = net.folder();
+    put(&folder, "plan.pdf", &content.bytes);
+    let share = net.share_with(&folder, &["--max-upload", "1MB/s"]);
+    let file = trusting(&net, &[share.node()]);
+    let target = net.folder().join("plan.pdf");
+    let get = net.get("plan.pdf", &target).args(["--timeout", "3600", "--trust"]).arg(&file);
+    let mut get = get.deadline(Duration::from_secs(120)).start();
+    get.wait_for_bytes(MIB as u64);
+    trust(&net, &file, &["rm", share.node()]).expect_status(0);
+    let ended = get.finish().expect_error(10, "refused");
+    let message = ended.last("error")["message"].as_str().expect("a message").to_owned();
+    assert!(message.contains("is not trusted here"), "{message}");
+    assert!(!target.exists());
+}
+
+#[test]
+fn a_link_to_the_file_leads_to_it_and_stays_one() {
+    let net = net!();
+    let content = Content::new(771, MIB);
+    let (friend, id) = identity(&net);
+    let file = trusting(&net, &[]);
+    let link = net.folder().join("link");
+    symlink(&file, &link).expect("linked");
+    let _share = share(&net, "plan.pdf", &content, Some(&link));
+    let get = |name: &str| net.get("plan.pdf", &net.folder().join(name)).with_state(&friend).run();
+    get("a").expect_error(10, "refused");
+    trust(&net, &link, &["add", &id]).expect_status(0);
+    assert!(link.is_symlink(), "it is not replaced by a file");
+    assert_eq!(trust(&net, &file, &["ls"]).done()["nodes"], 1);
+    get("b").done();
 }
 
 #[test]
