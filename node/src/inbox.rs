@@ -298,13 +298,16 @@ async fn follow(fetch: &mut Fetch, saying: &Saying) -> Result<Report, Error> {
     loop {
         tokio::select! {
             done = fetch.done() => return done,
-            () = saying.ended() => return Err(Error::new(Code::Partial, "the session of the put has ended")),
+            () = saying.ended() => break,
             _ = ticks.tick() => {
                 let bytes = progress.borrow().bytes;
                 saying.say(Message::Putting { bytes }).await;
             }
         }
     }
+    // It may just be getting its final name: then it is there, and counts.
+    fetch.interrupt();
+    fetch.done().await
 }
 
 /// The folder of a node: what it is called here, or the beginning of its id. What it calls itself is anybody's to choose.

@@ -250,7 +250,7 @@ pub(super) struct GetOptions {
 /// What is given, and to whom.
 #[derive(Debug, Args)]
 pub(super) struct PutOptions {
-    /// The file
+    /// The file; folders cannot be put, but shared, and got from there
     pub(super) file: PathBuf,
     /// To whom: ftx://NODE[/NAME], where NODE is a node's name, the beginning of its id, or host[:port];
     /// step://user@host[:port][/key] or tcp-put://host[:port]
