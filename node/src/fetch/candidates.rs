@@ -523,7 +523,7 @@ mod tests {
         }
         let first = described(1, 10).peer.node;
         candidates.part_with_others(|node| node == first);
-        assert_eq!(candidates.joined_count(), 1);
+        assert_eq!(candidates.due(START), [(SourceId(0), addr(1))]);
         assert_eq!(candidates.nobody_admitted(), None, "one is left");
         candidates.part_with_others(|_| false);
         assert!(matches!(candidates.nobody_admitted(), Some(Drought::NotAdmitted(_))));
