@@ -33,12 +33,30 @@ pub struct NodeConfig {
     pub name: String,
     /// Bytes per second that it sends at most.
     pub max_upload: Option<u64>,
-    /// Where clients of the older systems may put files; none: nowhere. What is finished there is shared.
+    /// Where nodes and clients of the older systems may put files; none: nowhere. What is finished there is shared.
     pub inbox: Option<InboxConfig>,
     /// The older systems that it serves.
     pub services: Services,
     /// How much others may have of it at once.
     pub limits: Limits,
+    /// Whom it talks to.
+    pub access: Access,
+}
+
+/// Whom a node talks to; everybody, where nothing is said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Access {
+    /// The nodes in this file only, see [`crate::trust`].
+    pub trust: Option<PathBuf>,
+    /// Nodes only that know the secret in this file, see [`crate::net::group`].
+    pub secret_file: Option<PathBuf>,
+}
+
+impl Access {
+    /// Whether not everybody may talk to the node.
+    pub fn is_closed(&self) -> bool {
+        self.trust.is_some() || self.secret_file.is_some()
+    }
 }
 
 /// Which of the older systems a node serves, and where.
@@ -61,6 +79,19 @@ pub struct InboxConfig {
     pub path: PathBuf,
     /// How much is taken.
     pub limits: InboxLimits,
+    /// From which nodes; this is not about the older systems.
+    pub from: InboxFrom,
+}
+
+/// From which nodes files are taken into the inbox.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InboxFrom {
+    /// From those that are trusted or know the group's secret; where there is neither, from nobody.
+    #[default]
+    Trusted,
+    /// From every node.
+    Anyone,
 }
 
 /// How a node speaks STEP.
@@ -88,6 +119,9 @@ pub enum Sessions {
     AtPort,
     /// At any port: for a node that lives for one fetch.
     Anywhere,
+    /// At any port, with one other node, which is told where; discovery tells nobody: for a node that lives to give something
+    /// to that one.
+    WithOne,
     /// Not at all: for a node that only looks around.
     None,
 }

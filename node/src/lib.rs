@@ -4,6 +4,9 @@
 //!
 //! * [`cli`]: the command line; [`node`]: a running node, for programs that want one inside them; [`config`];
 //! * [`actors`]: who owns what: Node, Discovery, Catalog, Server with its Sessions, Fetcher with its Sources;
+//! * [`inbox`]: what other nodes put here;
+//! * [`trust`]: which nodes are trusted; who is admitted is [`net::admission`];
+//! * [`publishers`]: who gave what under which name;
 //! * [`net`]: interfaces and datagrams, TLS, frames, connections, the writing side of a session;
 //! * [`catalog`]: what is shared, hashed in the background; [`store`]: part files, journals, final names;
 //! * [`hash`]: the hashes of many chunks, side by side;
@@ -25,13 +28,16 @@ pub mod error;
 pub mod fetch;
 pub mod hash;
 pub mod identity;
+pub mod inbox;
 pub mod interop;
 pub mod limits;
 pub mod net;
 pub mod node;
+pub mod publishers;
 pub mod runtimes;
 pub mod sandbox;
 pub mod status;
 pub mod store;
+pub mod trust;
 
 pub use node::Node;

@@ -85,6 +85,24 @@ pub const STRIPES_SPARE_MAX: usize = 8;
 /// Most files that are pushed to this node by TCP put at once.
 pub const TCP_PUTS_MAX: u16 = 64;
 
+/// Most files that nodes put into the inbox at once; each is a fetch.
+pub const PUTS_MAX: usize = 16;
+
+/// How many of them may be of one node.
+pub const PUTS_PER_NODE_MAX: usize = 8;
+
+/// How long the node that put a file may be out of reach.
+pub const PUT_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often a node is told how much of what it puts is there.
+pub const PUT_TOLD_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A part in the inbox that nobody went on with for so long is removed when the node starts.
+pub const PUT_QUIET_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// How often it is looked whether a node with which there are sessions is still trusted.
+pub const TRUST_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Most requests of udp-get that wait to be looked at; those beyond are dropped, and asked again.
 pub const UDP_GETS_WAITING_MAX: usize = 64;
 /// Most connections to one STEP server at once.

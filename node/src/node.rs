@@ -1,11 +1,14 @@
 //! A running node, for the command line and for programs that want one inside them.
 
 mod fetching;
+mod putting;
 mod search;
 mod services;
 mod telling;
 
+pub(crate) use fetching::Starter;
 pub use fetching::{Fetch, FetchOptions, FetchRequest, FolderRequest};
+pub use putting::{PutReport, PutRequest};
 pub use search::Search;
 pub use services::ServiceAddrs;
 
@@ -37,8 +40,10 @@ use crate::clock::Clock;
 use crate::config::{NodeConfig, Sessions};
 use crate::error::{Code, Error};
 use crate::identity::Identity;
+use crate::inbox::Inbox;
 use crate::interop::digests::Digests;
 use crate::interop::udp_get_server::UdpGetServing;
+use crate::net::admission::Admission;
 use crate::net::connection::Dialling;
 use crate::net::datagram::serving::{Datagrams, DatagramsArguments};
 use crate::net::datagram::socket::Mode;
@@ -75,11 +80,13 @@ impl Node {
         make_folders(inbox.as_deref(), &config.shares, &config.state)?;
         tidy_inbox(inbox.as_deref());
         let identity = Identity::load_or_create(&config.state)?;
-        let tls = Tls::new(&identity)?;
+        let admission = Admission::open(&config.access)?;
+        let with_one = config.sessions == Sessions::WithOne;
+        let tls = Tls::admitting(&identity, if with_one { admission.only_one() } else { admission })?;
         let listener = match config.sessions {
             Sessions::None => None,
             Sessions::AtPort => Some(listen(config.bind, config.port, true)?),
-            Sessions::Anywhere => Some(listen(config.bind, 0, true)?),
+            Sessions::Anywhere | Sessions::WithOne => Some(listen(config.bind, 0, true)?),
         };
         let session_addr = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let announce = Announce {
@@ -92,6 +99,20 @@ impl Node {
         let (links, digests) = (Links::default(), Arc::new(Digests::default()));
         let services = Started::new(&config, &links, &digests, &data, clock)?;
         let service_addrs = services.addrs(&config);
+        let hello = Hello { instance: announce.instance, name: announce.name.clone() };
+        let fetches = RunningFetches::default();
+        let starter = Starter {
+            links: links.clone(),
+            hello: hello.clone(),
+            tls: tls.clone(),
+            bind: config.bind,
+            seeking: None,
+            data: data.clone(),
+            fetches: fetches.clone(),
+            clock,
+        };
+        let usage = services.usage.clone();
+        let puts = config.inbox.as_ref().zip(usage).map(|(inbox, usage)| Inbox::new(inbox, usage, starter));
         let shares: Vec<PathBuf> = config.shares.iter().cloned().chain(inbox).collect();
         let arguments = NodeArguments {
             catalog: CatalogArguments {
@@ -104,15 +125,16 @@ impl Node {
                 me: announce.clone(),
                 bind: config.bind,
                 port: config.port,
-                session_port: announce.port,
+                session_port: if config.sessions == Sessions::WithOne { 0 } else { announce.port },
                 lookup: lookup_in(&links),
+                admission: tls.admission.clone(),
                 gets: config.services.udp_get.then(|| udp_get::hearing(links.udp_get.clone())),
                 clock,
             },
             server: listener.map(|listener| ServerArguments {
                 listener: Arc::new(listener),
                 tls: tls.clone(),
-                hello: Hello { instance: announce.instance, name: announce.name.clone() },
+                hello,
                 catalog: links.catalog.clone(),
                 sessions_max: config.limits.sessions.into(),
                 handshakes_per_second: config.limits.handshakes_per_second.into(),
@@ -125,6 +147,7 @@ impl Node {
                     catalog: links.catalog.clone(),
                     data: data.clone(),
                 }),
+                inbox: puts.map(Arc::new),
                 data: data.clone(),
                 clock,
             }),
@@ -155,7 +178,7 @@ impl Node {
             config,
             session_addr,
             services: service_addrs,
-            fetches: RunningFetches::default(),
+            fetches,
             _telling: None,
             data,
             clock,
@@ -224,9 +247,13 @@ impl Node {
         offers
     }
 
+    fn hello(&self) -> Hello {
+        Hello { instance: self.announce.instance, name: self.announce.name.clone() }
+    }
+
     /// How to dial a node from this one.
     pub fn dialling(&self, addr: SocketAddr) -> Dialling {
-        let hello = Hello { instance: self.announce.instance, name: self.announce.name.clone() };
+        let hello = self.hello();
         // A loopback or private address to dial from, where the node is confined; the family must match.
         let local = self.config.bind.filter(|bind| bind.is_ipv4() == addr.is_ipv4());
         Dialling { addr, local, tls: self.tls.clone(), hello, tries: Tries::default() }

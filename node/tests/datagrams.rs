@@ -89,6 +89,7 @@ impl Giver {
             handshakes_per_second: HANDSHAKES_PER_SECOND.into(),
             max_upload,
             datagrams: datagrams.clone(),
+            inbox: None,
             data: Handle::current(),
             clock: Clock::start(),
         };

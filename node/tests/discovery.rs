@@ -9,6 +9,7 @@ use ftx_node::actors::discovery::{
     Discovery, DiscoveryArguments, DiscoveryMessage, DiscoveryStatistics, Found, Lookup,
 };
 use ftx_node::clock::Clock;
+use ftx_node::net::admission::Admission;
 use ftx_proto::digest::{Digest, Instance, NodeId, Root};
 use ftx_proto::engine::discovery::Peer;
 use ftx_proto::name::RelativePath;
@@ -77,6 +78,7 @@ impl Node {
             port,
             session_port,
             lookup,
+            admission: Admission::default(),
             gets: None,
             clock: Clock::start(),
         };
@@ -191,7 +193,7 @@ async fn nodes_find_each_other_by_broadcast() {
     let mut found = a.find(Want::Name(path("x/ubuntu.iso")), Vec::new());
     let mut addrs = Vec::new();
     for _ in 0..2 {
-        let Found { addr, offer } = next(&mut found).await;
+        let Found { addr, offer, .. } = next(&mut found).await;
         assert_eq!(offer.entries.len(), 1);
         assert_eq!(offer.entries[0].name, path("x/ubuntu.iso"));
         addrs.push((offer.from.instance, addr));
@@ -210,7 +212,7 @@ async fn a_node_that_has_nothing_answers_too() {
     let port = Port::reserve();
     let (a, b) = (Node::start(&port, 1).await, Node::start(&port, 2).await);
     let mut found = a.find(Want::Name(path("nowhere")), Vec::new());
-    let Found { addr, offer } = next(&mut found).await;
+    let Found { addr, offer, .. } = next(&mut found).await;
     assert_eq!((addr, offer.from.instance, offer.entries), (b.session_addr(), b.instance, Vec::new()));
 }
 
@@ -233,7 +235,7 @@ async fn a_node_is_asked_alone_at_the_port_of_its_sessions() {
     b.share("b");
     c.share("c");
     let mut found = a.find(Want::All, vec![c.session_addr()]);
-    let Found { addr, offer } = next(&mut found).await;
+    let Found { addr, offer, .. } = next(&mut found).await;
     assert_eq!((addr, offer.from.instance), (c.session_addr(), c.instance));
     assert_eq!(offer.entries.len(), 1);
     let asked = c.statistics().await.engine;
@@ -374,6 +376,7 @@ async fn an_address_that_is_not_ours_is_told() {
         port: Port::reserve().number,
         session_port: session_port().local_addr().expect("an address").port(),
         lookup: lookup(Arc::default()),
+        admission: Admission::default(),
         gets: None,
         clock: Clock::start(),
     };

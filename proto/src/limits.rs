@@ -19,6 +19,15 @@ pub const LINK_TARGET_BYTES_MAX: usize = 4095;
 /// Largest discovery datagram, in bytes of UDP payload: fits every link's MTU without fragments.
 pub const DATAGRAM_SIZE_MAX: usize = 1200;
 
+/// What sealing adds to a discovery datagram: magic, nonce and tag.
+pub const SEALED_OVERHEAD: usize = 32;
+
+/// Largest sealed discovery datagram: it still fits a packet of IPv6's smallest MTU.
+pub const SEALED_SIZE_MAX: usize = DATAGRAM_SIZE_MAX + SEALED_OVERHEAD;
+
+/// Largest answer of which a copy follows: both together, sealed or not, are no larger than what was asked with.
+pub const ANSWER_TWICE_BYTES_MAX: usize = SEALED_SIZE_MAX / 2 - SEALED_OVERHEAD;
+
 /// Largest `meta` part of a session frame, in bytes.
 pub const FRAME_META_MAX: usize = 64 * 1024;
 
@@ -104,6 +113,9 @@ const _: () = assert!(FRAME_PAYLOAD_MAX.is_multiple_of(CHUNK_SIZE as usize));
 const _: () = assert!(PIECE_CHUNKS.is_multiple_of(RUN_CHUNKS_MAX));
 const _: () = assert!(FILE_SIZE_MAX / CHUNK_SIZE as u64 <= u32::MAX as u64);
 const _: () = assert!(PATH_BYTES_MAX + NODE_NAME_BYTES_MAX + 200 <= DATAGRAM_SIZE_MAX);
+const _: () = assert!(SEALED_SIZE_MAX <= 1280 - 40 - 8);
+const _: () = assert!(2 * (ANSWER_TWICE_BYTES_MAX + SEALED_OVERHEAD) <= SEALED_SIZE_MAX);
+const _: () = assert!(2 * ANSWER_TWICE_BYTES_MAX <= DATAGRAM_SIZE_MAX);
 const _: () = assert!(PATH_PART_BYTES_MAX < PATH_BYTES_MAX);
 const _: () = assert!(HAVE_RANGES_MAX * 10 + 64 <= FRAME_META_MAX);
 // A source can be asked for its whole window one chunk at a time without breaking the session's bound.

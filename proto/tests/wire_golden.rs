@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use ftx_proto::wire::discovery::Datagram;
+use ftx_proto::wire::sealed;
 use ftx_proto::wire::session::{HEADER_LEN, Header, Message};
 
 #[test]
@@ -18,6 +19,21 @@ fn datagrams_have_the_bytes_they_always_had() {
     for ((name, datagram), (golden_name, bytes)) in messages::datagrams().into_iter().zip(golden) {
         assert_eq!(name, golden_name);
         assert_eq!(Datagram::decode(&bytes), Ok(datagram), "{name}");
+    }
+}
+
+#[test]
+fn sealed_datagrams_have_the_form_they_always_had() {
+    let nonce = [0x5e; sealed::NONCE_LEN];
+    // Where the tag would be is nothing: sealing is for those who have a key.
+    let form = |datagram: &Datagram| [&sealed::head(&nonce)[..], &sealed::plain(datagram)].concat();
+    let encoded = messages::datagrams().into_iter().map(|(name, datagram)| (name, form(&datagram)));
+    let golden = golden("sealed.txt", encoded.collect());
+    for ((name, datagram), (golden_name, bytes)) in messages::datagrams().into_iter().zip(golden) {
+        assert_eq!(name, golden_name);
+        let tagged = [&bytes[..], &[0; sealed::TAG_LEN]].concat();
+        assert_eq!(sealed::split(&tagged).map(|parts| parts.nonce), Ok(nonce), "{name}");
+        assert_eq!(sealed::from_plain(&bytes[sealed::HEAD_LEN..]), Ok(datagram), "{name}");
     }
 }
 
@@ -84,6 +100,10 @@ fn seed_fuzzers(file: &str, encoded: &[(&'static str, Vec<u8>)]) {
         match file {
             "session.txt" => {
                 write("session_message", name, bytes);
+                continue;
+            }
+            "sealed.txt" => {
+                write("sealed_datagram", name, &[&bytes[..], &[0; sealed::TAG_LEN]].concat());
                 continue;
             }
             "datagram.txt" => {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ftx_node::Node;
-use ftx_node::config::{Limits, NodeConfig, Services, Sessions};
+use ftx_node::config::{Access, Limits, NodeConfig, Services, Sessions};
 use ftx_node::error::Error;
 use ftx_proto::digest::NodeId;
 use tokio::runtime::Handle;
@@ -217,6 +217,7 @@ impl Fleet {
             inbox: None,
             services: Services::default(),
             limits: Limits::default(),
+            access: Access::default(),
         };
         let name = config.name.clone();
         let node = Node::start(config, self.data.clone()).await?;

@@ -303,6 +303,11 @@ impl Stranger {
         Self::greet(connector.connect(server_name(), self.connect().await).await.ok()?).await
     }
 
+    /// Who it is, by its certificate.
+    pub fn node(&self) -> String {
+        self.tls.me.to_string()
+    }
+
     /// Runs something of the stranger's; fails the test if it takes too long.
     #[track_caller]
     pub fn does<T>(&self, what: impl Future<Output = T>) -> T {
@@ -352,6 +357,18 @@ impl Stranger {
         let mut raw = Raw { stream };
         raw.try_say(&Message::Hello(Hello { instance: Instance(666), name: "stranger".to_owned() })).await;
         matches!(raw.read().await, Some(Message::Hello(_))).then_some(raw)
+    }
+
+    /// All that the node says to whoever begins with this and then only listens.
+    pub async fn all_that_is_said_to(&self, first: &Message) -> Vec<Message> {
+        let stream = self.handshake(&[b"ftx/1"]).await.expect("a handshake is for everybody");
+        let mut raw = Raw { stream };
+        raw.say(first).await;
+        let mut heard = Vec::new();
+        while let Some(message) = raw.read().await {
+            heard.push(message);
+        }
+        heard
     }
 
     /// What the node says of itself when discovery asks it.

@@ -161,6 +161,19 @@ impl Running {
         String::from_utf8_lossy(&self.stderr.lock().bytes).into_owned()
     }
 
+    /// Waits until this stands in the standard error, and returns all of that.
+    ///
+    /// Fails the test when the deadline passes first.
+    pub fn wait_for_stderr(&self, wanted: &str) -> String {
+        let said = self.stderr.wait(self.deadline, |state| {
+            let text = String::from_utf8_lossy(&state.bytes);
+            text.contains(wanted).then(|| text.into_owned())
+        });
+        said.unwrap_or_else(|| {
+            panic!("{} did not say '{wanted}' within its time\n{}", self.label, self.stderr())
+        })
+    }
+
     /// The next line of the standard output, without its end; `None` after the last.
     ///
     /// Fails the test when the deadline passes first.

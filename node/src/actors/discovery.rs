@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ftx_proto::digest::Instance;
+use ftx_proto::digest::{Instance, NodeId};
 use ftx_proto::engine::discovery::{
     Counters, DiscoveryConfig, DiscoveryEngine, Input, LOOKUP_MAX, LookupToken, Output, Peer, QueryHandle,
     TwoPlaces,
@@ -28,6 +28,8 @@ use tokio::task::JoinSet;
 
 use crate::actors::link::CALL_TIMEOUT;
 use crate::clock::Clock;
+use crate::net::admission::Admission;
+use crate::net::group::GroupSecret;
 use crate::net::interfaces::Interface;
 use crate::net::udp::{Heard, Sockets};
 
@@ -67,6 +69,8 @@ pub struct DiscoveryArguments {
     pub session_port: u16,
     /// Asks the catalog.
     pub lookup: Lookup,
+    /// Whom this node talks to: within a group with a secret, datagrams are sealed.
+    pub admission: Admission,
     /// Takes the datagrams of udp-get, which shares the port; `None` where it is not served.
     pub gets: Option<Heard>,
     /// Where time comes from.
@@ -80,6 +84,8 @@ pub struct Found {
     pub addr: SocketAddr,
     /// What it says. A node on several of our networks offers the same from several addresses.
     pub offer: Offer,
+    /// Whether this node would talk to the one that it says to be.
+    pub admitted: bool,
 }
 
 /// How it is with discovery on one address of an interface.
@@ -164,6 +170,8 @@ pub struct DiscoveryState {
     sockets: Sockets,
     /// Our addresses in use from which we have heard ourselves.
     heard_itself: BTreeSet<IpAddr>,
+    node: NodeId,
+    admission: Admission,
     lookup: Lookup,
     clock: Clock,
     queries: HashMap<QueryHandle, Seeker>,
@@ -193,9 +201,9 @@ impl Actor for Discovery {
         myself: ActorRef<DiscoveryMessage>,
         arguments: DiscoveryArguments,
     ) -> Result<DiscoveryState, ActorProcessingErr> {
-        let DiscoveryArguments { me, bind, port, session_port, lookup, gets, clock } = arguments;
+        let DiscoveryArguments { me, bind, port, session_port, lookup, admission, gets, clock } = arguments;
         let dropped = Arc::new(AtomicU64::new(0));
-        let heard = heard(myself.clone(), dropped.clone(), gets);
+        let heard = heard(myself.clone(), dropped.clone(), admission.secret().cloned(), gets);
         let sockets = Sockets::open(bind, port, session_port, heard).map_err(|error| {
             let place = bind.map_or("any interface".into(), |addr| format!("the interface of {addr}"));
             format!("cannot open the UDP sockets of discovery (port {port}) on {place}: {error}")
@@ -211,6 +219,8 @@ impl Actor for Discovery {
         tasks.spawn(tick(myself.clone(), deadline, clock));
         let mut state = DiscoveryState {
             me: me.instance,
+            node: me.node,
+            admission,
             engine: DiscoveryEngine::new(config, me, seed),
             sockets,
             heard_itself: BTreeSet::new(),
@@ -312,10 +322,13 @@ impl DiscoveryState {
         self.engine.handle(self.clock.now(), input);
         while let Some(output) = self.engine.poll() {
             match output {
-                Output::Broadcast(datagram) => self.sockets.broadcast(&datagram.encode()),
-                Output::Send { to, datagram } => self.sockets.send(&datagram.encode(), to),
+                Output::Broadcast(datagram) => self.sockets.broadcast(&self.bytes_of(&datagram)),
+                Output::Send { to, datagram } => self.sockets.send(&self.bytes_of(&datagram), to),
                 Output::Lookup { token, want } => self.look_up(myself, token, want),
-                Output::Found { query, addr, offer } => self.found(myself, query, Found { addr, offer }),
+                Output::Found { query, addr, offer } => {
+                    let admitted = self.admission.admits(offer.from.node, self.node, true);
+                    self.found(myself, query, Found { addr, offer, admitted });
+                }
                 Output::Refused { query } => drop(self.queries.remove(&query)),
                 Output::PeerSeen(peer) => {
                     tracing::debug!(node = %peer.announce.node.short(), addr = ?peer.addresses.first(), "peer seen");
@@ -332,6 +345,11 @@ impl DiscoveryState {
         }
         let deadline = self.engine.deadline();
         self.wake.send_if_modified(|armed| std::mem::replace(armed, deadline) != deadline);
+    }
+
+    /// A datagram as it goes out.
+    fn bytes_of(&self, datagram: &Datagram) -> Vec<u8> {
+        self.admission.secret().map_or_else(|| datagram.encode(), |secret| secret.seal(datagram))
     }
 
     fn look_up(&mut self, myself: &ActorRef<DiscoveryMessage>, token: LookupToken, want: Want) {
@@ -396,14 +414,25 @@ impl DiscoveryState {
 }
 
 /// Brings datagrams into the mailbox, as many as there are permits.
-fn heard(actor: ActorRef<DiscoveryMessage>, dropped: Arc<AtomicU64>, gets: Option<Heard>) -> Heard {
+///
+/// In a group with a secret only what is sealed with it is heard, and elsewhere nothing that is sealed.
+fn heard(
+    actor: ActorRef<DiscoveryMessage>,
+    dropped: Arc<AtomicU64>,
+    secret: Option<Arc<GroupSecret>>,
+    gets: Option<Heard>,
+) -> Heard {
     let permits = Arc::new(Semaphore::new(DATAGRAMS_WAITING_MAX));
     Arc::new(move |from, bytes| {
         if let (Some(gets), true) = (&gets, is_get(bytes)) {
             return gets(from, bytes);
         }
         match permits.clone().try_acquire_owned() {
-            Ok(_permit) => tell(&actor, Event::Heard { from, datagram: Datagram::decode(bytes), _permit }),
+            Ok(_permit) => {
+                let opened = secret.as_ref().map(|secret| secret.open(bytes));
+                let datagram = opened.unwrap_or_else(|| Datagram::decode(bytes));
+                tell(&actor, Event::Heard { from, datagram, _permit });
+            }
             Err(_) => drop(dropped.fetch_add(1, Ordering::Relaxed)),
         }
     })

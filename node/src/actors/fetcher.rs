@@ -23,15 +23,16 @@ use super::catalog::CatalogMessage;
 use super::source::{Source, SourceArguments, SourceMessage};
 use crate::catalog::Content;
 use crate::error::{Code, Error};
-use crate::fetch::candidates::Candidates;
+use crate::fetch::candidates::{Candidates, Drought};
 use crate::fetch::landing::Landing;
 use crate::fetch::lane::Described;
 use crate::fetch::pull::SharedBudget;
 use crate::fetch::report::{Phase, Progress, Report};
 use crate::fetch::search::search;
-use crate::limits::{JOURNAL_BYTES_MAX, JOURNAL_INTERVAL};
+use crate::limits::{JOURNAL_BYTES_MAX, JOURNAL_INTERVAL, TRUST_INTERVAL};
 use crate::net::connection::Dialling;
 use crate::net::tcp_info::Tries;
+use crate::net::tls::Tls;
 use crate::store::{Found, StoreError};
 
 pub use messages::{FetchSettings, FetcherArguments, FetcherMessage};
@@ -63,6 +64,8 @@ pub struct FetcherState {
     begun: Time,
     /// When a source joined or a chunk came, last.
     fed_at: Time,
+    /// When it was looked last who is trusted, and what version of that it was.
+    trust_seen: (Time, Option<u64>),
     /// What is offered to others meanwhile, and the catalog that was told.
     offered: Option<(Arc<Content>, Option<ActorId>)>,
     ending: Option<Ending>,
@@ -110,6 +113,7 @@ impl Actor for Fetcher {
             executable: false,
             begun: now,
             fed_at: now,
+            trust_seen: (now, None),
             offered: None,
             ending: None,
             done: Some(done),
@@ -321,6 +325,8 @@ impl FetcherState {
     /// A source is connected; if it may be asked, the engine is told.
     fn ready(&mut self, source: SourceId, described: Described, now: Time) -> Option<Input> {
         let joined = self.candidates.ready(source, &described)?;
+        // Perhaps it was removed between the handshake and this.
+        self.trust_seen.1 = None;
         if joined.useful {
             // Whoever only comes and goes does not prolong the wait.
             self.fed_at = now;
@@ -342,13 +348,38 @@ impl FetcherState {
         if self.ending.is_some() {
             return;
         }
+        self.part_with_untrusted(now);
+        // That does not change while somebody waits for it; but others may only just be answering.
+        if now.since(self.fed_at) >= self.settings.patience.min(OTHERS_ANSWER_MAX)
+            && let Some(refused) = self.candidates.nobody_admitted()
+        {
+            return self.fail_for(myself, refused);
+        }
         // Whether nobody is there or those who are give nothing, it comes to the same for whoever waits.
         if now.since(self.fed_at) >= self.settings.patience {
-            let what = format!("{} ({})", self.settings.name, self.settings.named.short());
-            let error =
-                self.candidates.drought().error(&what, self.engine.progress(), self.settings.patience);
-            self.fail(myself, error);
+            self.fail_for(myself, self.candidates.drought());
         }
+    }
+
+    /// Ends the sessions with nodes that are not trusted any more.
+    fn part_with_untrusted(&mut self, now: Time) {
+        let (looked_at, seen) = self.trust_seen;
+        if now.since(looked_at) < TRUST_INTERVAL {
+            return;
+        }
+        let Tls { admission, me, .. } = &self.settings.tls;
+        let version = admission.version();
+        self.trust_seen = (now, version);
+        if version != seen {
+            self.candidates.part_with_others(|node| admission.admits(node, *me, true));
+        }
+    }
+
+    /// Ends the fetch since nobody gives anything.
+    fn fail_for(&mut self, myself: &ActorRef<FetcherMessage>, drought: Drought) {
+        let what = format!("{} ({})", self.settings.name, self.settings.named.short());
+        let error = drought.error(&what, self.engine.progress(), self.settings.patience);
+        self.fail(myself, error);
     }
 
     /// Lets the node serve what is verified. A catalog that was restarted knows nothing of it and is told again.
@@ -501,6 +532,9 @@ async fn tick_regularly(fetcher: ActorRef<FetcherMessage>) {
         }
     }
 }
+
+/// How long others that have the content may take to answer, where those that did are out of reach.
+const OTHERS_ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// How often a fetch looks after itself.
 const TICK: Duration = Duration::from_millis(50);

@@ -62,6 +62,8 @@ pub struct Links {
     pub server: Link<ServerMessage>,
     /// Who speaks STEP to us.
     pub step: Link<StepListenerMessage>,
+    /// The root itself.
+    pub root: Link<NodeMessage>,
     /// Who is being served by udp-get.
     pub udp_get: Link<UdpGetMessage>,
 }
@@ -104,6 +106,7 @@ impl Actor for NodeRoot {
         myself: ActorRef<NodeMessage>,
         arguments: NodeArguments,
     ) -> Result<NodeState, ActorProcessingErr> {
+        arguments.links.root.set(myself.clone());
         let mut state = NodeState { arguments, children: HashMap::new(), restarts: VecDeque::new() };
         for part in PARTS {
             state.start(&myself, part).await.map_err(|error| ActorProcessingErr::from(reason_of(error)))?;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use ftx_proto::digest::{Instance, NodeId};
 use ftx_proto::engine::serve::{ContentKey, Input, Output, PeerKey, ServeConfig, ServeEngine, SessionId};
 use ftx_proto::geometry::{Geometry, Span};
+use ftx_proto::name::printable;
 use ftx_proto::time::Time;
 use ftx_proto::wire::session::{Hello, RequestId};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
@@ -29,6 +30,8 @@ use super::places::{Place, who_goes};
 use super::session::{Session, SessionArguments, SessionMessage};
 use super::turns::Turns;
 use crate::clock::Clock;
+use crate::inbox::Inbox;
+use crate::limits::TRUST_INTERVAL;
 use crate::net::datagram::serving::{DatagramStatistics, Datagrams};
 use crate::net::tls::Tls;
 
@@ -55,6 +58,8 @@ pub struct ServerArguments {
     pub max_upload: Option<u64>,
     /// Who serves chunks in datagrams; outlives restarts of the actor.
     pub datagrams: Datagrams,
+    /// Where files go that are put; none: nowhere.
+    pub inbox: Option<Arc<Inbox>>,
     /// Where connections do their work.
     pub data: Handle,
     /// What time it is.
@@ -122,6 +127,8 @@ pub enum ServerMessage {
     MakeRoom(IpAddr, RpcReplyPort<bool>),
     /// The engine's deadline has come.
     Tick,
+    /// Time to look whether who has a session is still trusted.
+    LookWhoIsTrusted,
     /// How much is going on.
     Statistics(RpcReplyPort<ServerStatistics>),
     /// Who has sessions, and what each was given; sessions of one peer are told as one.
@@ -173,6 +180,10 @@ pub struct ServerState {
     by_actor: HashMap<ActorId, SessionId>,
     next_session: u64,
     ticking: Option<AbortHandle>,
+    /// Looks who is trusted, where not everybody is.
+    watching: Option<AbortHandle>,
+    /// What version of that was looked at.
+    trust_seen: Option<u64>,
     accepting: AbortHandle,
     statistics: ServerStatistics,
     turned_away: Arc<AtomicU64>,
@@ -203,6 +214,20 @@ struct Open {
     leaving: bool,
 }
 
+impl Open {
+    /// Ends it if its peer is not trusted any more.
+    fn part_with_untrusted(&mut self, tls: &Tls) {
+        let Some((node, _, name)) = self.peer.as_ref().filter(|_| !self.leaving) else { return };
+        if !tls.admission.admits(*node, tls.me, false) {
+            let name = printable(name);
+            tracing::warn!(node = %node.short(), %name, addr = %self.addr, "not trusted any more: its session ends");
+            self.leaving = true;
+            // One that has just ended is reported by its supervision event.
+            let _ = self.actor.cast(SessionMessage::NotTrusted);
+        }
+    }
+}
+
 impl Actor for Server {
     type Msg = ServerMessage;
     type State = ServerState;
@@ -223,13 +248,18 @@ impl Actor for Server {
             make_room: Some(ServerMessage::MakeRoom),
             turned_away: Arc::clone(&turned_away),
         };
-        let accepting = tokio::spawn(accepting.run(myself));
+        let accepting = tokio::spawn(accepting.run(myself.clone()));
+        let names = arguments.tls.admission.trusted();
+        let watching = names
+            .map(|_| myself.send_interval(TRUST_INTERVAL, || ServerMessage::LookWhoIsTrusted).abort_handle());
         Ok(ServerState {
             engine: ServeEngine::new(config, rand::random()),
             sessions: HashMap::new(),
             by_actor: HashMap::new(),
             next_session: 0,
             ticking: None,
+            watching,
+            trust_seen: None,
             accepting: accepting.abort_handle(),
             statistics: ServerStatistics::default(),
             turned_away,
@@ -258,6 +288,8 @@ impl Actor for Server {
                 open.peer = Some((node, instance, name));
                 open.place.peer = Some(peer);
                 open.place.active = now;
+                // Perhaps it was removed between the handshake and this.
+                open.part_with_untrusted(&state.arguments.tls);
                 state.engine.handle(now, Input::Opened { session, peer });
             }
             ServerMessage::Asked { session, request, content, geometry, span, permit: _permit } => {
@@ -296,6 +328,14 @@ impl Actor for Server {
             ServerMessage::Tick => {
                 state.open_sessions(&myself, now).await;
                 state.engine.handle(now, Input::Tick);
+            }
+            ServerMessage::LookWhoIsTrusted => {
+                let tls = &state.arguments.tls;
+                let version = tls.admission.version();
+                if std::mem::replace(&mut state.trust_seen, version) != version {
+                    state.sessions.values_mut().for_each(|open| open.part_with_untrusted(tls));
+                }
+                return Ok(());
             }
             ServerMessage::Statistics(reply) => {
                 state.statistics.sessions = state.engine.session_count();
@@ -344,8 +384,8 @@ impl Drop for ServerState {
     /// Also after a panic, where `post_stop` is not called.
     fn drop(&mut self) {
         self.accepting.abort();
-        if let Some(tick) = self.ticking.take() {
-            tick.abort();
+        for task in self.ticking.iter().chain(&self.watching) {
+            task.abort();
         }
     }
 }
@@ -372,6 +412,7 @@ impl ServerState {
             server: myself.clone(),
             catalog: self.arguments.catalog.clone(),
             datagrams: self.arguments.datagrams.clone(),
+            inbox: self.arguments.inbox.clone(),
             data: self.arguments.data.clone(),
         };
         match Session::spawn_linked(None, Session, arguments, myself.get_cell()).await {
@@ -503,6 +544,7 @@ mod tests {
                 catalog: Link::default(),
                 data: Handle::current(),
             }),
+            inbox: None,
             data: Handle::current(),
             clock: Clock::start(),
         };

@@ -30,12 +30,13 @@ use super::catalog::CatalogMessage;
 use super::link::{LastWord, Link};
 use super::server::ServerMessage;
 use crate::catalog::{ContentReader, Have};
+use crate::inbox::{Inbox, Proposal, no_inbox};
 use crate::limits::{HAVE_INTERVAL, SESSION_CONTENTS_MAX, SESSION_IDLE_MAX, SESSION_MESSAGES_MAX};
 use crate::net::connection::{self, Peer};
 use crate::net::datagram::seal::DatagramSecret;
 use crate::net::datagram::serving::{DatagramConnection, Datagrams, Served};
 use crate::net::frame::FrameError;
-use crate::net::serving::{Outgoing, write_outgoing};
+use crate::net::serving::{Outgoing, Saying, write_outgoing};
 use crate::net::tls::Tls;
 use crate::runtimes;
 
@@ -64,6 +65,8 @@ pub struct SessionArguments {
     pub catalog: Link<CatalogMessage>,
     /// Who serves chunks in datagrams.
     pub datagrams: Datagrams,
+    /// Where files go that are put; none: nowhere.
+    pub inbox: Option<Arc<Inbox>>,
     /// Where the connection does its work.
     pub data: Handle,
 }
@@ -95,6 +98,8 @@ pub enum SessionMessage {
     TooManyRequests,
     /// The peer sent what is no message of this protocol, or no datagram of it.
     Malformed(String),
+    /// This node does not talk to the peer any more.
+    NotTrusted,
     /// A content cannot be served in datagrams any more.
     DatagramsFailed {
         /// As which it was served.
@@ -122,6 +127,9 @@ pub struct SessionState {
     contents: HashMap<Root, Subscribed>,
     by_number: HashMap<ContentKey, Root>,
     connection: AbortHandle,
+    inbox: Option<Arc<Inbox>>,
+    /// What the peer puts; it ends of itself once the connection has.
+    putting: Option<AbortHandle>,
     /// The peer broke the protocol and is being told so; nothing it still says counts.
     closing: bool,
     /// Gives its place back when the session is gone.
@@ -148,8 +156,19 @@ impl Actor for Session {
         myself: ActorRef<SessionMessage>,
         arguments: SessionArguments,
     ) -> Result<SessionState, ActorProcessingErr> {
-        let SessionArguments { session, tcp, addr, permit, tls, hello, server, catalog, datagrams, data } =
-            arguments;
+        let SessionArguments {
+            session,
+            tcp,
+            addr,
+            permit,
+            tls,
+            hello,
+            server,
+            catalog,
+            datagrams,
+            inbox,
+            data,
+        } = arguments;
         let permits = Arc::new(Semaphore::new(SESSION_MESSAGES_MAX));
         let (outgoing, queue) = mpsc::channel(SESSION_MESSAGES_MAX + GRANTS_MAX + 1);
         let feeding = Arc::clone(&permits);
@@ -169,7 +188,11 @@ impl Actor for Session {
                     }
                 }
                 Err(error) => {
-                    tracing::info!(%addr, %error, "a connection that did not become a session");
+                    if error.refused_with().is_some() {
+                        tracing::warn!(%addr, "no session: {error}");
+                    } else {
+                        tracing::info!(%addr, %error, "a connection that did not become a session");
+                    }
                     format!("{addr}: {error}")
                 }
             };
@@ -187,6 +210,8 @@ impl Actor for Session {
             contents: HashMap::new(),
             by_number: HashMap::new(),
             connection: runtimes::carry(connection, &data),
+            inbox,
+            putting: None,
             closing: false,
             _permit: permit,
         })
@@ -225,6 +250,10 @@ impl Actor for Session {
             }
             SessionMessage::DatagramsFailed { connection, root, refusal } => {
                 state.datagrams_failed(connection, root, refusal);
+                Ok(())
+            }
+            SessionMessage::NotTrusted => {
+                state.part(&myself, "it does not trust this node any more".to_owned());
                 Ok(())
             }
             SessionMessage::TooManyRequests => {
@@ -283,6 +312,9 @@ impl SessionState {
             }
             Message::Ping(number) => self.send(Outgoing::Message(Message::Pong(number), permit)),
             Message::Goodbye(_) => {}
+            Message::Put { name, size, root, port } => {
+                self.put(Proposal { name, size, root, port }, permit)?;
+            }
             Message::OpenDatagrams { root } => self.open_datagrams(myself, root, permit),
             Message::Hello(_)
             | Message::Listing { .. }
@@ -293,7 +325,14 @@ impl SessionState {
             | Message::Zeros { .. }
             | Message::Refused { .. }
             | Message::Datagrams { .. }
-            | Message::Pong(_) => return Err("sends what only the serving side may send".to_owned()),
+            | Message::Pong(_)
+            | Message::Prove { .. }
+            | Message::NotAdmitted(_)
+            | Message::Putting { .. }
+            | Message::HavePut { .. }
+            | Message::PutRefused { .. } => {
+                return Err("sends what only the serving side may send".to_owned());
+            }
         }
         Ok(())
     }
@@ -352,6 +391,22 @@ impl SessionState {
         let layer = Arc::clone(content.layer());
         self.by_number.insert(number, root);
         self.contents.insert(root, Subscribed { number, layer, reader, telling, datagrams: None });
+        Ok(())
+    }
+
+    /// The peer has a file for the inbox.
+    fn put(&mut self, proposal: Proposal, permit: OwnedSemaphorePermit) -> Result<(), Violation> {
+        if self.putting.as_ref().is_some_and(|putting| !putting.is_finished()) {
+            return Err("puts a file before the last one is done".to_owned());
+        }
+        match (&self.inbox, &self.peer) {
+            (Some(inbox), Some(peer)) => {
+                let saying = Saying::new(self.outgoing.clone(), Arc::clone(&self.permits));
+                let putting = Arc::clone(inbox).take(proposal, peer.clone(), saying);
+                self.putting = Some(tokio::spawn(putting).abort_handle());
+            }
+            _ => self.send(Outgoing::Message(no_inbox(), permit)),
+        }
         Ok(())
     }
 
@@ -436,19 +491,24 @@ impl SessionState {
         self.send(Outgoing::Message(Message::Refused { request, root, reason }, permit));
     }
 
-    /// Ends the session for what its peer did. The peer is told why, if it takes that soon.
+    /// Ends the session for what its peer did.
     fn close(&mut self, myself: &ActorRef<SessionMessage>, violation: Violation) {
         let who = self.peer.as_ref().map(|peer| format!("{} at {}", peer.node.short(), peer.addr));
         tracing::warn!(peer = who.as_deref().unwrap_or("?"), %violation, "session closed");
         let _ = self.server.cast(ServerMessage::BrokeProtocol);
+        self.part(myself, violation);
+    }
+
+    /// Ends the session. The peer is told why, if it takes that soon.
+    fn part(&mut self, myself: &ActorRef<SessionMessage>, why: String) {
         self.closing = true;
         // Nothing more is read.
         self.permits.close();
-        if self.outgoing.try_send(Outgoing::Goodbye(violation.clone())).is_err() {
-            return myself.stop(Some(violation));
+        if self.outgoing.try_send(Outgoing::Goodbye(why.clone())).is_err() {
+            return myself.stop(Some(why));
         }
         // The connection ends itself after its last word; this is for the peer that does not take it.
-        myself.send_after(GOODBYE_MAX, || SessionMessage::Ended(violation));
+        myself.send_after(GOODBYE_MAX, || SessionMessage::Ended(why));
     }
 
     /// Puts something into the writer's queue. Permits and grants are as many as the queue is long, so it is never
@@ -460,7 +520,7 @@ impl SessionState {
     }
 }
 
-/// How long a peer that broke the protocol has to take the reason.
+/// How long a peer whose session is ended has to take the reason.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
 
 /// Grants that a session may have at once; see [`ftx_proto::engine::serve::ServeConfig`].

@@ -10,8 +10,10 @@ use serde::Deserialize;
 
 use ftx_proto::engine::pull::choice::LaneMode;
 
+use super::access::{AccessOptions, TrustAction, check_services};
 use crate::config::{
-    DEFAULT_PORT, InboxConfig, Limits, ListenAt, NodeConfig, Services, Sessions, StepAuth, StepConfig,
+    DEFAULT_PORT, InboxConfig, InboxFrom, Limits, ListenAt, NodeConfig, Services, Sessions, StepAuth,
+    StepConfig,
 };
 use crate::error::{Code, Error};
 use crate::interop::Url;
@@ -45,13 +47,17 @@ pub(super) struct ShareOptions {
     /// Send at most this many bytes per second, such as 20MB/s, 500K or 1.5MiB
     #[arg(long, value_name = "RATE", env = "FTX_MAX_UPLOAD", value_parser = super::text::parse_bytes)]
     pub(super) max_upload: Option<u64>,
-    /// Let clients of the older systems put files into this folder; what is complete there is shared
+    /// Let nodes (`ftx-node put FILE ftx://NODE`) and clients of the older systems put files into this folder; what is
+    /// complete there is shared
     #[arg(long, value_name = "DIR", env = "FTX_INBOX")]
     pub(super) inbox: Option<PathBuf>,
-    /// How much each user may put into the inbox, such as 500MB or 20GiB; TCP put as a whole is one user [default: 10GiB]
+    /// From which nodes the inbox takes files [default: trusted, for which it takes --trust or --secret-file]
+    #[arg(long, value_name = "NODES", env = "FTX_INBOX_FROM")]
+    pub(super) inbox_from: Option<InboxFrom>,
+    /// How much each user or node may put into the inbox, such as 500MB or 20GiB; TCP put as a whole is one user [default: 10GiB]
     #[arg(long, value_name = "SIZE", env = "FTX_INBOX_QUOTA", value_parser = super::text::parse_bytes)]
     pub(super) inbox_quota: Option<u64>,
-    /// How much all users and TCP put together may put into the inbox [default: 100GiB]
+    /// How much all users, nodes and TCP put together may put into the inbox [default: 100GiB]
     #[arg(long, value_name = "SIZE", env = "FTX_INBOX_TOTAL", value_parser = super::text::parse_bytes)]
     pub(super) inbox_total: Option<u64>,
     /// Speak STEP at this address [default: that of --bind or 0.0.0.0, port 1379]
@@ -94,6 +100,8 @@ pub(super) struct CommonOptions {
     /// Where this node keeps its identity, the hashes of what it shares, and how far unfinished uploads are
     #[arg(long, global = true, value_name = "DIR", env = "FTX_STATE")]
     pub(super) state: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) access: AccessOptions,
     /// How long to wait for nodes: at the beginning [default: 3], and when none is left [default: 60]. For each step of a
     /// server of an older system [default: 5 to 120, by step]
     #[arg(long, global = true, value_name = "SECONDS", env = "FTX_TIMEOUT", value_parser = super::text::parse_seconds)]
@@ -121,7 +129,7 @@ pub(super) struct CommonOptions {
 pub(super) enum Command {
     /// Fetch a file from all nodes that have it
     Get(GetOptions),
-    /// Give a file to a machine that speaks one of the older systems
+    /// Give a file to a node that has an inbox, or to a machine that speaks one of the older systems
     Put(PutOptions),
     /// Delete a file on a STEP server
     Rm {
@@ -163,6 +171,13 @@ pub(super) enum Command {
         path: PathBuf,
         /// Its root, or the first 8 or more digits of it
         root: String,
+    },
+    /// Print the id of this node, by which others trust it
+    Id,
+    /// Say which nodes may talk to this one, where --trust is given
+    Trust {
+        #[command(subcommand)]
+        action: TrustAction,
     },
     /// Say who may log in to STEP, with which password
     StepUser {
@@ -239,10 +254,14 @@ pub(super) struct GetOptions {
 /// What is given, and to whom.
 #[derive(Debug, Args)]
 pub(super) struct PutOptions {
-    /// The file
+    /// The file; folders cannot be put, but shared, and got from there
     pub(super) file: PathBuf,
-    /// To whom: step://user@host[:port][/key] or tcp-put://host[:port]
+    /// To whom: ftx://NODE[/NAME], where NODE is a node's name, the beginning of its id, or host[:port];
+    /// step://user@host[:port][/key] or tcp-put://host[:port]
     pub(super) url: Url,
+    /// Send a node at most this many bytes per second, such as 20MB/s, 500K or 1.5MiB
+    #[arg(long, value_name = "RATE", env = "FTX_MAX_UPLOAD", value_parser = super::text::parse_bytes)]
+    pub(super) max_upload: Option<u64>,
     #[command(flatten)]
     pub(super) step: StepOptions,
 }
@@ -306,6 +325,7 @@ struct File {
     share: Vec<PathBuf>,
     max_upload: Option<String>,
     inbox: Option<PathBuf>,
+    inbox_from: Option<InboxFrom>,
     inbox_quota: Option<String>,
     inbox_total: Option<String>,
     step: Option<ListenAt>,
@@ -320,6 +340,8 @@ struct File {
     #[serde(default)]
     peer: Vec<String>,
     state: Option<PathBuf>,
+    trust: Option<PathBuf>,
+    secret_file: Option<PathBuf>,
     timeout: Option<f64>,
     no_sandbox: Option<bool>,
     #[serde(default)]
@@ -354,6 +376,7 @@ impl Options {
             }
         }
         share.inbox = share.inbox.take().or(file.inbox);
+        share.inbox_from = share.inbox_from.or(file.inbox_from);
         share.step = share.step.or(file.step);
         share.step_auth = share.step_auth.take().or(file.step_auth);
         share.striped = share.striped.or(file.striped);
@@ -368,6 +391,8 @@ impl Options {
             common.peer = file.peer;
         }
         common.state = common.state.take().or(file.state);
+        common.access.trust = common.access.trust.take().or(file.trust);
+        common.access.secret_file = common.access.secret_file.take().or(file.secret_file);
         common.no_sandbox = common.no_sandbox.or(file.no_sandbox);
         if let (None, Some(seconds)) = (common.timeout, file.timeout) {
             common.timeout = Some(super::text::parse_seconds(&seconds.to_string()).map_err(wrong)?);
@@ -387,10 +412,11 @@ impl ShareOptions {
             user_bytes_max: self.inbox_quota.unwrap_or(default.user_bytes_max),
             total_bytes_max: self.inbox_total.unwrap_or(default.total_bytes_max),
         };
-        config.inbox = self.inbox.clone().map(|path| InboxConfig { path, limits });
+        let from = self.inbox_from.unwrap_or_default();
+        config.inbox = self.inbox.clone().map(|path| InboxConfig { path, limits, from });
         config.services =
             Services { step: None, striped: self.striped, tcp_put: self.tcp_put, udp_get: self.udp_get };
-        let Some(at) = self.step else { return Ok(()) };
+        let Some(at) = self.step else { return check_services(&config.access, &config.services) };
         let auth = match &self.step_auth {
             Some(auth) if auth.as_os_str() == "classic" => StepAuth::Classic,
             Some(file) => StepAuth::File(file.clone()),
@@ -401,7 +427,7 @@ impl ShareOptions {
             }
         };
         config.services.step = Some(StepConfig { at, auth });
-        Ok(())
+        check_services(&config.access, &config.services)
     }
 }
 
@@ -421,6 +447,7 @@ impl CommonOptions {
             inbox: None,
             services: Services::default(),
             limits: Limits::default(),
+            access: self.access.access(),
         })
     }
 
@@ -490,6 +517,26 @@ mod tests {
         assert_eq!(file, (at("7"), StepAuth::File("users".into())));
         assert_eq!(step(&[]).unwrap(), None);
         assert_eq!(step(&["--step"]).unwrap_err().code, Code::Usage);
+    }
+
+    #[test]
+    fn what_is_for_some_is_not_given_to_all() {
+        let complete = |args: &[&str]| {
+            let options = Options::parse_from([&["ftx-node", "--state", "/s"], args].concat());
+            let mut config = options.common.node_config(Sessions::None).unwrap();
+            options.share.complete(&mut config).map_err(|error| error.code)
+        };
+        for open in [&["--udp-get"][..], &["--striped"], &["--step", "--step-auth", "classic"]] {
+            assert_eq!(complete(open), Ok(()));
+            for closed in ["--trust", "--secret-file"] {
+                assert_eq!(
+                    complete(&[open, &[closed, "/f"]].concat()),
+                    Err(Code::Usage),
+                    "{open:?} {closed}"
+                );
+            }
+        }
+        assert_eq!(complete(&["--trust", "/f", "--step", "--step-auth", "users", "--tcp-put"]), Ok(()));
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub(super) async fn get(
             let request = StripedRequest { host, port, path, threads, local, patience };
             striped(request, target, &what, &options, &common, data, output).await
         }
-        Url::Step { .. } | Url::TcpPut { .. } => {
+        Url::Step { .. } | Url::TcpPut { .. } | Url::Inbox { .. } => {
             Err(Error::new(Code::Usage, format!("{what}: not to be got in this way")))
         }
     }

@@ -56,7 +56,7 @@ fn allowed(options: &Options) -> Result<Option<Allowed>, Error> {
         Some(Command::Put(put)) => {
             let allowed = password(none.read(&put.file), &put.step);
             match put.url {
-                Url::Step { .. } => with_state(allowed, common)?,
+                Url::Step { .. } | Url::Inbox { .. } => with_state(allowed, common)?,
                 _ => allowed,
             }
         }
@@ -73,6 +73,8 @@ fn allowed(options: &Options) -> Result<Option<Allowed>, Error> {
             | Command::Status
             | Command::Hash { .. }
             | Command::Verify { .. }
+            | Command::Id
+            | Command::Trust { .. }
             | Command::StepUser { .. },
         ) => return Ok(None),
     };
@@ -84,7 +86,7 @@ fn node(share: &ShareOptions, common: &CommonOptions) -> Result<Allowed, Error> 
     let state = common.state_dir()?;
     make_folders(share.inbox.as_deref(), &share.share, &state)?;
     let allowed = share.share.iter().fold(Allowed::default(), Allowed::read);
-    let allowed = share.inbox.iter().fold(allowed.write(state), Allowed::write);
+    let allowed = share.inbox.iter().fold(access(allowed.write(state), common), Allowed::write);
     Ok(match &share.step_auth {
         // The folder, since whoever changes the file puts another in its place.
         Some(file) if file.as_os_str() != "classic" => allowed.read(folder_of(file)),
@@ -95,7 +97,16 @@ fn node(share: &ShareOptions, common: &CommonOptions) -> Result<Allowed, Error> 
 fn with_state(allowed: Allowed, common: &CommonOptions) -> Result<Allowed, Error> {
     let state = common.state_dir()?;
     make_folders(None, &[], &state)?;
-    Ok(allowed.write(state))
+    Ok(access(allowed.write(state), common))
+}
+
+/// What says whom a node talks to.
+fn access(allowed: Allowed, common: &CommonOptions) -> Allowed {
+    let allowed = common.access.secret_file.iter().fold(allowed, Allowed::read);
+    let Some(file) = &common.access.trust else { return allowed };
+    // The folder, since `trust add` puts another file in its place; and where a link leads, for the same reason.
+    let there = file.canonicalize().map(|file| folder_of(&file));
+    there.into_iter().fold(allowed.read(folder_of(file)), Allowed::read)
 }
 
 /// Where a fetched content goes, and its part and journal beside it.

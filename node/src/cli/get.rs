@@ -2,6 +2,7 @@
 
 mod folder;
 mod meant;
+mod publisher;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use ftx_proto::geometry::PIECE_SIZE;
 use ftx_proto::name::printable;
 
 use self::meant::Meant;
+use self::publisher::Publisher;
 use super::args::{CommonOptions, GetOptions};
 use super::json::{self, Output};
 use super::progress::Display;
@@ -40,6 +42,10 @@ pub(super) async fn get(
             Url::UdpGet { .. } | Url::Striped { .. } => {
                 super::classic::get(url, options, common, data, output).await
             }
+            Url::Inbox { .. } => {
+                let message = "what a node shares is got by its name: `ftx-node get NAME --from NODE`";
+                Err(Error::new(Code::Usage, message))
+            }
             Url::TcpPut { .. } => {
                 let message = "tcp-put:// can only be given files: `ftx-node put FILE tcp-put://host`";
                 Err(Error::new(Code::Usage, message))
@@ -62,6 +68,8 @@ pub(super) async fn get(
             if matches!(error.code, Code::NoNode | Code::NotFound)
                 && !interrupted.has_the_fetch_begun()
                 && !options.native_only
+                // Servers of udp-get can be asked in clear only, and prove nothing.
+                && !common.access.access().is_closed()
                 && options.from.is_none() =>
         {
             super::classic::instead(name.clone(), error, &options, &common, data, output).await
@@ -94,6 +102,7 @@ async fn find_and_fetch(
         })
         .await?;
     let is_folder = first.kind == ContentKind::Folder;
+    let mut publisher = Publisher::new(&common.state_dir()?, wanted, &first);
     // A file is there in a moment or takes long; what a folder needs before its first byte is worth to be done meanwhile.
     let resolved = if is_folder { first } else { search.settled(|_| {}).await? };
     let only = options.from.as_ref().and_then(|from| {
@@ -104,9 +113,11 @@ async fn find_and_fetch(
         FetchOptions { force: options.force, patience: common.fetch_patience(), only, lane: options.lane };
     if is_folder {
         let asked = folder::Asked { options, common, how };
-        return folder::fetch(node, Meant::new(search, resolved), &asked, display, output, interrupt).await;
+        let meant = Meant::new(search, resolved, publisher, *output);
+        return folder::fetch(node, meant, &asked, display, output, interrupt).await;
     }
     drop(search);
+    publisher.found(&resolved, output);
     let to_stdout = options.to_stdout();
     let target = match &options.output {
         _ if to_stdout => Target::temporary(),
@@ -127,6 +138,7 @@ async fn find_and_fetch(
         copied = copying.done() => copied?,
         () = interrupt.wait() => return Err(Error::new(Code::Interrupted, "interrupted while writing to stdout")),
     }
+    publisher.fetched(&report, output);
     tell(&report, output);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `ls` and `peers`: what, and who, is on the network now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use ftx_proto::digest::{Instance, Root};
+use ftx_proto::digest::{Instance, NodeId, Root};
 use ftx_proto::engine::discovery::places_apart;
 use ftx_proto::name::{RelativePath, printable};
 use ftx_proto::wire::discovery::{Announce, Want};
@@ -31,6 +31,8 @@ pub(super) struct Seen {
     pub(super) addr: SocketAddr,
     /// All addresses that it answered from.
     pub(super) addrs: Vec<SocketAddr>,
+    /// Whether this node would talk to it.
+    pub(super) admitted: bool,
 }
 
 /// Name, root, whether it is a folder, and size: what makes two entries of two nodes the same line.
@@ -88,14 +90,17 @@ pub(super) async fn ls(
         let dialling = node.dialling(peer.addr);
         listings.spawn(async move {
             let listing = timeout(LISTING_MAX, list(dialling)).await;
-            (peer, listing.unwrap_or_else(|_| Err("it does not answer".to_owned())))
+            let silent = || Err(Unlisted { refused: false, why: "it does not answer".to_owned() });
+            (peer, listing.unwrap_or_else(|_| silent()))
         });
     }
     // The same content under the same name is one line, with everybody who has it.
     let mut entries: BTreeMap<Listed, (i64, Vec<Announce>)> = BTreeMap::new();
+    let (mut listed, mut refused) = (0, None);
     while let Some(Ok((peer, listing))) = listings.join_next().await {
         match listing {
             Ok(listing) => {
+                listed += 1;
                 let matching =
                     |name: &RelativePath| pattern.as_ref().is_none_or(|p| p.matches(name.as_str()));
                 for entry in listing.into_iter().filter(|entry| matching(&entry.name)) {
@@ -110,9 +115,14 @@ pub(super) async fn ls(
                     peer.announce.node.short(),
                     peer.addr
                 );
-                tracing::warn!("cannot list what {who} has: {error}");
+                let why = format!("cannot list what {who} has: {}", error.why);
+                tracing::warn!("{why}");
+                refused = refused.or(error.refused.then_some(why));
             }
         }
+    }
+    if let (0, Some(why)) = (listed, refused) {
+        return Err(Error::new(Code::Refused, why));
     }
     let count = entries.len();
     for ((name, root, is_folder, size), (mtime, mut nodes)) in entries {
@@ -153,7 +163,17 @@ pub(super) async fn ls(
 /// Everybody who answers; an error if nobody does.
 async fn look_around(node: &Node, common: &CommonOptions) -> Result<Vec<Seen>, Error> {
     let patience = common.search_patience();
-    let seen = who_answers(node.find(Want::All), patience).await;
+    let (seen, untrusted): (Vec<Seen>, Vec<Seen>) =
+        who_answers(node.find(Want::All), patience).await.into_iter().partition(|seen| seen.admitted);
+    let untrusted: BTreeSet<NodeId> = untrusted.iter().map(|seen| seen.announce.node).collect();
+    if let (true, Some(one)) = (seen.is_empty(), untrusted.first()) {
+        let message = format!(
+            "no trusted node answered, but {} that are not trusted, such as {}; `ftx-node trust add {one}` would change that",
+            untrusted.len(),
+            one.short()
+        );
+        return Err(Error::new(Code::Refused, message));
+    }
     if seen.is_empty() {
         let message = format!(
             "no node answered within {:.1} s; is `ftx-node --share` running on another machine of this network? Where \
@@ -165,7 +185,7 @@ async fn look_around(node: &Node, common: &CommonOptions) -> Result<Vec<Seen>, E
     Ok(seen)
 }
 
-/// Everybody who answers, in order of their names.
+/// Everybody who answers, in order of their names, those included that this node does not talk to.
 pub(super) async fn who_answers(mut offers: mpsc::Receiver<Found>, patience: Duration) -> Vec<Seen> {
     let give_up = Instant::now() + patience;
     let mut seen: BTreeMap<Instance, Seen> = BTreeMap::new();
@@ -173,10 +193,11 @@ pub(super) async fn who_answers(mut offers: mpsc::Receiver<Found>, patience: Dur
     while let Ok(Some(found)) = timeout_at(until, offers.recv()).await {
         let announce = found.offer.from;
         // Where datagrams get lost, nodes come one by one.
-        if !seen.contains_key(&announce.instance) {
+        if found.admitted && !seen.contains_key(&announce.instance) {
             until = give_up.min(Instant::now() + SETTLE);
         }
-        let fresh = || Seen { announce: announce.clone(), addr: found.addr, addrs: Vec::new() };
+        let admitted = found.admitted;
+        let fresh = || Seen { announce: announce.clone(), addr: found.addr, addrs: Vec::new(), admitted };
         seen.entry(announce.instance).or_insert_with(fresh).addrs.push(found.addr);
     }
     let mut seen: Vec<Seen> = seen.into_values().collect();
@@ -192,9 +213,24 @@ pub(super) fn same_identity(peer: &Seen, other: &Seen) -> Option<SocketAddr> {
     apart.map(|(_, other)| other)
 }
 
+/// Why it is not known what a node has.
+struct Unlisted {
+    /// One of the two nodes does not talk to the other.
+    refused: bool,
+    why: String,
+}
+
+impl From<String> for Unlisted {
+    fn from(why: String) -> Self {
+        Unlisted { refused: false, why }
+    }
+}
+
 /// All that a node shares, page by page.
-async fn list(dialling: connection::Dialling) -> Result<Vec<ListingEntry>, String> {
-    let mut session = connection::dial(dialling).await.map_err(|error| error.to_string())?;
+async fn list(dialling: connection::Dialling) -> Result<Vec<ListingEntry>, Unlisted> {
+    let mut session = connection::dial(dialling)
+        .await
+        .map_err(|error| Unlisted { refused: error.refused_with().is_some(), why: error.to_string() })?;
     let mut all: Vec<ListingEntry> = Vec::new();
     let mut bytes = 0;
     loop {
@@ -208,13 +244,13 @@ async fn list(dialling: connection::Dialling) -> Result<Vec<ListingEntry>, Strin
                 bytes += entries.iter().map(|entry| ENTRY_BYTES + entry.name.as_str().len()).sum::<usize>();
                 all.extend(entries);
                 if bytes > LISTED_BYTES_MAX {
-                    return Err(format!("it lists too much: more than {} files", all.len()));
+                    return Err(format!("it lists too much: more than {} files", all.len()).into());
                 }
                 if !more || !goes_on {
                     return Ok(all);
                 }
             }
-            _ => return Err("it answers something else than it was asked".to_owned()),
+            _ => return Err("it answers something else than it was asked".to_owned().into()),
         }
     }
 }

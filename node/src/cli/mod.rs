@@ -3,12 +3,14 @@
 //! Results go to stdout, progress and logs to stderr; with `--json`, stdout has one object a line ([`json`]). Each
 //! command is a function from its arguments to `Result<(), Error>`; only [`main`] ends the process.
 
+mod access;
 mod args;
 mod classic;
 mod confine;
 mod doctor;
 mod get;
 mod hash;
+mod inbox;
 pub mod json;
 mod log;
 mod look;
@@ -60,6 +62,8 @@ fn run(options: Options, output: &json::Output) -> Result<(), Error> {
     match options.command {
         Some(Command::Hash { paths }) => hash::hash(&paths, &options.common, output),
         Some(Command::Verify { path, root }) => hash::verify(&path, &root, &options.common, output),
+        Some(Command::Id) => access::id(&options.common, output),
+        Some(Command::Trust { action }) => access::trust(action, &options.common, output),
         Some(Command::StepUser { action }) => step_user::step_user(action, output),
         command => {
             raise_descriptor_limit();

@@ -1,4 +1,4 @@
-//! `put`: gives a file to a machine that speaks one of the older systems.
+//! `put`: gives a file to a node, or to a machine that speaks one of the older systems.
 
 use tokio::runtime::Handle;
 
@@ -20,6 +20,7 @@ pub(super) async fn put(
         Url::TcpPut { host, port } => {
             super::classic::put(&options.file, host, port, common, data, output).await
         }
+        Url::Inbox { node, name } => super::inbox::put(options, node, name, common, data, output).await,
         Url::UdpGet { .. } | Url::Striped { .. } => {
             let message = format!("{url}: files can only be got from there, with `ftx-node get`");
             Err(Error::new(Code::Usage, message))

@@ -11,6 +11,7 @@ use super::json::Output;
 use super::text;
 use crate::config::Sessions;
 use crate::error::{Code, Error};
+use crate::inbox::closed_to_all;
 use crate::node::Node;
 
 pub(super) async fn share(
@@ -48,6 +49,11 @@ pub(super) async fn share(
             "services": services,
         }),
     );
+    let other_ways = config.services.step.is_some() || config.services.tcp_put.is_some();
+    let closed = config.inbox.as_ref().and_then(|inbox| closed_to_all(inbox.from, config.access.is_closed()));
+    if let Some(why) = closed.filter(|_| !other_ways) {
+        tracing::warn!("nobody can put anything into the inbox: {why}");
+    }
     let limit = config.max_upload.map_or(String::new(), |rate| format!(", at most {}/s", text::bytes(rate)));
     let also: String = node
         .services()

@@ -9,7 +9,7 @@ use super::args::CommonOptions;
 use super::json::Output;
 use super::text::{bytes, duration};
 use crate::error::{Code, Error};
-use crate::status::{Asked, FetchStatus, HashingStatus, NodeStatus, SessionStatus, ask_all};
+use crate::status::{AccessStatus, Asked, FetchStatus, HashingStatus, NodeStatus, SessionStatus, ask_all};
 
 pub(super) async fn status(common: &CommonOptions, output: &Output) -> Result<(), Error> {
     let state = common.state_dir()?;
@@ -72,6 +72,7 @@ fn table(status: &NodeStatus) -> String {
     let addresses: Vec<String> =
         status.addresses.iter().map(|address| format!("{} {}", address.interface, address.addr)).collect();
     row("addresses", or_none(addresses.join(", ")));
+    row("talks to", access(&status.access));
     if let Some(peers) = status.peers {
         row("others", format!("{peers} on the network"));
     }
@@ -126,6 +127,21 @@ fn table(status: &NodeStatus) -> String {
 
 fn or_none(text: String) -> String {
     if text.is_empty() { "none".to_owned() } else { text }
+}
+
+fn access(access: &AccessStatus) -> String {
+    let trusted = access.trust.as_ref().map(|file| match access.trusted {
+        None | Some(0) => format!("nobody, since {file} names no node or cannot be used"),
+        Some(1) => format!("the node in {file}"),
+        Some(count) => format!("the {count} nodes in {file}"),
+    });
+    let secret = "that know its group's secret";
+    match (trusted, access.secret) {
+        (None, false) => "everybody".to_owned(),
+        (None, true) => format!("nodes {secret}"),
+        (Some(trusted), false) => trusted,
+        (Some(trusted), true) => format!("{trusted}, of those {secret}"),
+    }
 }
 
 fn no_answer() -> String {

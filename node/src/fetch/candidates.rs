@@ -29,7 +29,7 @@ use super::report::{SourceReport, SourceState};
 use crate::actors::source::SourceMessage;
 use crate::error::{Code, Error};
 use crate::limits::SOURCES_MAX;
-use crate::net::connection::Peer;
+use crate::net::connection::{ConnectError, Peer};
 
 /// Everybody who was heard of in one fetch.
 #[derive(Debug)]
@@ -64,6 +64,8 @@ struct Candidate {
     retry_at: Option<Time>,
     state: Option<SourceState>,
     banned: bool,
+    /// One of the two nodes does not talk to the other, for this reason.
+    not_admitted: Option<String>,
     /// It has given something since it was connected last.
     useful: bool,
     /// On which kind of lane it is asked, and why.
@@ -87,6 +89,8 @@ pub enum Drought {
     Lied(DropReason),
     /// Whoever has it does not give it.
     Refused(Refusal),
+    /// Whoever has it does not talk to this node, or this node not to it.
+    NotAdmitted(String),
     /// Nobody is there; perhaps somebody was, who was dropped or left like this.
     Nobody(Option<String>),
 }
@@ -96,6 +100,9 @@ impl Drought {
     pub fn error(self, what: &str, progress: Progress, patience: Duration) -> Error {
         let seconds = patience.as_secs_f64();
         match self {
+            Drought::NotAdmitted(why) => {
+                Error::new(Code::Refused, format!("{what}: the nodes that have it are out of reach: {why}"))
+            }
             Drought::Lied(why) => {
                 let message = format!(
                     "{what}: every node that has it sent wrong data ({why}); nothing wrong was kept; the same \
@@ -162,6 +169,7 @@ impl Candidates {
             retry_at: Some(now),
             state: None,
             banned: false,
+            not_admitted: None,
             useful: true,
             lane: (LaneKind::Stream, String::new()),
             meter: None,
@@ -298,12 +306,33 @@ impl Candidates {
     pub fn failed(&mut self, source: SourceId, end: LaneEnd) {
         match end {
             LaneEnd::Broke(_) => {}
+            LaneEnd::NotAdmitted { node, why } => {
+                let Some(candidate) = self.all.get_mut(&source) else { return };
+                if candidate.announced.node != node {
+                    // No fault of the node that was announced.
+                    return;
+                }
+                tracing::warn!(source = %candidate.who(), %why, "no session");
+                candidate.not_admitted = Some(why.clone());
+                self.ban(source, why);
+            }
             LaneEnd::Refused(refusal) => self.last_drop = Some(DropReason::Gone(refusal)),
             LaneEnd::Violation(what) => {
                 let who = self.all.get(&source).map(Candidate::who).unwrap_or_default();
                 tracing::warn!(source = %who, why = %what, "source dropped for breaking the protocol");
                 self.ban(source, what);
             }
+        }
+    }
+
+    /// Ends the sessions with all who may not have one any more.
+    pub fn part_with_others(&mut self, admits: impl Fn(NodeId) -> bool) {
+        let others = self.all.iter().filter(|(_, candidate)| !candidate.banned);
+        let others = others.filter_map(|(source, candidate)| Some((*source, candidate.peer.as_ref()?.node)));
+        let others: Vec<_> = others.filter(|(_, node)| !admits(*node)).collect();
+        for (source, node) in others {
+            let why = ConnectError::Untrusted(node).to_string();
+            self.failed(source, LaneEnd::NotAdmitted { node, why });
         }
     }
 
@@ -376,6 +405,13 @@ impl Candidates {
                 let _ = actor.cast(SourceMessage::WantLanes(wanted));
             }
         }
+    }
+
+    /// Whether nobody was heard of but nodes that do not talk to this one, or this one not to them.
+    pub fn nobody_admitted(&self) -> Option<Drought> {
+        let last = self.all.values().next_back()?.not_admitted.clone()?;
+        let all = self.all.values().all(|candidate| candidate.not_admitted.is_some());
+        all.then_some(Drought::NotAdmitted(last))
     }
 
     /// Why nobody gives anything any more, as far as it shows.
@@ -476,6 +512,23 @@ mod tests {
             candidates.offered(announce(number), addr(number as u16), START);
         }
         assert_eq!(candidates.due(START), [(SourceId(0), addr(2))]);
+    }
+
+    #[test]
+    fn who_may_have_no_session_any_more_is_parted_with() {
+        let mut candidates = Candidates::new(Instance(0), None, 10);
+        for number in 1..4 {
+            candidates.offered(announce(number), addr(number as u16), START);
+            candidates.ready(SourceId(number as u32 - 1), &described(number, 10));
+        }
+        let first = described(1, 10).peer.node;
+        candidates.part_with_others(|node| node == first);
+        assert_eq!(candidates.due(START), [(SourceId(0), addr(1))]);
+        assert_eq!(candidates.nobody_admitted(), None, "one is left");
+        candidates.part_with_others(|_| false);
+        assert!(matches!(candidates.nobody_admitted(), Some(Drought::NotAdmitted(_))));
+        candidates.offered(announce(1), addr(1), START);
+        assert_eq!(candidates.due(START), [], "nor is it dialled again");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ftx_proto::digest::Root;
+use ftx_proto::digest::{NodeId, Root};
 use ftx_proto::engine::fetch::{Input, SourceId};
 use ftx_proto::engine::pull::choice::Carried;
 use ftx_proto::geometry::{Geometry, PieceIndex, Span};
@@ -109,6 +109,14 @@ pub enum LaneEnd {
     /// The source does not give the content.
     #[error("{0}")]
     Refused(Refusal),
+    /// One of the two nodes does not talk to the other.
+    #[error("{why}")]
+    NotAdmitted {
+        /// Who is at the other end, by its certificate.
+        node: NodeId,
+        /// Why.
+        why: String,
+    },
     /// The source broke the protocol, after it had proved who it is.
     #[error("{0}")]
     Violation(String),
@@ -253,7 +261,11 @@ async fn carry(
     meter: &LaneMeter,
 ) -> Result<(), LaneEnd> {
     let root = arguments.root;
-    let connection = connection::dial(arguments.dialling.clone()).await.map_err(broke)?;
+    let dialled = connection::dial(arguments.dialling.clone()).await;
+    let connection = dialled.map_err(|error| match error.refused_with() {
+        Some(node) => LaneEnd::NotAdmitted { node, why: error.to_string() },
+        None => broke(error),
+    })?;
     let (mut reader, mut writer) = (connection.reader, connection.writer);
     let secret = connection.datagram_secret;
     let watched = Watched { meter, watch: connection.watch, looked_at: Instant::now() };

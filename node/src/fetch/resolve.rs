@@ -138,6 +138,8 @@ pub struct Offers {
     answered: HashSet<Instance>,
     from: Option<String>,
     refused_by_from: bool,
+    /// Somebody who has it, as it says, but is not trusted.
+    untrusted: Option<(NodeId, String)>,
 }
 
 #[derive(Debug)]
@@ -165,6 +167,12 @@ impl Offers {
             && !is_named(wanted, from.node, &from.name)
         {
             self.refused_by_from |= !found.offer.entries.is_empty();
+            return;
+        }
+        if !found.admitted {
+            if !found.offer.entries.is_empty() {
+                self.untrusted = Some((from.node, from.name.clone()));
+            }
             return;
         }
         for entry in &found.offer.entries {
@@ -258,6 +266,15 @@ impl Offers {
 
     /// The error for a search that has ended with nothing.
     pub fn nothing(&self, wanted: &Wanted, waited: Duration) -> Error {
+        if let Some((node, name)) = &self.untrusted {
+            let message = format!(
+                "{wanted}: only nodes that are not trusted have it, such as {} ({}); `ftx-node trust add {node}` would \
+                 change that",
+                printable(name),
+                node.short()
+            );
+            return Error::new(Code::Refused, message);
+        }
         let seconds = waited.as_secs_f64();
         let nodes = self.answered.len();
         let message = match (&self.from, nodes) {
@@ -359,7 +376,7 @@ mod tests {
         };
         let entry = OfferEntry { name: NAME.parse().unwrap(), kind: OfferedKind::File, size, mtime: 0, root };
         let offer = ftx_proto::wire::discovery::Offer { nonce: 0, from, entries: vec![entry], more: false };
-        Found { addr: SocketAddr::from(([127, 0, 0, 1], 1)), offer }
+        Found { addr: SocketAddr::from(([127, 0, 0, 1], 1)), offer, admitted: true }
     }
 
     fn whole(byte: u8) -> OfferedRoot {
@@ -460,6 +477,21 @@ mod tests {
         assert!(matches!(same_size.verdict(), Verdict::One(_)));
         let other_size = offers(NAME, None, &[hashing(1, 3), found(2, whole(7), 11)]);
         assert!(matches!(other_size.verdict(), Verdict::Several(_)));
+    }
+
+    #[test]
+    fn who_is_not_trusted_has_nothing_and_is_named() {
+        let mut untrusted = found(1, whole(7), 10);
+        untrusted.admitted = false;
+        let wanted = Wanted::parse(NAME).unwrap();
+        let alone = offers(NAME, None, std::slice::from_ref(&untrusted));
+        assert_eq!(alone.verdict(), Verdict::Nothing);
+        let error = alone.nothing(&wanted, Duration::from_secs(3));
+        assert_eq!(error.code, Code::Refused);
+        assert!(error.message.contains(&NodeId([1; 32]).to_string()), "{error}");
+        let both = offers(NAME, None, &[untrusted, found(2, whole(8), 10)]);
+        let Verdict::One(one) = both.verdict() else { panic!("{:?}", both.verdict()) };
+        assert_eq!(one.root, Root([8; 32]));
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub enum Phase {
     Transferring,
     /// Comparing sums.
     Verifying,
+    /// Finding out what the content is, before it is given to anybody.
+    Hashing,
 }
 
 /// How far a transfer is, for any number of threads.
@@ -42,6 +44,7 @@ impl Phase {
             Phase::Connecting => "connecting",
             Phase::Transferring => "transferring",
             Phase::Verifying => "verifying",
+            Phase::Hashing => "hashing",
         }
     }
 }
@@ -53,6 +56,13 @@ impl Meter {
         self.resumed.store(resumed, Ordering::Relaxed);
         self.bytes.store(resumed, Ordering::Relaxed);
         self.enter(Phase::Transferring);
+    }
+
+    /// Of a content of `size` bytes so many are hashed, and none is moved yet.
+    pub fn hash(&self, size: u64, bytes: u64) {
+        self.enter(Phase::Hashing);
+        self.size.store(size, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// So many bytes have been moved in all.
@@ -67,7 +77,7 @@ impl Meter {
 
     /// What it shows now.
     pub fn read(&self) -> Reading {
-        let phases = [Phase::Connecting, Phase::Transferring, Phase::Verifying];
+        let phases = [Phase::Connecting, Phase::Transferring, Phase::Verifying, Phase::Hashing];
         let phase = phases.into_iter().find(|phase| *phase as u8 == self.phase.load(Ordering::Relaxed));
         let size = self.size.load(Ordering::Relaxed);
         Reading {

@@ -1,4 +1,4 @@
-//! Where something is in one of the older systems, as it is said on the command line.
+//! Where something is in one of the older systems, or in the inbox of a node, as it is said on the command line.
 //!
 //! It owns the form of these texts and how they are cut. It refuses passwords, which would be seen by everybody who can
 //! list processes, and resolves no host. What it gives out is checked: keys and names are such as the systems can carry.
@@ -9,6 +9,7 @@
 //! | `tcp-put://host[:port]` | nothing |
 //! | `udp-get://name` | nothing: the name is sent as it stands |
 //! | `striped://host:port/path` | nothing: the path is sent as it stands, with the query |
+//! | `ftx://node[/name]` | nothing: a node is its name, the beginning of its id, or `host[:port]` |
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,7 +18,7 @@ use ftx_proto::interop::step::value::{Key, KeyError, UserName};
 use ftx_proto::interop::striped::reply::PATH_BYTES_MAX;
 use ftx_proto::name::{NameError, RelativePath, printable};
 
-/// Something in one of the older systems.
+/// Something in one of the older systems, or the inbox of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Url {
     /// A file or data of a user on a STEP server, or all that the user has there.
@@ -52,13 +53,20 @@ pub enum Url {
         /// Begins with `/`, and has the query if there is one.
         path: String,
     },
+    /// The inbox of a node.
+    Inbox {
+        /// Its name, the beginning of its id, or where it is.
+        node: String,
+        /// What the file is to be called there; its own name, if nothing is said.
+        name: Option<RelativePath>,
+    },
 }
 
 /// Why a text is no such place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// It begins with none of the schemes.
-    #[error("it has to begin with step://, tcp-put://, udp-get:// or striped://")]
+    #[error("it has to begin with step://, tcp-put://, udp-get://, striped:// or ftx://")]
     Scheme,
     /// It is not cut as its scheme wants it.
     #[error("{problem}; it has to look like {form}")]
@@ -69,6 +77,9 @@ pub enum UrlError {
         form: &'static str,
     },
 }
+
+/// Longest name of a node, or of where it is, in bytes.
+const NODE_BYTES_MAX: usize = 256;
 
 /// The port of a server that takes single files.
 pub const TCP_PUT_PORT: u16 = 5001;
@@ -107,6 +118,21 @@ impl Url {
         Ok(Url::TcpPut { host, port })
     }
 
+    fn inbox(rest: &str) -> Result<Self, String> {
+        let (node, name) = rest.split_once('/').unwrap_or((rest, ""));
+        if node.is_empty() || node.len() > NODE_BYTES_MAX || node.contains(char::is_control) {
+            return Err("there is no node".to_owned());
+        }
+        let name = match name {
+            "" => None,
+            name => Some(name.parse::<RelativePath>().map_err(|error| error.to_string())?),
+        };
+        if name.as_ref().is_some_and(|name| name.parts().count() > 1) {
+            return Err("a file goes into the inbox itself, not into a folder in it".to_owned());
+        }
+        Ok(Url::Inbox { node: node.to_owned(), name })
+    }
+
     fn udp_get(rest: &str) -> Result<Self, String> {
         let name = rest.parse().map_err(|error: NameError| error.to_string())?;
         Ok(Url::UdpGet { name })
@@ -136,6 +162,7 @@ impl FromStr for Url {
             "tcp-put" => (Url::tcp_put(rest), "tcp-put://host[:port]"),
             "udp-get" => (Url::udp_get(rest), "udp-get://name"),
             "striped" => (Url::striped(rest), "striped://host:port/path"),
+            "ftx" => (Url::inbox(rest), "ftx://node[/name]"),
             _ => return Err(UrlError::Scheme),
         };
         parsed.map_err(|problem| UrlError::Form { problem, form })
@@ -161,6 +188,10 @@ impl fmt::Display for Url {
             Url::UdpGet { name } => write!(f, "udp-get://{name}"),
             Url::Striped { host, port, path } => {
                 write!(f, "striped://{}{}", server(host, *port), printable(path))
+            }
+            Url::Inbox { node, name } => {
+                write!(f, "ftx://{}", printable(node))?;
+                name.as_ref().map_or(Ok(()), |name| write!(f, "/{name}"))
             }
         }
     }
@@ -248,6 +279,9 @@ mod tests {
             ("tcp-put://h", Url::TcpPut { host: "h".to_owned(), port: 5001 }),
             ("tcp-put://h:9/", Url::TcpPut { host: "h".to_owned(), port: 9 }),
             ("udp-get://a b%20.bin", Url::UdpGet { name: "a b%20.bin".parse().unwrap() }),
+            ("ftx://lab 3", Url::Inbox { node: "lab 3".to_owned(), name: None }),
+            ("ftx://[::1]:7/", Url::Inbox { node: "[::1]:7".to_owned(), name: None }),
+            ("ftx://ab12cd34/x y", Url::Inbox { node: "ab12cd34".to_owned(), name: "x y".parse().ok() }),
             (
                 "striped://h:8000/a%20b?threads=8&c",
                 Url::Striped { host: "h".to_owned(), port: 8000, path: "/a%20b?threads=8&c".to_owned() },
@@ -285,6 +319,10 @@ mod tests {
             ("udp-get://", "udp-get://name"),
             ("udp-get:///etc/passwd", "absolute"),
             ("striped://host/file", "no port"),
+            ("ftx://", "no node"),
+            ("ftx:///x", "no node"),
+            ("ftx://ada/..", "'..'"),
+            ("ftx://ada/a/b", "not into a folder"),
             ("striped://host:80/", "no path"),
             ("striped://host:80/a\u{1b}[2J", "control character"),
         ];

@@ -1,11 +1,14 @@
 //! A connection between two nodes: TCP, TLS, and the `Hello` of both sides, each within a time-out.
+//!
+//! Between TLS and `Hello` stands whether the two talk to each other at all ([`Admission`](super::admission::Admission)):
+//! whoever is not trusted, or does not prove the group's secret, is told that and nothing else, not even a name.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ftx_proto::digest::{Instance, NodeId};
-use ftx_proto::wire::session::{Hello, Message};
+use ftx_proto::wire::session::{Hello, Message, NotAdmitted};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
@@ -13,6 +16,7 @@ use tokio::time::timeout;
 
 use super::datagram::seal::DatagramSecret;
 use super::frame::{FrameError, FrameReader, FrameWriter};
+use super::group::{Binding, Speaker};
 use super::handshake::{self, Shaken};
 use super::tcp_info::{TcpWatch, Tries};
 use super::tls::Tls;
@@ -60,6 +64,62 @@ pub enum ConnectError {
     /// Nothing happened for too long.
     #[error("no answer within {} s", HANDSHAKE_TIMEOUT.as_secs())]
     Timeout,
+    /// This node does not talk to that one.
+    #[error("node {0} is not trusted here; `ftx-node trust add {0}` lets it in")]
+    Untrusted(NodeId),
+    /// The peer does not know the secret of this node's group.
+    #[error("node {0} does not prove that it knows the secret of this node's group")]
+    NoProof(NodeId),
+    /// The peer knows another secret, or somebody sits in between.
+    #[error("node {0} does not know the secret of this node's group, but another one")]
+    WrongProof(NodeId),
+    /// The peer does not talk to this node.
+    #[error("{}", said(*why, *me))]
+    NotAdmitted {
+        /// Who says it.
+        by: NodeId,
+        /// What it says.
+        why: NotAdmitted,
+        /// Who this node is.
+        me: NodeId,
+    },
+}
+
+impl ConnectError {
+    /// Who is at the other end, if one of the two nodes does not want to talk to the other; then it is of no use to try
+    /// again.
+    pub fn refused_with(&self) -> Option<NodeId> {
+        match self {
+            ConnectError::Untrusted(node) | ConnectError::NoProof(node) | ConnectError::WrongProof(node) => {
+                Some(*node)
+            }
+            ConnectError::NotAdmitted { by, .. } => Some(*by),
+            _ => None,
+        }
+    }
+
+    /// What the peer is told, where it is this node that does not want.
+    fn to_say(&self) -> Option<NotAdmitted> {
+        match self {
+            ConnectError::Untrusted(_) => Some(NotAdmitted::Untrusted),
+            ConnectError::NoProof(_) => Some(NotAdmitted::SecretNeeded),
+            ConnectError::WrongProof(_) => Some(NotAdmitted::WrongSecret),
+            _ => None,
+        }
+    }
+}
+
+/// What it means that the peer says this.
+fn said(why: NotAdmitted, me: NodeId) -> String {
+    match why {
+        NotAdmitted::Untrusted => {
+            format!("it does not trust this node; `ftx-node trust add {me}` there would let it in")
+        }
+        NotAdmitted::SecretNeeded => {
+            "it belongs to a group with a secret; --secret-file FILE gives it".to_owned()
+        }
+        NotAdmitted::WrongSecret => "it belongs to a group with another secret".to_owned(),
+    }
 }
 
 /// How long a connection may take to be made, from dialling to `Hello`.
@@ -132,7 +192,7 @@ async fn try_dial(dialling: Dialling) -> Result<Connection, ConnectError> {
     be_prompt(&tcp)?;
     let watch = TcpWatch::new(&tcp).ok().inspect(|watch| tries.add(watch));
     let shaken = handshake::connect(&mut tcp, tls.client.clone()).await?;
-    let connection = greet(tcp, shaken, addr, hello).await?;
+    let connection = greet(tcp, shaken, addr, hello, &tls).await?;
     Ok(Connection { watch, ..connection })
 }
 
@@ -148,7 +208,7 @@ pub async fn accept(
         let mut tcp = TcpStream::from_std(tcp.into_std()?)?;
         be_prompt(&tcp)?;
         let shaken = handshake::accept(&mut tcp, tls.server.clone()).await?;
-        greet(tcp, shaken, addr, me).await
+        greet(tcp, shaken, addr, me, tls).await
     };
     timeout(HANDSHAKE_TIMEOUT, accepting).await.unwrap_or(Err(ConnectError::Timeout))
 }
@@ -167,21 +227,93 @@ async fn greet(
     shaken: Shaken,
     addr: SocketAddr,
     me: Hello,
+    tls: &Tls,
 ) -> Result<Connection, ConnectError> {
-    let Shaken { node, datagram_secret, sealer, opener, begun } = shaken;
+    let Shaken { node, speaker, group_binding, datagram_secret, sealer, opener, begun } = shaken;
     let node = node.ok_or(ConnectError::NotANode)?;
+    let (dialling, taking) = if speaker == Speaker::Dialling { (tls.me, node) } else { (node, tls.me) };
+    let binding = Binding { exported: group_binding, dialling, taking };
     let (read, write) = tcp.into_split();
     let (mut reader, mut writer) = (FrameReader::new(read, opener, begun), FrameWriter::new(write, sealer));
+    if let Err(error) = admit(&mut reader, &mut writer, tls, node, speaker, &binding).await {
+        if let Some(why) = error.to_say() {
+            tell_that_it_is_not_admitted(&mut reader, &mut writer, why).await;
+        }
+        return Err(error);
+    }
     writer.write(&Message::Hello(me), b"").await?;
     match reader.read().await? {
         Some(Message::Hello(Hello { instance, name })) => {
             let peer = Peer { node, instance, name, addr };
             Ok(Connection { peer, reader, writer, watch: None, datagram_secret })
         }
+        Some(Message::NotAdmitted(why)) => Err(ConnectError::NotAdmitted { by: node, why, me: tls.me }),
+        Some(Message::Prove { .. }) => {
+            Err(ConnectError::NotAdmitted { by: node, why: NotAdmitted::SecretNeeded, me: tls.me })
+        }
         _ => Err(ConnectError::NotANode),
     }
 }
 
+type Reader = FrameReader<OwnedReadHalf>;
+type Writer = FrameWriter<OwnedWriteHalf>;
+
+/// Finds out whether the two nodes talk to each other. Where there is a secret, who dialled proves first that it knows it:
+/// so nobody gets a proof, at which to try guesses, by dialling.
+async fn admit(
+    reader: &mut Reader,
+    writer: &mut Writer,
+    tls: &Tls,
+    node: NodeId,
+    speaker: Speaker,
+    binding: &Binding,
+) -> Result<(), ConnectError> {
+    if !tls.admission.admits(node, tls.me, speaker == Speaker::Dialling) {
+        return Err(ConnectError::Untrusted(node));
+    }
+    let Some(secret) = tls.admission.secret() else { return Ok(()) };
+    let ours = Message::Prove { proof: secret.proof(speaker, binding) };
+    if speaker == Speaker::Dialling {
+        writer.write(&ours, b"").await?;
+    }
+    let other = if speaker == Speaker::Dialling { Speaker::Taking } else { Speaker::Dialling };
+    match reader.read().await? {
+        Some(Message::Prove { proof }) if secret.is_proof(other, binding, &proof) => {}
+        Some(Message::Prove { .. }) => return Err(ConnectError::WrongProof(node)),
+        Some(Message::NotAdmitted(why)) => {
+            return Err(ConnectError::NotAdmitted { by: node, why, me: tls.me });
+        }
+        Some(Message::Hello(_)) => return Err(ConnectError::NoProof(node)),
+        _ => return Err(ConnectError::NotANode),
+    }
+    if speaker == Speaker::Taking {
+        writer.write(&ours, b"").await?;
+    }
+    Ok(())
+}
+
+/// The last word to a peer that is not wanted. What it has sent is read, since a system that closes a connection on unread
+/// bytes takes back what it sent itself.
+async fn tell_that_it_is_not_admitted(reader: &mut Reader, writer: &mut Writer, why: NotAdmitted) {
+    let telling = async {
+        writer.write(&Message::NotAdmitted(why), b"").await?;
+        writer.close().await?;
+        for _ in 0..MESSAGES_OF_UNWANTED_MAX {
+            if !matches!(reader.read().await, Ok(Some(_))) {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    };
+    // It may be gone, or stay silent: it was refused all the same.
+    let _ = timeout(LAST_WORD_MAX, telling).await;
+}
+
+/// Messages that are read of a peer that is not wanted.
+const MESSAGES_OF_UNWANTED_MAX: usize = 4;
+
+/// How long a peer that is not wanted has to take that it is not.
+const LAST_WORD_MAX: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,8 @@ use ftx_proto::digest::NodeId;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::datagram::seal::{Aead, DatagramSecret, EXPORTER_LABEL, SECRET_LEN};
+use super::datagram::seal::{self, Aead, DatagramSecret, SECRET_LEN};
+use super::group::{self, BINDING_LEN, Speaker};
 use super::records::{HEAD_LEN, Opener, RECORD_MAX, Sealer, invalid};
 use super::tls;
 
@@ -19,6 +20,10 @@ use super::tls;
 pub(super) struct Shaken {
     /// Who is at the other end, if it is one of ours.
     pub(super) node: Option<NodeId>,
+    /// What this side does in it.
+    pub(super) speaker: Speaker,
+    /// What a proof of a group's secret is bound to.
+    pub(super) group_binding: [u8; BINDING_LEN],
     /// From what the keys of its datagrams are made.
     pub(super) datagram_secret: DatagramSecret,
     /// Seals what this side sends.
@@ -69,11 +74,19 @@ async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
         }
         incoming.drain(..len);
     }
-    let secret = session.export_keying_material([0; SECRET_LEN], EXPORTER_LABEL, None).map_err(invalid)?;
+    let speaker = match session {
+        Connection::Client(_) => Speaker::Dialling,
+        Connection::Server(_) => Speaker::Taking,
+    };
+    let group_binding = [0; BINDING_LEN];
+    let group_binding =
+        session.export_keying_material(group_binding, group::EXPORTER_LABEL, None).map_err(invalid)?;
+    let secret =
+        session.export_keying_material([0; SECRET_LEN], seal::EXPORTER_LABEL, None).map_err(invalid)?;
     let (node, datagram_secret) = (tls::peer_of(&session), DatagramSecret::new(secret, Aead::of(&session)));
     let secrets = session.dangerous_extract_secrets().map_err(invalid)?;
     let (sealer, opener) = (Sealer::new(secrets.tx)?, Opener::new(secrets.rx)?);
-    Ok(Shaken { node, datagram_secret, sealer, opener, begun: incoming })
+    Ok(Shaken { node, speaker, group_binding, datagram_secret, sealer, opener, begun: incoming })
 }
 
 /// Sends what the handshake has to say now.

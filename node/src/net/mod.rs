@@ -1,8 +1,10 @@
 //! The network as this machine has it: interfaces and datagrams for discovery, authenticated streams for sessions.
 
+pub mod admission;
 pub mod connection;
 pub mod datagram;
 pub mod frame;
+pub mod group;
 mod handshake;
 pub mod interfaces;
 pub mod pace;

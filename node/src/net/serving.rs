@@ -13,7 +13,7 @@ use ftx_proto::merkle::PieceLayer;
 use ftx_proto::wire::session::{Message, Refusal, RequestId};
 use ractor::ActorRef;
 use tokio::io::AsyncWrite;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::frame::FrameWriter;
@@ -64,6 +64,32 @@ pub enum Outgoing {
         /// Where to read them.
         reader: Arc<ContentReader>,
     },
+}
+
+/// Puts messages into the queue of a session that no message of its peer waits for, each when there is a place.
+#[derive(Debug, Clone)]
+pub struct Saying {
+    queue: mpsc::Sender<Outgoing>,
+    permits: Arc<Semaphore>,
+}
+
+impl Saying {
+    /// For this queue, whose places these are.
+    pub fn new(queue: mpsc::Sender<Outgoing>, permits: Arc<Semaphore>) -> Self {
+        Saying { queue, permits }
+    }
+
+    /// Says it, unless the session is over.
+    pub async fn say(&self, message: Message) {
+        if let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await {
+            let _ = self.queue.send(Outgoing::Message(message, permit)).await;
+        }
+    }
+
+    /// Waits until the session is over.
+    pub async fn ended(&self) {
+        self.queue.closed().await;
+    }
 }
 
 /// Writes what is queued until the queue or the connection ends; says why it did.
@@ -274,7 +300,7 @@ mod tests {
         let (near, mut far) = tokio::io::duplex(64);
         let geometry = Geometry::new(1000 << 20).unwrap();
         let layer = Arc::new(PieceLayer::from_hashes(geometry, vec![Digest([7; 32]); 1000]).unwrap());
-        let permits = Arc::new(tokio::sync::Semaphore::new(1));
+        let permits = Arc::new(Semaphore::new(1));
         let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
         let (queue, queued) = mpsc::channel(1);
         queue.try_send(Outgoing::Layer { request: RequestId(1), layer, permit }).unwrap();

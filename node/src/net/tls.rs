@@ -1,7 +1,8 @@
 //! TLS 1.3 between nodes: both sides show a self-signed certificate and prove that its key is theirs.
 //!
 //! No authority signs anything. Who a peer is follows from the certificate alone ([`peer_of`]); whether it is the one
-//! that was meant, or may connect at all, is for the caller to decide.
+//! that was meant is for the caller to decide, and whether it may connect at all is decided right after the handshake
+//! ([`super::connection`]), where it can still be told why.
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use rustls::{
     ServerConfig, SignatureScheme,
 };
 
+use super::admission::Admission;
 use crate::error::Error;
 use crate::identity::{Identity, node_of};
 
@@ -26,11 +28,20 @@ pub struct Tls {
     pub server: Arc<ServerConfig>,
     /// For sessions that we dial.
     pub client: Arc<ClientConfig>,
+    /// Who it shows.
+    pub me: NodeId,
+    /// Whom it talks to.
+    pub admission: Admission,
 }
 
 impl Tls {
-    /// Configurations that show `identity`.
+    /// Configurations that show `identity`, to everybody.
     pub fn new(identity: &Identity) -> Result<Self, Error> {
+        Self::admitting(identity, Admission::default())
+    }
+
+    /// Configurations that show `identity`, for sessions with those who are admitted.
+    pub fn admitting(identity: &Identity, admission: Admission) -> Result<Self, Error> {
         let provider = Arc::new(provider());
         let verifier = Arc::new(AnySelfSigned { algorithms: provider.signature_verification_algorithms });
         let unusable =
@@ -60,7 +71,7 @@ impl Tls {
         client.resumption = rustls::client::Resumption::disabled();
         client.enable_secret_extraction = true;
 
-        Ok(Tls { server: Arc::new(server), client: Arc::new(client) })
+        Ok(Tls { server: Arc::new(server), client: Arc::new(client), me: identity.node(), admission })
     }
 }
 

@@ -20,7 +20,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ftx_proto::limits::DATAGRAM_SIZE_MAX;
+use ftx_proto::limits::SEALED_SIZE_MAX;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
@@ -330,7 +330,7 @@ fn receive(socket: UdpSocket, tasks: &mut JoinSet<()>, heard: &Heard) -> Arc<Udp
     let receiving = socket.clone();
     tasks.spawn(async move {
         // One byte more than the largest datagram, so that a larger one shows.
-        let mut buffer = [0; DATAGRAM_SIZE_MAX + 1];
+        let mut buffer = [0; SEALED_SIZE_MAX + 1];
         loop {
             match receiving.recv_from(&mut buffer).await {
                 Ok((len, from)) => heard(from, &buffer[..len]),

@@ -1,7 +1,7 @@
 //! Fetches, as whoever holds a node starts and follows them: of a file, of a folder's manifest, of its files.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,19 +16,25 @@ use ftx_proto::merkle::PieceLayer;
 use ftx_proto::wire::discovery::{OfferedManifest, Want};
 use ftx_proto::wire::session::Hello;
 use ractor::ActorRef;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
+use super::telling::RunningFetches;
 use super::{Node, OFFERS_WAITING_MAX};
+use crate::actors::catalog::CatalogMessage;
 use crate::actors::discovery::{DiscoveryMessage, Found};
 use crate::actors::fetcher::{FetchSettings, FetcherArguments, FetcherMessage};
-use crate::actors::link::{CALL_TIMEOUT, Link};
-use crate::actors::node::NodeMessage;
+use crate::actors::link::Link;
+use crate::actors::node::{Links, NodeMessage};
 use crate::catalog::folder::layer_of_bytes;
 use crate::catalog::{Content, PartOfFolder};
+use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::fetch::report::{Phase, Progress, Report};
 use crate::fetch::resolve::{ContentKind, Holder, Resolved};
+use crate::net::admission::Admission;
+use crate::net::tls::Tls;
 use crate::store::{self, Part, PartFile, Target};
 
 /// A file that is to be fetched.
@@ -104,7 +110,7 @@ pub struct Fetch {
     pub part: Arc<dyn Part>,
     report: oneshot::Receiver<Result<Report, Error>>,
     fetcher: ActorRef<FetcherMessage>,
-    finding: AbortHandle,
+    finding: Option<AbortHandle>,
 }
 
 impl Fetch {
@@ -124,7 +130,9 @@ impl Fetch {
 
 impl Drop for Fetch {
     fn drop(&mut self) {
-        self.finding.abort();
+        if let Some(finding) = &self.finding {
+            finding.abort();
+        }
         self.fetcher.stop(None);
     }
 }
@@ -139,8 +147,8 @@ async fn keep_finding(
     loop {
         let (found, mut offers) = mpsc::channel(OFFERS_WAITING_MAX);
         discovery.cast(DiscoveryMessage::Find { want: Want::Root(root.into()), peers: peers.clone(), found });
-        while let Some(Found { addr, offer }) = offers.recv().await {
-            let has_it = offer.entries.iter().any(|entry| entry.root.root() == Some(root));
+        while let Some(Found { addr, offer, admitted }) = offers.recv().await {
+            let has_it = admitted && offer.entries.iter().any(|entry| entry.root.root() == Some(root));
             if has_it && fetcher.cast(FetcherMessage::Offered(offer.from, addr)).is_err() {
                 return;
             }
@@ -150,40 +158,41 @@ async fn keep_finding(
     }
 }
 
+/// With what fetches are started: that of a node, or of something in it that fetches for others.
+#[derive(Debug, Clone)]
+pub(crate) struct Starter {
+    pub(super) links: Links,
+    pub(super) hello: Hello,
+    pub(super) tls: Tls,
+    pub(super) bind: Option<IpAddr>,
+    /// Nodes that are asked directly; none: nobody is asked, since whoever has it is known.
+    pub(super) seeking: Option<Vec<SocketAddr>>,
+    pub(super) data: Handle,
+    /// Where they are told of.
+    pub(super) fetches: RunningFetches,
+    pub(super) clock: Clock,
+}
+
 impl Node {
+    fn starter(&self) -> Starter {
+        Starter {
+            links: self.links.clone(),
+            hello: self.hello(),
+            tls: self.tls.clone(),
+            bind: self.config.bind,
+            seeking: Some(self.config.peers.clone()),
+            data: self.data.clone(),
+            fetches: self.fetches.clone(),
+            clock: self.clock,
+        }
+    }
+
     /// Starts to fetch a file from everybody who has it.
     ///
     /// # Errors
     /// What [`PartFile::open`] says of the target.
     pub async fn fetch(&self, request: FetchRequest) -> Result<Fetch, Error> {
-        self.fetch_file(request, true).await
-    }
-
-    async fn fetch_file(&self, request: FetchRequest, is_named: bool) -> Result<Fetch, Error> {
-        let FetchRequest { resolved, target, how } = request;
-        let geometry = Geometry::new(resolved.size)
-            .map_err(|error| Error::other(format!("{}: {error}", resolved.name)))?;
-        if geometry.size() == 0 && PieceLayer::verify(geometry.clone(), resolved.root, Vec::new()).is_err() {
-            let message = format!("{}: {} is not the root of an empty file", resolved.name, resolved.root);
-            return Err(Error::new(Code::Integrity, message));
-        }
-        let (cut, root) = (geometry.clone(), resolved.root);
-        let opening = tokio::task::spawn_blocking(move || PartFile::open(target, cut, root, how.force));
-        let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))?;
-        let (part, have) = opened?;
-        let fetching = Fetching {
-            content: root,
-            spared: PieceSet::empty(geometry.clone()),
-            geometry,
-            folder: None,
-            part: Arc::new(part),
-            have,
-            skipped: BTreeMap::new(),
-            found: None,
-            is_named,
-            is_meant: watch::channel(true).1,
-        };
-        self.start_fetch(fetching, &resolved, how).await
+        self.starter().fetch(request).await
     }
 
     /// Starts to fetch the files of a folder, or some of them, from everybody who has it.
@@ -191,21 +200,7 @@ impl Node {
     /// # Errors
     /// Only if the node is about to stop.
     pub async fn fetch_folder(&self, request: FolderRequest) -> Result<Fetch, Error> {
-        let FolderRequest { resolved, manifest, part, have, skipped, spared, found, how, is_meant } = request;
-        let content = data_root(resolved.root);
-        let geometry = part.geometry().clone();
-        let (name, mtime) = (resolved.name.clone(), (resolved.mtime, 0));
-        // Others who want the folder get it from here as well.
-        let encoding = tokio::task::spawn_blocking(move || {
-            let bytes: Arc<[u8]> = manifest.encode().ok()?.into();
-            Some(Arc::new(Content::memory(layer_of_bytes(&bytes), name, mtime, bytes)))
-        });
-        let manifest = encoding.await.ok().flatten();
-        let folder = Some(PartOfFolder { root: resolved.root, manifest });
-        let is_named = true;
-        let fetching =
-            Fetching { content, geometry, folder, part, have, skipped, spared, found, is_named, is_meant };
-        self.start_fetch(fetching, &resolved, how).await
+        self.starter().fetch_folder(request).await
     }
 
     /// Fetches what says what is in a folder.
@@ -249,7 +244,7 @@ impl Node {
         let size = usize::try_from(list.size).ok().filter(|size| *size <= MANIFEST_BYTES_MAX);
         let size = size.ok_or_else(|| wrong("the list of what is in the folder is too long".to_owned()))?;
         let request = FetchRequest { resolved: list, target: Target::temporary(), how };
-        let mut fetch = self.fetch_file(request, false).await?;
+        let mut fetch = self.starter().fetch_file(request, false).await?;
         fetch.done().await?;
         let part = Arc::clone(&fetch.part);
         let reading = tokio::task::spawn_blocking(move || {
@@ -266,6 +261,75 @@ impl Node {
             return Err(wrong("the list is that of another folder".to_owned()));
         }
         Ok(manifest)
+    }
+}
+
+impl Starter {
+    /// Whom the node talks to.
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.tls.admission
+    }
+
+    /// What it shares.
+    pub(crate) fn catalog(&self) -> &Link<CatalogMessage> {
+        &self.links.catalog
+    }
+
+    /// Starts to fetch a file from everybody who has it.
+    ///
+    /// # Errors
+    /// What [`PartFile::open`] says of the target.
+    pub(crate) async fn fetch(&self, request: FetchRequest) -> Result<Fetch, Error> {
+        self.fetch_file(request, true).await
+    }
+
+    async fn fetch_file(&self, request: FetchRequest, is_named: bool) -> Result<Fetch, Error> {
+        let FetchRequest { resolved, target, how } = request;
+        let geometry = Geometry::new(resolved.size)
+            .map_err(|error| Error::other(format!("{}: {error}", resolved.name)))?;
+        if geometry.size() == 0 && PieceLayer::verify(geometry.clone(), resolved.root, Vec::new()).is_err() {
+            let message = format!("{}: {} is not the root of an empty file", resolved.name, resolved.root);
+            return Err(Error::new(Code::Integrity, message));
+        }
+        let (cut, root) = (geometry.clone(), resolved.root);
+        let opening = tokio::task::spawn_blocking(move || PartFile::open(target, cut, root, how.force));
+        let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))?;
+        let (part, have) = opened?;
+        let fetching = Fetching {
+            content: root,
+            spared: PieceSet::empty(geometry.clone()),
+            geometry,
+            folder: None,
+            part: Arc::new(part),
+            have,
+            skipped: BTreeMap::new(),
+            found: None,
+            is_named,
+            is_meant: watch::channel(true).1,
+        };
+        self.start_fetch(fetching, &resolved, how).await
+    }
+
+    /// Starts to fetch the files of a folder, or some of them, from everybody who has it.
+    ///
+    /// # Errors
+    /// Only if the node is about to stop.
+    async fn fetch_folder(&self, request: FolderRequest) -> Result<Fetch, Error> {
+        let FolderRequest { resolved, manifest, part, have, skipped, spared, found, how, is_meant } = request;
+        let content = data_root(resolved.root);
+        let geometry = part.geometry().clone();
+        let (name, mtime) = (resolved.name.clone(), (resolved.mtime, 0));
+        // Others who want the folder get it from here as well.
+        let encoding = tokio::task::spawn_blocking(move || {
+            let bytes: Arc<[u8]> = manifest.encode().ok()?.into();
+            Some(Arc::new(Content::memory(layer_of_bytes(&bytes), name, mtime, bytes)))
+        });
+        let manifest = encoding.await.ok().flatten();
+        let folder = Some(PartOfFolder { root: resolved.root, manifest });
+        let is_named = true;
+        let fetching =
+            Fetching { content, geometry, folder, part, have, skipped, spared, found, is_named, is_meant };
+        self.start_fetch(fetching, &resolved, how).await
     }
 
     async fn start_fetch(
@@ -306,8 +370,8 @@ impl Node {
             patience: how.patience,
             lane: how.lane,
             tls: self.tls.clone(),
-            hello: Hello { instance: self.announce.instance, name: self.announce.name.clone() },
-            local: self.config.bind,
+            hello: self.hello.clone(),
+            local: self.bind,
             catalog: self.links.catalog.clone(),
             data: self.data.clone(),
             clock: self.clock,
@@ -319,8 +383,8 @@ impl Node {
         let only = how.only;
         let arguments = FetcherArguments { engine, have, found, mtime, only, done, settings };
         let starting = |reply| NodeMessage::Fetch(Box::new(arguments), reply);
-        let fetcher = match self.root.call(starting, Some(CALL_TIMEOUT)).await {
-            Ok(ractor::rpc::CallResult::Success(Some(fetcher))) => fetcher,
+        let fetcher = match self.links.root.call(starting).await {
+            Ok(Some(fetcher)) => fetcher,
             _ => return Err(Error::other("the fetch could not be started")),
         };
         let mut holders: Vec<_> = resolved.holders.iter().collect();
@@ -329,13 +393,10 @@ impl Node {
         for holder in holders {
             let _ = fetcher.cast(FetcherMessage::Offered(holder.announce.clone(), holder.addr));
         }
-        let finding = tokio::spawn(keep_finding(
-            self.links.discovery.clone(),
-            self.config.peers.clone(),
-            resolved.root,
-            fetcher.clone(),
-        ));
-        let finding = finding.abort_handle();
+        let finding = self.seeking.clone().map(|peers| {
+            let discovery = self.links.discovery.clone();
+            tokio::spawn(keep_finding(discovery, peers, resolved.root, fetcher.clone())).abort_handle()
+        });
         self.fetches.add(&resolved.name, resolved.root, watching.clone());
         Ok(Fetch { progress: watching, pieces: verified, part, report, fetcher, finding })
     }

@@ -140,7 +140,7 @@ impl Search<'_> {
 }
 
 /// How long to wait for further offers before one is taken: all that answer at once should take part.
-const SETTLE: Duration = Duration::from_millis(150);
+pub(super) const SETTLE: Duration = Duration::from_millis(150);
 
 /// How often the nodes are asked how far their hashing is.
 const HASHING_POLL: Duration = Duration::from_millis(300);

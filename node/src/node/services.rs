@@ -17,6 +17,7 @@ use crate::actors::step::{StepListenerArguments, StepService};
 use crate::clock::Clock;
 use crate::config::{ListenAt, NodeConfig, StepAuth, StepConfig};
 use crate::error::{Code, Error};
+use crate::inbox::remove_forgotten;
 use crate::interop::digests::Digests;
 use crate::interop::step_store::{InboxUsage, StepStore, StepStoreConfig};
 use crate::interop::step_users::{PasswordGate, StepAccess, StepUsers, token_key};
@@ -55,6 +56,8 @@ pub(super) struct Started {
     pub(super) step: Option<StepListenerArguments>,
     pub(super) striped: Option<ListenerArguments>,
     pub(super) tcp_put: Option<ListenerArguments>,
+    /// Who counts what is in the inbox, if there is one.
+    pub(super) usage: Option<Arc<InboxUsage>>,
 }
 
 impl Started {
@@ -81,11 +84,13 @@ impl Started {
             None => None,
         };
         let usage = step.as_ref().and_then(|step| step.service.store.usage());
-        let server = tcp_put_server(config, usage, clock)?;
+        let usage = inbox_usage(config, usage)?;
+        let inbox = config.inbox.as_ref().map(|inbox| inbox.path.clone());
+        let server = TcpPutServer { inbox, usage: usage.clone(), clock };
         let serve = Serve::new(move |tcp, addr| server.clone().serve(tcp, addr));
         let port = ftx_proto::interop::tcp_put::PORT;
         let tcp_put = open(config.services.tcp_put, port, "TCP put", config.limits.tcp_puts, serve)?;
-        Ok(Started { step, striped, tcp_put })
+        Ok(Started { step, striped, tcp_put, usage })
     }
 
     /// Where they are.
@@ -105,25 +110,19 @@ impl Started {
 /// Tidies the inbox up after a crash.
 pub(super) fn tidy_inbox(inbox: Option<&Path>) {
     let Some(inbox) = inbox else { return };
-    if let Err(error) = remove_abandoned(inbox) {
+    if let Err(error) = remove_abandoned(inbox).and_then(|()| remove_forgotten(inbox)) {
         tracing::warn!("{}: what a crash left cannot be removed: {error}", inbox.display());
     }
 }
 
-/// What stands behind TCP put. The room of an inbox is counted by one, so `usage` is STEP's where both put into it.
-fn tcp_put_server(
+/// Who counts what is in the inbox. One counts for all who put something into it: `usage` is STEP's, if it does.
+fn inbox_usage(
     config: &NodeConfig,
     usage: Option<Arc<InboxUsage>>,
-    clock: Clock,
-) -> Result<TcpPutServer, Error> {
-    let Some(inbox) = &config.inbox else { return Ok(TcpPutServer { inbox: None, usage: None, clock }) };
-    let usage = match usage {
-        Some(usage) => usage,
-        None => Arc::new(
-            InboxUsage::open(&inbox.path, inbox.limits).map_err(|error| no_inbox(&inbox.path, &error))?,
-        ),
-    };
-    Ok(TcpPutServer { inbox: Some(inbox.path.clone()), usage: Some(usage), clock })
+) -> Result<Option<Arc<InboxUsage>>, Error> {
+    let Some(inbox) = config.inbox.as_ref().filter(|_| usage.is_none()) else { return Ok(usage) };
+    let usage = InboxUsage::open(&inbox.path, inbox.limits).map_err(|error| no_inbox(&inbox.path, &error))?;
+    Ok(Some(Arc::new(usage)))
 }
 
 pub(super) fn no_inbox(inbox: &Path, error: &io::Error) -> Error {

@@ -218,6 +218,7 @@ impl Story {
                 name: format!("node-{number}"),
                 max_upload: Some(RATE),
                 inbox: None,
+                access: crate::config::Access::default(),
                 services: Services::default(),
                 limits: Limits::default(),
             };

@@ -27,11 +27,13 @@ use crate::actors::server::{ServedPeer, ServerMessage, ServerStatistics};
 use crate::clock::Clock;
 use crate::config::{NodeConfig, Sessions};
 use crate::fetch::report::{Progress, SourceState};
+use crate::net::admission::Admission;
 use crate::net::interfaces::Interfaces;
 use crate::status::{
-    ANSWER_BYTES_MAX, AddressStatus, FetchStatus, HashingFile, HashingStatus, InboxStatus, NodeStatus,
-    SessionStatus, ShareStatus, StatusSocket, UploadStatus,
+    ANSWER_BYTES_MAX, AccessStatus, AddressStatus, FetchStatus, HashingFile, HashingStatus, InboxStatus,
+    NodeStatus, SessionStatus, ShareStatus, StatusSocket, UploadStatus,
 };
+use crate::trust::TrustedNodes;
 
 /// The fetches of one process that are under way, for whoever asks.
 #[derive(Debug, Clone, Default)]
@@ -57,6 +59,7 @@ struct Teller {
     me: Announce,
     config: NodeConfig,
     session_addr: Option<std::net::SocketAddr>,
+    admission: Admission,
     services: ServiceAddrs,
     links: Links,
     fetches: RunningFetches,
@@ -115,7 +118,9 @@ impl Telling {
         let teller = Teller {
             me: node.announce.clone(),
             config: node.config.clone(),
-            session_addr: node.session_addr,
+            // Whoever takes sessions with one node only has told that one where.
+            session_addr: node.session_addr.filter(|_| node.config.sessions != Sessions::WithOne),
+            admission: node.tls.admission.clone(),
             services: node.services.clone(),
             links: node.links.clone(),
             fetches: node.fetches.clone(),
@@ -223,6 +228,7 @@ impl Teller {
             port: self.config.port,
             session_addr: self.session_addr,
             addresses: addresses(&self.config),
+            access: access(&self.admission),
             peers: discovery.map(|statistics| statistics.peers),
             shares: now.catalog.as_ref().map(shares).unwrap_or_default(),
             hashing: now.catalog.as_ref().map(|catalog| hashing(catalog, before, now)),
@@ -287,6 +293,15 @@ fn addresses(config: &NodeConfig) -> Vec<AddressStatus> {
         broadcast: interface.broadcast,
     });
     told.take(ADDRESSES_MAX).collect()
+}
+
+fn access(admission: &Admission) -> AccessStatus {
+    let trusted = admission.trusted();
+    AccessStatus {
+        trust: trusted.map(|trusted| text_of(trusted.path())),
+        trusted: trusted.map(TrustedNodes::count),
+        secret: admission.secret().is_some(),
+    }
 }
 
 fn shares(catalog: &CatalogOverview) -> Vec<ShareStatus> {

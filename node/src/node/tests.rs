@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Limits, Services, StepAuth, StepConfig};
+use crate::config::{Access, Limits, Services, StepAuth, StepConfig};
 use crate::fetch::report::Report;
 use crate::fetch::resolve::Wanted;
 use crate::store::Target;
@@ -27,6 +27,7 @@ fn config(dir: &Path, port: u16) -> NodeConfig {
         inbox: None,
         services: Services::default(),
         limits: Limits::default(),
+        access: Access::default(),
     }
 }
 

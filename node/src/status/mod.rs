@@ -49,6 +49,8 @@ pub struct NodeStatus {
     pub session_addr: Option<SocketAddr>,
     /// The networks that it uses.
     pub addresses: Vec<AddressStatus>,
+    /// Whom it talks to.
+    pub access: AccessStatus,
     /// How many instances of other nodes it has heard of lately.
     pub peers: Option<u64>,
     /// What it shares.
@@ -65,6 +67,18 @@ pub struct NodeStatus {
     pub inbox: Option<InboxStatus>,
     /// The older systems that it serves, by name, and where.
     pub services: BTreeMap<String, SocketAddr>,
+}
+
+/// Whom a node talks to: everybody, unless this says otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AccessStatus {
+    /// The file of the nodes that it trusts, if it talks to no others.
+    pub trust: Option<String>,
+    /// How many those are now; where the file cannot be used, nobody.
+    pub trusted: Option<usize>,
+    /// It talks only to nodes that know its group's secret.
+    pub secret: bool,
 }
 
 /// A network that a node uses.

@@ -11,7 +11,7 @@ use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use ftx_proto::digest::Digest;
 use ftx_proto::name::RelativePath;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::StoreError;
@@ -126,6 +126,21 @@ impl Target {
             Place::Named(folder) => folder.path_of(&folder.name),
             Place::Temporary => PathBuf::from("-"),
         }
+    }
+
+    /// What its unfinished file is called, beside it; a temporary one has no name.
+    pub fn part_name(&self) -> Option<String> {
+        match &self.place {
+            Place::Named(folder) => folder.part.to_str().map(str::to_owned),
+            Place::Temporary => None,
+        }
+    }
+
+    /// Whether somebody is at its unfinished file, as far as can be seen without disturbing.
+    pub fn is_locked(&self) -> bool {
+        let Place::Named(folder) = &self.place else { return false };
+        let Ok(journal) = folder.dir.open(&folder.journal) else { return false };
+        rustix::fs::flock(&journal, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
     }
 
     /// Fails if the target is there already. Of one that is, what a crash right after its last step has left is removed.

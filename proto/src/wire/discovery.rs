@@ -1,4 +1,5 @@
-//! Discovery messages: UDP datagrams of at most 1200 bytes, `FTX1` and one bincode message.
+//! Discovery messages: UDP datagrams of at most 1200 bytes, `FTX1` and one bincode message. Groups with a secret seal them
+//! ([`super::sealed`]).
 //!
 //! Everything heard here is a hint: identity is proved in the session, content by its root.
 
@@ -162,20 +163,25 @@ impl Datagram {
 
     /// The message that a datagram's payload is.
     pub fn decode(payload: &[u8]) -> Result<Self, DecodeError> {
+        Self::decode_with(payload, Datagram::is_padded)
+    }
+
+    /// The same, with zeros behind any message: what was sealed is filled up with them.
+    pub(super) fn decode_filled(payload: &[u8]) -> Result<Self, DecodeError> {
+        Self::decode_with(payload, |_| true)
+    }
+
+    fn decode_with(payload: &[u8], may_be_filled: fn(&Datagram) -> bool) -> Result<Self, DecodeError> {
         if payload.len() > DATAGRAM_SIZE_MAX {
             return Err(DecodeError::TooLong { len: payload.len(), limit: DATAGRAM_SIZE_MAX });
         }
         let body = payload.strip_prefix(&MAGIC).ok_or(DecodeError::Magic)?;
         let (datagram, rest) = codec::decode_prefix::<Datagram, DATAGRAM_SIZE_MAX>(body)?;
         // Judged by what was decoded, not by a look at the bytes: a number can be encoded in several ways.
-        if datagram.is_padded() {
-            if payload.len() != DATAGRAM_SIZE_MAX {
-                return Err(DecodeError::Malformed("without its padding".into()));
-            }
-            if rest.iter().any(|byte| *byte != 0) {
-                return Err(DecodeError::Trailing(rest.len()));
-            }
-        } else if !rest.is_empty() {
+        if datagram.is_padded() && payload.len() != DATAGRAM_SIZE_MAX {
+            return Err(DecodeError::Malformed("without its padding".into()));
+        }
+        if !rest.is_empty() && !may_be_filled(&datagram) || rest.iter().any(|byte| *byte != 0) {
             return Err(DecodeError::Trailing(rest.len()));
         }
         match &datagram {

@@ -3,4 +3,5 @@
 pub mod codec;
 pub mod datagram;
 pub mod discovery;
+pub mod sealed;
 pub mod session;

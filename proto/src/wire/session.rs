@@ -2,7 +2,9 @@
 //!
 //! A frame is `u32 BE meta_len`, `u32 BE payload_len`, the message (bincode), the payload (raw bytes). Both lengths are
 //! bounded, and only [`Message::Chunks`] and [`Message::Hashes`] have a payload. The side that dialled asks, the other
-//! one serves; both begin with [`Message::Hello`].
+//! one serves; both begin with [`Message::Hello`]. In groups with a secret, [`Message::Prove`] of the side that dialled comes
+//! first, then that of the other one: who does not know the secret hears nothing. Who is not wanted hears
+//! [`Message::NotAdmitted`], and no name.
 
 use std::ops::Range;
 
@@ -143,6 +145,75 @@ pub enum Message {
         /// How many chunks; no more than a frame of them.
         count: u32,
     },
+    /// Before `Hello`, and only in groups with a secret: that this side knows it, bound to this session.
+    Prove {
+        /// HMAC-SHA256; over what is for those who hold the secret.
+        proof: [u8; 32],
+    },
+    /// Instead of `Hello`: this side does not talk to the other one, and ends the session.
+    NotAdmitted(NotAdmitted),
+    /// Asks to take a file into the inbox, that is, to fetch it from the node that says this.
+    Put {
+        /// The name it is to have; one part.
+        name: RelativePath,
+        /// Bytes.
+        size: u64,
+        /// What it is.
+        root: Root,
+        /// TCP port of the sessions in which it is given, at the address of this one.
+        port: u16,
+    },
+    /// Of what was put, so many bytes are there and verified.
+    Putting {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// Answer to `Put`, the last one: it is there.
+    HavePut {
+        /// What it is.
+        root: Root,
+        /// The name it has there.
+        name: RelativePath,
+        /// It was there before.
+        before: bool,
+    },
+    /// Answer to `Put`, the last one: it is not taken.
+    PutRefused {
+        /// Why.
+        why: PutRefusal,
+        /// The same, for people.
+        text: String,
+    },
+}
+
+/// Why a side does not talk to the other one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum NotAdmitted {
+    /// It does not trust its identity.
+    Untrusted,
+    /// It belongs to a group, and the other side does not prove the secret of one.
+    SecretNeeded,
+    /// The other side knows another secret, or somebody sits between the two.
+    WrongSecret,
+}
+
+/// Why a file that was put is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum PutRefusal {
+    /// This node takes no files at all.
+    NoInbox,
+    /// Not from this node, or not under this name.
+    NotAllowed,
+    /// There is no room for it.
+    Full,
+    /// Something else has its name.
+    Exists,
+    /// Too much is being put, or just this file; later it may be taken.
+    Busy,
+    /// It could not be got from the side that put it.
+    Unreachable,
+    /// Anything else.
+    Failed,
 }
 
 /// Where chunks of one content are given in datagrams, at the address of the session.
@@ -276,7 +347,10 @@ impl Message {
             Message::Zeros { count, .. } if *count > RUN_CHUNKS_MAX => {
                 return Err(DecodeError::Limit("number of chunks"));
             }
-            Message::Goodbye(text) if text.len() > TEXT_BYTES_MAX => {
+            Message::Put { name, .. } if name.parts().count() != 1 => {
+                return Err(DecodeError::Limit("number of parts of the name"));
+            }
+            Message::Goodbye(text) | Message::PutRefused { text, .. } if text.len() > TEXT_BYTES_MAX => {
                 return Err(DecodeError::Limit("length of the reason"));
             }
             _ => {}
@@ -309,15 +383,25 @@ impl Message {
 
     /// A `Goodbye` with the beginning of this reason.
     pub fn goodbye(reason: &str) -> Self {
-        let mut reason = reason.to_owned();
-        while reason.len() > TEXT_BYTES_MAX {
-            reason.pop();
-        }
-        Message::Goodbye(reason)
+        Message::Goodbye(shortened(reason))
+    }
+
+    /// A `PutRefused` with the beginning of this text.
+    pub fn put_refused(why: PutRefusal, text: &str) -> Self {
+        Message::PutRefused { why, text: shortened(text) }
     }
 
     /// A `Have` for these ranges of pieces; at most [`HAVE_RANGES_MAX`] of them.
     pub fn have(root: Root, ranges: &[Range<u32>]) -> Self {
         Message::Have { root, pieces: ranges.iter().map(|r| (r.start, r.end)).collect() }
     }
+}
+
+/// As much of the beginning of a text as may be sent.
+fn shortened(text: &str) -> String {
+    let mut text = text.to_owned();
+    while text.len() > TEXT_BYTES_MAX {
+        text.pop();
+    }
+    text
 }

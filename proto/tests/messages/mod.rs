@@ -10,7 +10,9 @@ use ftx_proto::wire::datagram::{
 use ftx_proto::wire::discovery::{
     Announce, Datagram, Offer, OfferEntry, OfferedKind, OfferedManifest, OfferedRoot, Query, Want,
 };
-use ftx_proto::wire::session::{DatagramsAt, Hello, ListingEntry, Message, Refusal, RequestId, WhichHashes};
+use ftx_proto::wire::session::{
+    DatagramsAt, Hello, ListingEntry, Message, NotAdmitted, PutRefusal, Refusal, RequestId, WhichHashes,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -103,6 +105,20 @@ pub(crate) fn messages() -> Vec<(&'static str, Message, usize)> {
         ),
         ("no datagrams", Message::Datagrams { root, at: None }, 0),
         ("zeros", Message::Zeros { request, first: 65_536, count: 16 }, 0),
+        ("prove", Message::Prove { proof: [0x44; 32] }, 0),
+        ("not admitted untrusted", Message::NotAdmitted(NotAdmitted::Untrusted), 0),
+        ("not admitted secret needed", Message::NotAdmitted(NotAdmitted::SecretNeeded), 0),
+        ("not admitted wrong secret", Message::NotAdmitted(NotAdmitted::WrongSecret), 0),
+        ("put", Message::Put { name: path("report.pdf"), size: 5_000_000_000, root, port: 40_000 }, 0),
+        ("putting", Message::Putting { bytes: 70_000 }, 0),
+        ("have put", Message::HavePut { root, name: path("ada/report.pdf"), before: true }, 0),
+        ("put refused no inbox", Message::put_refused(PutRefusal::NoInbox, "no"), 0),
+        ("put refused not allowed", Message::put_refused(PutRefusal::NotAllowed, "no"), 0),
+        ("put refused full", Message::put_refused(PutRefusal::Full, "no"), 0),
+        ("put refused exists", Message::put_refused(PutRefusal::Exists, "no"), 0),
+        ("put refused busy", Message::put_refused(PutRefusal::Busy, "no"), 0),
+        ("put refused unreachable", Message::put_refused(PutRefusal::Unreachable, "no"), 0),
+        ("put refused failed", Message::put_refused(PutRefusal::Failed, ""), 0),
     ]
 }
 
@@ -172,6 +188,19 @@ pub(crate) fn any_message() -> impl Strategy<Value = (Message, usize)> {
         any::<u64>().prop_map(Message::Ping),
         any::<u64>().prop_map(Message::Pong),
         "[a-zü]{0,100}".prop_map(Message::Goodbye),
+        any::<[u8; 32]>().prop_map(|proof| Message::Prove { proof }),
+        ("[a-zü.]{3,100}", any::<u64>(), any_root(), any::<u16>())
+            .prop_map(|(name, size, root, port)| (name.parse(), size, root, port))
+            .prop_filter_map("parts of dots are no names", |(name, size, root, port)| {
+                Some(Message::Put { name: name.ok()?, size, root, port })
+            }),
+        any::<u64>().prop_map(|bytes| Message::Putting { bytes }),
+        (any_root(), any_path(), any::<bool>()).prop_map(|(root, name, before)| Message::HavePut {
+            root,
+            name,
+            before
+        }),
+        "[a-zü]{0,100}".prop_map(|text| Message::put_refused(PutRefusal::Full, &text)),
         any_root().prop_map(|root| Message::OpenDatagrams { root }),
         (any_root(), proptest::option::of(any::<(u16, u32)>())).prop_map(|(root, at)| {
             let at = at.map(|(port, connection)| DatagramsAt { port, connection });

@@ -144,7 +144,8 @@ fn fetch_with_the_state_elsewhere(flags: &[&str]) -> Vec<String> {
     let (_, tree, _share) = shared(&net, 1905, SMALL, &["--max-upload", "2M"]);
     let (above, victim, to) = (net.folder(), net.folder(), net.folder());
     let state = above.join("state");
-    let get = net.get(NAME, &to.join(NAME)).with_state(&state).args(flags);
+    // Files may be made wherever temporary ones are, and the folders of a test are there.
+    let get = net.get(NAME, &to.join(NAME)).with_state(&state).env("TMPDIR", net.folder()).args(flags);
     let mut get = get.start();
     get.wait_for_bytes(MIB as u64 / 2);
     fs::rename(&state, above.join("aside")).expect("renamed");

@@ -66,8 +66,8 @@ fn a_session_port_in_use_is_moved_on_from() {
     let share = net.share(&folder);
 
     assert_ne!(share.port(), net.port());
-    let stderr = share.process().stderr();
-    assert!(stderr.contains(&net.port().to_string()), "it does not say that the port is in use:\n{stderr}");
+    // It says that the port is in use.
+    share.process().wait_for_stderr(&net.port().to_string());
     let target = net.folder().join("image.iso");
     net.get("image.iso", &target).run().done();
     content.expect_in(&target);

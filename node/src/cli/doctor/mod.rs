@@ -133,6 +133,7 @@ pub(super) async fn doctor(common: CommonOptions, data: Handle, output: &Output)
                 running: &running.nodes,
                 // Whose identity was made just now, nobody else can have.
                 has_identity: elsewhere.is_none(),
+                has_secret: common.access.secret_file.is_some(),
             };
             looking.look(&mut findings).await;
             node.stop().await;

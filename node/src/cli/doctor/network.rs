@@ -127,6 +127,8 @@ pub(super) struct Looking<'a> {
     pub(super) asked_directly: Vec<SocketAddr>,
     pub(super) running: &'a [NodeStatus],
     pub(super) has_identity: bool,
+    /// Whether this command knows the secret of a group.
+    pub(super) has_secret: bool,
 }
 
 /// What came of a connection to one address of a node.
@@ -247,7 +249,12 @@ impl Looking<'_> {
                 continue;
             }
             let about = format!("{} (process {})", node.name, node.pid);
-            findings.push(if node.port == self.port {
+            findings.push(if node.access.secret != self.has_secret {
+                let says = "it runs on this machine; of it and this command only one belongs to a group with a secret, so they do \
+                            not see each other";
+                let todo = "give this command what the node has: --secret-file, or no FTX_SECRET_FILE";
+                Finding::warning(CHECK, about, says, todo)
+            } else if node.port == self.port {
                 let says = "it runs on this machine and does not answer what is asked of everybody";
                 let todo = "what is told of broadcasts says why; does it run with another --bind?";
                 Finding::problem(CHECK, about, says, todo)
@@ -302,6 +309,7 @@ impl Looking<'_> {
                 let says = "a node takes connections there, but does not answer by UDP: a firewall there passes TCP and drops UDP";
                 Finding::problem(CHECK, peer, says, format!("let its firewall pass incoming UDP port {port}"))
             }
+            Err(error) if error.refused_with().is_some() => refused(CHECK, peer, &error),
             Err(error) => {
                 let says = format!("it answers neither by UDP nor by TCP ({})", reason(&error));
                 let todo =
@@ -370,6 +378,7 @@ fn session(dialled: &Dialled, peer: &Seen, reached: bool) -> Finding {
             ),
             format!("let the firewall of that machine pass incoming TCP port {port}"),
         ),
+        error if error.refused_with().is_some() => return refused(CHECK, about, error),
         other => (
             format!(
                 "it answers by UDP, but no TCP connection to {addr} can be made ({}): a firewall passes UDP and drops TCP",
@@ -381,6 +390,14 @@ fn session(dialled: &Dialled, peer: &Seen, reached: bool) -> Finding {
     // One way is enough to fetch.
     let level = if reached { Level::Warning } else { Level::Problem };
     Finding { level, ..Finding::problem(CHECK, about, says, todo) }
+}
+
+/// A node that can be reached, and does not talk to this one, or this one not to it.
+fn refused(check: &'static str, about: impl ToString, error: &ConnectError) -> Finding {
+    let says = format!("it can be reached, but {error}");
+    let todo = "nothing, if they are not to talk to each other; else give both the same --secret-file, or each the other's id \
+                (`ftx-node id`, `ftx-node trust add`)";
+    Finding::warning(check, about, says, todo)
 }
 
 fn reason(error: &ConnectError) -> String {

@@ -81,7 +81,9 @@ pub(super) async fn fetch(
         discarding.await.map_err(|_| Error::other("what was begun could not be removed"))??;
     }
     drop(display);
-    tell(&report?, &summary, output);
+    let report = report?;
+    meant.fetched(&report);
+    tell(&report, &summary, output);
     Ok(())
 }
 

@@ -3,7 +3,10 @@
 
 use tokio::sync::watch;
 
+use super::publisher::Publisher;
+use crate::cli::json::Output;
 use crate::error::{Code, Error};
+use crate::fetch::report::Report;
 use crate::fetch::resolve::Resolved;
 use crate::node::Search;
 
@@ -13,11 +16,18 @@ pub(super) struct Meant<'node> {
     search: Option<Search<'node>>,
     resolved: Resolved,
     is_certain: watch::Sender<bool>,
+    publisher: Publisher,
+    output: Output,
 }
 
 impl<'node> Meant<'node> {
-    pub(super) fn new(search: Search<'node>, resolved: Resolved) -> Self {
-        Meant { search: Some(search), resolved, is_certain: watch::channel(false).0 }
+    pub(super) fn new(
+        search: Search<'node>,
+        resolved: Resolved,
+        publisher: Publisher,
+        output: Output,
+    ) -> Self {
+        Meant { search: Some(search), resolved, is_certain: watch::channel(false).0, publisher, output }
     }
 
     /// The content, and who has it as far as is known.
@@ -47,7 +57,14 @@ impl<'node> Meant<'node> {
         }
         (self.resolved, self.search) = (settled, None);
         self.is_certain.send_replace(true);
+        // Only now all who have it are known: whoever gave it the last time may not have been the first to answer.
+        self.publisher.found(&self.resolved, &self.output);
         Ok(())
+    }
+
+    /// It was fetched.
+    pub(super) fn fetched(&mut self, report: &Report) {
+        self.publisher.fetched(report, &self.output);
     }
 
     /// Does something meanwhile. It is dropped if this turns out not to be what is meant; that it failed is told only if it

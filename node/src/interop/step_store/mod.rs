@@ -52,7 +52,7 @@ use ftx_proto::interop::step::store::{Denial, FileState, StoreAnswer, StoreReque
 use ftx_proto::interop::step::value::{Key, UserName};
 use ftx_proto::name::RelativePath;
 
-pub use self::usage::{InboxLimits, InboxUsage, Reserved};
+pub use self::usage::{InboxLimits, InboxUsage, Reserved, ReservedPart};
 
 use self::finished::size_of;
 use self::inbox::Inbox;

@@ -5,7 +5,7 @@
 //! files may also be removed by hand. What lies in the inbox itself, beside the folders of the users, is that of those
 //! who push files without a name of their own: all of them together are one user.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::ops::ControlFlow;
@@ -61,6 +61,8 @@ struct Counted {
     total: Amount,
     /// What is under way, in the above with its full size; no count finds it.
     promised: HashMap<String, Amount>,
+    /// Parts in folders of users, by these and their names, that are promised and so not to be found.
+    parts: HashSet<(String, String)>,
     at: Option<Instant>,
 }
 
@@ -110,6 +112,37 @@ impl Drop for Reserved {
     }
 }
 
+/// Room for a file that is put together under a name of its own in the folder of a user. Dropped, what lies there then
+/// still takes its room, since somebody may go on with it.
+#[derive(Debug)]
+pub struct ReservedPart {
+    usage: Arc<InboxUsage>,
+    user: String,
+    part: String,
+    bytes: u64,
+}
+
+impl Drop for ReservedPart {
+    fn drop(&mut self) {
+        let usage = &self.usage;
+        let is_left = usage.size_of(&self.user, &self.part).is_some();
+        let mut counted = usage.lock();
+        counted.parts.remove(&(self.user.clone(), self.part.clone()));
+        counted.end_promise(&self.user, self.bytes);
+        if !is_left {
+            counted.subtract(&self.user, self.bytes);
+        }
+    }
+}
+
+impl ReservedPart {
+    /// The file is there for good, and has its size.
+    pub fn keep(self) {
+        self.usage.lock().add(&self.user, one_of(self.bytes));
+        // What is dropped now takes it off again, since the part is no more.
+    }
+}
+
 impl InboxUsage {
     /// For the inbox at this path.
     ///
@@ -132,10 +165,54 @@ impl InboxUsage {
         Ok(Reserved { usage: Arc::clone(self), bytes, kept: false })
     }
 
+    /// Takes room for a file in the folder of a user, whose part lies there under this name and counts as what it will be.
+    /// May look through the folders, so it blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Denial::OverQuota`] if there is none; [`Denial::Busy`] if that part is under way already.
+    pub fn reserve_part(
+        self: &Arc<Self>,
+        user: &str,
+        part: &str,
+        bytes: u64,
+    ) -> Result<ReservedPart, Denial> {
+        let left = self.size_of(user, part).map(one_of);
+        let place = (user.to_owned(), part.to_owned());
+        let mut counted = self.lock();
+        if !counted.parts.insert(place.clone()) {
+            return Err(Denial::Busy);
+        }
+        // What is left of an earlier try goes into the new one.
+        if let Some(left) = left {
+            counted.subtract(user, left.bytes);
+        }
+        match self.reserve_in(&mut counted, user, bytes) {
+            Ok(()) => {
+                let (user, part) = place;
+                Ok(ReservedPart { usage: Arc::clone(self), user, part, bytes })
+            }
+            Err(denial) => {
+                counted.parts.remove(&place);
+                if let Some(left) = left {
+                    counted.add(user, left);
+                }
+                Err(denial)
+            }
+        }
+    }
+
+    /// How large a file in the folder of a user is, if it is there.
+    fn size_of(&self, user: &str, name: &str) -> Option<u64> {
+        self.root.symlink_metadata(Path::new(user).join(name)).ok().map(|metadata| metadata.len())
+    }
+
     /// Takes room for one more file in the folder of a user: for something that is under way from now on.
     pub(super) fn reserve(&self, user: &str, bytes: u64) -> Result<(), Denial> {
-        let mut counted = self.lock();
-        if !self.has_room(&counted, user, bytes) {
+        self.reserve_in(&mut self.lock(), user, bytes)
+    }
+
+    fn reserve_in(&self, counted: &mut Counted, user: &str, bytes: u64) -> Result<(), Denial> {
+        if !self.has_room(counted, user, bytes) {
             if counted.at.is_some_and(|at| at.elapsed() < COUNT_INTERVAL) {
                 return Err(Denial::OverQuota);
             }
@@ -143,7 +220,7 @@ impl InboxUsage {
                 tracing::warn!(%error, "cannot count what is in the inbox");
                 Denial::Failed
             })?;
-            if !self.has_room(&counted, user, bytes) {
+            if !self.has_room(counted, user, bytes) {
                 return Err(Denial::OverQuota);
             }
         }
@@ -221,12 +298,17 @@ impl Counted {
     }
 
     fn count(&mut self, root: &Dir) -> io::Result<()> {
-        let mut counted = Counted { promised: self.promised.clone(), ..Counted::default() };
+        let mut counted =
+            Counted { promised: self.promised.clone(), parts: self.parts.clone(), ..Counted::default() };
         for (user, amount) in &self.promised {
             counted.add(user, *amount);
         }
         folder::walk(root, &[], &mut |parts, bytes| {
+            let is_promised = |user: &str, name: &str| {
+                is_own_file(OsStr::new(name)) && self.parts.contains(&(user.to_owned(), name.to_owned()))
+            };
             let user = match parts {
+                [user, name] if is_promised(user, name) => None,
                 [own, data, user, ..] if own == OWN_FOLDER && data == DATA_FOLDER => Some(user.as_str()),
                 [own, ..] if own == OWN_FOLDER => None,
                 // Promised with its full size.
@@ -243,5 +325,46 @@ impl Counted {
         counted.at = Some(Instant::now());
         *self = counted;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_part_takes_its_room_once_and_as_long_as_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("ada");
+        fs::create_dir(&place).unwrap();
+        let limits = InboxLimits { user_bytes_max: 100, total_bytes_max: 150 };
+        let open = || Arc::new(InboxUsage::open(dir.path(), limits).unwrap());
+        let usage = open();
+        let (part, other) = (".a.ftx-part", ".b.ftx-part");
+        let refused = |usage: &Arc<InboxUsage>, part: &str, bytes| {
+            usage.reserve_part("ada", part, bytes).map(drop).unwrap_err()
+        };
+        let first = usage.reserve_part("ada", part, 80).unwrap();
+        assert_eq!(refused(&usage, part, 1), Denial::Busy);
+        assert_eq!(refused(&usage, other, 30), Denial::OverQuota);
+        drop(usage.reserve_part("ada", other, 20).unwrap());
+
+        fs::write(place.join(part), [0; 80]).unwrap();
+        drop(first);
+        // It is not there any more as something under way, and still takes its room: also after a start.
+        for usage in [usage, open()] {
+            assert_eq!(refused(&usage, other, 30), Denial::OverQuota);
+            drop(usage.reserve_part("bob", other, 70).unwrap());
+            drop(usage.reserve_part("ada", part, 100).unwrap());
+            assert_eq!(refused(&usage, part, 101), Denial::OverQuota);
+            assert_eq!(refused(&usage, other, 30), Denial::OverQuota);
+        }
+        let usage = open();
+        let again = usage.reserve_part("ada", part, 80).unwrap();
+        fs::rename(place.join(part), place.join("a")).unwrap();
+        again.keep();
+        assert_eq!(refused(&usage, other, 30), Denial::OverQuota);
+        drop(usage.reserve_part("ada", other, 20).unwrap());
     }
 }

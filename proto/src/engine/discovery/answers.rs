@@ -10,7 +10,7 @@ use rand::rngs::ChaCha8Rng;
 use super::LookupToken;
 use super::recent::Recent;
 use crate::limits::{
-    ANSWERS_BURST, ANSWERS_PENDING_MAX, ANSWERS_PER_SECOND, ANSWERS_RECENT_MAX, DATAGRAM_SIZE_MAX,
+    ANSWER_TWICE_BYTES_MAX, ANSWERS_BURST, ANSWERS_PENDING_MAX, ANSWERS_PER_SECOND, ANSWERS_RECENT_MAX,
     SOURCE_ANSWERS_BURST, SOURCE_ANSWERS_PER_SECOND, SOURCES_MAX,
 };
 use crate::time::Time;
@@ -156,7 +156,7 @@ impl Answers {
         let Some(pending) = self.pending.get_mut(&token) else { return };
         self.agenda.remove(&(pending.due, token));
         // All copies together are no larger than what was asked with.
-        pending.copies = (DATAGRAM_SIZE_MAX / offer.encode().len()).clamp(1, COPIES);
+        pending.copies = if offer.encode().len() <= ANSWER_TWICE_BYTES_MAX { COPIES } else { 1 };
         pending.offer = Some(offer);
         pending.due = pending.moment;
         self.agenda.insert((pending.due, token));

@@ -52,7 +52,7 @@ fn a_certificate_of_somebody_else_at_the_serving_side() {
     let mut pretending = (*tls.server).clone();
     let attacker = fresh();
     pretending.cert_resolver = Arc::new(Shows(Some(mismatched(victim.certificate(), &attacker.key()))));
-    let tls = ftx_node::net::tls::Tls { server: Arc::new(pretending), client: tls.client };
+    let tls = ftx_node::net::tls::Tls { server: Arc::new(pretending), ..tls };
     let evil =
         || Evil::with_faces(NAME, &content, vec![(victim.node(), tls.clone())], |_, answers| Some(answers));
 
