@@ -227,8 +227,9 @@ impl FolderPart {
                 error.with_space(self.missing.load(Ordering::Relaxed), available)
             }
             StoreError::Lost(_) => self.expect_staging().err().unwrap_or(error),
-            StoreError::Other { error: ref cause, .. } if cause.kind() == io::ErrorKind::NotFound => {
-                self.expect_staging().err().unwrap_or(error)
+            StoreError::Other { error: ref cause, path, .. } if cause.kind() == io::ErrorKind::NotFound => {
+                // What is removed as a whole goes file by file.
+                self.expect_staging().err().unwrap_or(StoreError::Removed(path))
             }
             error => error,
         }
