@@ -3,6 +3,8 @@
 pub mod connection;
 pub mod datagram;
 pub mod frame;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod handshake;
 pub mod interfaces;
 pub mod pace;
