@@ -66,7 +66,8 @@ fn a_link_at_the_name_of_a_file_that_is_being_fetched() {
     let net = net!();
     let (content, _share) = shared(&net, 3802, &["--max-upload", "3M"]);
     let victim = Victim::new(&net);
-    for (flags, to) in [(&[][..], &victim.file), (&["--force"], &victim.file), (&["--force"], &victim.folder)] {
+    for (flags, to) in [(&[][..], &victim.file), (&["--force"], &victim.file), (&["--force"], &victim.folder)]
+    {
         let above = net.folder();
         let mut fetch = net.get(NAME, &above.join(NAME)).args(flags.iter().copied()).start();
         fetch.wait_for_bytes(MIB as u64);
