@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use clap::Parser;
 use ftx_proto::name::printable;
@@ -61,6 +62,7 @@ pub fn words(data: &[u8]) {
         assert!(!text::bytes(bytes).is_empty());
     }
     if let Ok(patience) = text::parse_seconds(text) {
+        assert!(Instant::now().checked_add(patience).is_some(), "nobody can wait for so long");
         assert!(!text::duration(patience.as_secs_f64()).is_empty());
     }
     if let Some(seconds) = data.first_chunk() {
