@@ -87,12 +87,12 @@ fn a_link_at_the_name_of_a_file_that_is_being_fetched() {
 #[test]
 fn a_link_in_place_of_a_folder_within_one_that_is_being_fetched() {
     let net = net!();
-    let content = Content::new(3803, 2 * MIB);
+    let contents: Vec<_> = (0..4).map(|number| Content::new(3803 + number, 2 * MIB)).collect();
     let folder = net.folder();
-    for number in 0..4 {
+    for (number, content) in contents.iter().enumerate() {
         put(&folder.join(format!("tree/{number}")), "file", &content.bytes);
     }
-    let share = net.share_with(&folder, &["--max-upload", "4M"]);
+    let share = net.share_with(&folder, &["--max-upload", "3M"]);
     share.wait_until_folder_is_hashed(&net, "tree");
     let victim = Victim::new(&net);
     let above = net.folder();
@@ -111,7 +111,7 @@ fn a_link_in_place_of_a_folder_within_one_that_is_being_fetched() {
     victim.expect_untouched();
     assert!(swapped > 0, "nothing was there to be swapped");
     if ended.status == 0 {
-        for number in 0..4 {
+        for (number, content) in contents.iter().enumerate() {
             content.expect_in(&above.join(format!("tree/{number}/file")));
         }
     }
