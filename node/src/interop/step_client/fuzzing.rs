@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ftx_proto::interop::step::ConnectionId;
-use ftx_proto::interop::step::upload::{UploadPlan, UploadStep};
+use ftx_proto::interop::step::upload::{ConnectionId, UploadPlan, UploadStep};
 
 use super::journal::left_in;
 
