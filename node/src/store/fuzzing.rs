@@ -51,7 +51,8 @@ pub fn journal(data: &[u8]) {
                     journal = again;
                     let synced: BTreeSet<u32> = claims.synced.iter().map(|piece| piece.get()).collect();
                     assert!(synced.is_subset(&said));
-                    assert!(is_damaged || synced == here, "it forgets");
+                    // Records behind a damaged one count again once that is overwritten: they are as true as ever.
+                    assert!(is_damaged || here.is_subset(&synced), "it forgets");
                     for (piece, digest) in claims.hints {
                         assert!(hinted.contains(&piece.get()) && digest == hash(piece.get()));
                     }
