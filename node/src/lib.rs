@@ -26,6 +26,9 @@ pub mod clock;
 pub mod config;
 pub mod error;
 pub mod fetch;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hash;
 pub mod identity;
 pub mod inbox;

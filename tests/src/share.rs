@@ -75,7 +75,8 @@ impl Share {
         // A listing tells the roots of folders a while later. Whoever fetches nothing of one learns it at once.
         let target = machine.folder().join("nothing");
         let get = machine.get(name, &target).args(["--from", self.node(), "--exclude", "*"]);
-        let fetched = get.run();
+        // Where the machine has much else to do, looking through the share takes longer than a question usually waits.
+        let fetched = get.args(["--timeout", "30"]).run();
         fetched.done()["root"].as_str().expect("done tells the root").to_owned()
     }
 

@@ -210,7 +210,7 @@ fn set_aside(path: &Path, problem: &str) {
 
 /// Size, seconds, nanoseconds, inode, device, whether executable, root; then, of more than one piece, the piece hashes;
 /// then 8 bytes of the SHA-256 of all that. Numbers are little-endian.
-fn encode(stamp: &Stamp, layer: &PieceLayer) -> Vec<u8> {
+pub(super) fn encode(stamp: &Stamp, layer: &PieceLayer) -> Vec<u8> {
     let mut value = stamp.size.to_le_bytes().to_vec();
     value.extend(stamp.mtime.0.to_le_bytes());
     value.extend(stamp.mtime.1.to_le_bytes());
@@ -227,7 +227,7 @@ fn encode(stamp: &Stamp, layer: &PieceLayer) -> Vec<u8> {
 }
 
 /// What a value says, if it is whole.
-fn decode(value: &[u8]) -> Option<(Stamp, Hashes)> {
+pub(super) fn decode(value: &[u8]) -> Option<(Stamp, Hashes)> {
     let (checked, checksum) = value.split_at_checked(value.len().checked_sub(CHECKSUM_LEN)?)?;
     if Digest::of(checked).0[..CHECKSUM_LEN] != *checksum {
         return None;
@@ -257,7 +257,7 @@ fn decode(value: &[u8]) -> Option<(Stamp, Hashes)> {
     Some((stamp, Hashes::Large(Arc::new(layer))))
 }
 
-const CHECKSUM_LEN: usize = 8;
+pub(super) const CHECKSUM_LEN: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -22,6 +22,8 @@ mod bundle;
 pub(crate) mod cache;
 pub(crate) mod content;
 pub(crate) mod folder;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 pub(crate) mod hash;
 pub(crate) mod index;
 pub(crate) mod load;

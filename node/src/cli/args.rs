@@ -355,13 +355,17 @@ impl Options {
     }
 
     /// Fills in what only the configuration file says.
-    pub(super) fn with_file(mut self) -> Result<Self, Error> {
+    pub(super) fn with_file(self) -> Result<Self, Error> {
         let Some(path) = self.common.config.clone() else { return Ok(self) };
-        let wrong = |error: String| {
+        let text = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+        text.and_then(|text| self.with_text(&text)).map_err(|error| {
             Error::new(Code::Usage, format!("configuration file {}: {error}", path.display()))
-        };
-        let text = std::fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;
-        let file: File = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        })
+    }
+
+    /// Fills in what only this text of a configuration file says.
+    pub(super) fn with_text(mut self, text: &str) -> Result<Self, String> {
+        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
         if self.share.share.is_empty() && self.command.is_none() {
             self.share.share = file.share;
         }
@@ -372,7 +376,7 @@ impl Options {
             (&mut share.inbox_total, file.inbox_total),
         ] {
             if let (None, Some(bytes)) = (&given, said) {
-                *given = Some(super::text::parse_bytes(&bytes).map_err(wrong)?);
+                *given = Some(super::text::parse_bytes(&bytes)?);
             }
         }
         share.inbox = share.inbox.take().or(file.inbox);
@@ -395,7 +399,7 @@ impl Options {
         common.access.secret_file = common.access.secret_file.take().or(file.secret_file);
         common.no_sandbox = common.no_sandbox.or(file.no_sandbox);
         if let (None, Some(seconds)) = (common.timeout, file.timeout) {
-            common.timeout = Some(super::text::parse_seconds(&seconds.to_string()).map_err(wrong)?);
+            common.timeout = Some(super::text::parse_seconds(&seconds.to_string())?);
         }
         Ok(self)
     }

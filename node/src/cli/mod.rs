@@ -8,6 +8,8 @@ mod args;
 mod classic;
 mod confine;
 mod doctor;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod get;
 mod hash;
 mod inbox;

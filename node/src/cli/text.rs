@@ -29,15 +29,19 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     if bytes >= 1.0 && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(wrong()) }
 }
 
-/// Seconds, with or without a fraction.
+/// Seconds, with or without a fraction. More than [`SECONDS_MAX`] are as good as that.
 ///
 /// # Errors
 /// What is wrong with the text.
 pub fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 =
         text.trim_end_matches('s').parse().map_err(|_| format!("'{text}' is not a number of seconds"))?;
+    let seconds = if seconds > SECONDS_MAX { SECONDS_MAX } else { seconds };
     Duration::try_from_secs_f64(seconds).map_err(|error| format!("'{text}': {error}"))
 }
+
+/// A hundred years. No clock of a system can tell a time that is as far away as a number can be.
+const SECONDS_MAX: f64 = 100.0 * 365.0 * 86_400.0;
 
 /// A number of bytes with three digits or so: `1.2 MB`.
 pub fn bytes(bytes: u64) -> String {
@@ -102,6 +106,18 @@ mod tests {
         }
         for wrong in ["", "MB", "-5", "5X", "1e9", "0", "99999999999T"] {
             assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_a_clock_can_tell() {
+        assert_eq!(parse_seconds("2.5s"), Ok(Duration::from_millis(2500)));
+        for long in ["1e10", "1e19", "99999999999999999999999", "inf"] {
+            let patience = parse_seconds(long).unwrap();
+            assert!(std::time::Instant::now().checked_add(patience).is_some(), "{long}");
+        }
+        for wrong in ["", "x", "-1", "nan", "-inf"] {
+            assert!(parse_seconds(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -4,6 +4,8 @@
 mod arrived;
 pub mod digests;
 pub mod fetched;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 pub mod meter;
 mod outgoing;
 pub mod step_client;

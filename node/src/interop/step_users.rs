@@ -145,27 +145,11 @@ impl StepUsers {
         let mut text = String::new();
         let file = fs::File::open(&self.path).map_err(|error| self.failed(error))?;
         file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(|error| self.failed(error))?;
-        let mut users = Vec::new();
-        for (number, line) in text.lines().enumerate() {
-            if line.trim().is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let wrong = || UsersError::Line { path: self.path.clone(), line: number + 1 };
-            let (name, hash) = line.rsplit_once(':').ok_or_else(wrong)?;
-            let hash = hash.trim();
-            PasswordHash::new(hash).map_err(|_| wrong())?;
-            users.push((name.parse().map_err(|_| wrong())?, hash.to_owned()));
-        }
-        Ok(users)
+        users_in(&text).map_err(|line| UsersError::Line { path: self.path.clone(), line })
     }
 
     fn write(&self, users: &[(UserName, String)]) -> Result<(), UsersError> {
-        let mut text =
-            "# Users of STEP, and argon2 hashes of their passwords. See `ftx-node step-user --help`.\n"
-                .to_owned();
-        for (name, hash) in users {
-            text.push_str(&format!("{name}:{hash}\n"));
-        }
+        let text = text_of(users);
         let mut draft = self.path.clone().into_os_string();
         draft.push(format!(".{:016x}", rand::random::<u64>()));
         let draft = PathBuf::from(draft);
@@ -180,6 +164,34 @@ impl StepUsers {
     fn failed(&self, error: io::Error) -> UsersError {
         UsersError::Io { path: self.path.clone(), error }
     }
+}
+
+/// The users in a text, or the number of the line that is wrong.
+pub(super) fn users_in(text: &str) -> Result<Vec<(UserName, String)>, usize> {
+    let mut users = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        if line.trim().is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let user = line.rsplit_once(':').and_then(|(name, hash)| {
+            let hash = hash.trim();
+            PasswordHash::new(hash).ok()?;
+            Some((name.parse().ok()?, hash.to_owned()))
+        });
+        users.push(user.ok_or(number + 1)?);
+    }
+    Ok(users)
+}
+
+/// The text that has these users.
+pub(super) fn text_of(users: &[(UserName, String)]) -> String {
+    let mut text =
+        "# Users of STEP, and argon2 hashes of their passwords. See `ftx-node step-user --help`.\n"
+            .to_owned();
+    for (name, hash) in users {
+        text.push_str(&format!("{name}:{hash}\n"));
+    }
+    text
 }
 
 fn digest_of(hash: &str) -> [u8; 32] {

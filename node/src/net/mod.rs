@@ -4,6 +4,8 @@ pub mod admission;
 pub mod connection;
 pub mod datagram;
 pub mod frame;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 pub mod group;
 mod handshake;
 pub mod interfaces;

@@ -116,7 +116,8 @@ impl Sealer {
         self.seal_as(ALERT, &mut out[start..])
     }
 
-    fn seal_as(&mut self, kind: u8, record: &mut [u8]) -> io::Result<()> {
+    /// Makes a record of any kind.
+    pub(super) fn seal_as(&mut self, kind: u8, record: &mut [u8]) -> io::Result<()> {
         let (head, body) = record.split_at_mut(HEAD_LEN);
         assert!((TAIL_LEN..=PLAIN_MAX + TAIL_LEN).contains(&body.len()), "a record is cut to its length");
         let len = (body.len() as u16).to_be_bytes();

@@ -37,6 +37,8 @@
 
 mod error;
 mod folder;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod journal;
 mod part;
 mod parts;

@@ -157,6 +157,20 @@ fn a_list_with_a_name_that_leads_out_is_not_believed() {
 }
 
 #[test]
+fn a_list_in_which_a_name_stands_twice_or_is_a_file_and_a_folder_is_not_believed() {
+    let net = net!();
+    let mut files = files(10);
+    files.insert(2, ("cccccc", Content::new(101, 2000)));
+    for (good, bad) in [(&b"bbbb"[..], &b"aaaa"[..]), (b"cccccc", b"aaaa/b"), (b"cccccc", b"bbbb/b")] {
+        let spoil = |list: &mut Vec<u8>| {
+            let at = list.windows(good.len()).position(|name| name == good).expect("the name is in it");
+            list[at..at + good.len()].copy_from_slice(bad);
+        };
+        lists(&net, &files, || Evil::of_folder(NAME, &files, &[], spoil, as_it_is, agreed));
+    }
+}
+
+#[test]
 fn a_list_that_is_cut_or_none_is_not_believed() {
     let net = net!();
     let files = files(5);

@@ -25,13 +25,12 @@ pub(super) struct Journal {
     path: PathBuf,
     /// Locked for as long as this is the first.
     lock: Option<fs::File>,
-    size: u64,
     state: FileState,
 }
 
 /// The state of the file whose blocks were sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct FileState {
+pub(super) struct FileState {
     size: u64,
     mtime: (i64, u32),
     inode: u64,
@@ -75,7 +74,7 @@ impl Journal {
             Err(error) => tracing::warn!("cannot write down how far the upload is: {error}"),
             Ok(_) => {}
         }
-        Journal { path, lock: lock.ok(), size: stamp.size, state }
+        Journal { path, lock: lock.ok(), state }
     }
 
     /// Removes what was left of uploads that nobody has gone on with for long, this one or others.
@@ -96,12 +95,7 @@ impl Journal {
         self.lock.as_ref()?;
         let mut bytes = Vec::new();
         fs::File::open(&self.path).ok()?.take(JOURNAL_BYTES_MAX).read_to_end(&mut bytes).ok()?;
-        let record: Record = serde_json::from_slice(&bytes).ok()?;
-        if record.version != VERSION || record.file != self.state {
-            return None;
-        }
-        let plan = BlockPlan::announced(FileSize::new(self.size)?, record.block_size.into())?;
-        Some(Left { key: record.key.parse().ok()?, plan, missing: record.missing })
+        left_in(&bytes, Some(self.state))
     }
 
     /// Replaces what it says. An error costs what it says, and nothing else.
@@ -133,6 +127,16 @@ impl Journal {
             }
         }
     }
+}
+
+/// What these bytes say of the upload of a file of this state; of any, if none is given.
+pub(super) fn left_in(bytes: &[u8], state: Option<FileState>) -> Option<Left> {
+    let record: Record = serde_json::from_slice(bytes).ok()?;
+    if record.version != VERSION || state.is_some_and(|state| state != record.file) {
+        return None;
+    }
+    let plan = BlockPlan::announced(FileSize::new(record.file.size)?, record.block_size.into())?;
+    Some(Left { key: record.key.parse().ok()?, plan, missing: record.missing })
 }
 
 impl Drop for Journal {

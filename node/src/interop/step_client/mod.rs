@@ -22,6 +22,8 @@ mod connection;
 mod crew;
 mod download;
 mod failure;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod journal;
 mod upload;
 

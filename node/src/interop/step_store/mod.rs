@@ -25,6 +25,8 @@ mod blocks;
 mod data;
 mod finished;
 mod folder;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod handles;
 mod inbox;
 mod journal;

@@ -32,6 +32,7 @@ impl FolderPart {
     /// Gives everything its final name. All files that are fetched are written and synced.
     pub(super) fn put_in_place(&self, mtime: (i64, u32), force: bool) -> Result<(), StoreError> {
         self.make_twins()?;
+        self.look_again()?;
         self.finish_files()?;
         match &self.target {
             None => self.put_new(mtime, force),
@@ -55,6 +56,25 @@ impl FolderPart {
             let seen = tree.stat(path).map_err(|error| tree.failed("look at", path, error))?;
             let copied = seen.map(|seen| copy(&self.staging, twin.number, tree, path, &seen)).transpose()?;
             if copied != Some(true) {
+                return Err(StoreError::Lost(tree.path_of(path)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the staging folder has its folders still. Those that were open would be found wherever they were moved to,
+    /// with the files that were written into them.
+    fn look_again(&self) -> Result<(), StoreError> {
+        let tree = self.staging.tree();
+        tree.forget_folders();
+        if self.target.is_some() {
+            // Files are moved one by one, and one that is not there is noticed.
+            return Ok(());
+        }
+        for (entry, path) in self.wanted() {
+            let is_folder = matches!(entry.kind, EntryKind::Folder { .. });
+            let seen = || tree.stat(path).map_err(|error| tree.failed("look at", path, error));
+            if is_folder && !seen()?.is_some_and(|seen| seen.is_folder()) {
                 return Err(StoreError::Lost(tree.path_of(path)));
             }
         }

@@ -2,8 +2,11 @@
 //! right, and nothing that an attacker says is believed, kept, or passed on as it came.
 
 mod amplification;
+mod clocks;
 mod crowds;
 mod lies;
+mod links;
+mod names;
 mod slow;
 mod speech;
 mod tls;

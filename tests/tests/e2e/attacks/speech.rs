@@ -126,7 +126,10 @@ fn a_path_of_our_own_is_one_line_in_the_log() {
     let state = net.folder().join(format!("state{FORGED}"));
     std::fs::create_dir(&state).expect("made");
     std::fs::write(state.join("hashes.redb"), "this is no database").expect("written");
+    ftx_tests::share::put(&folder, NAME, b"something");
     let share = ftx_tests::Share::start(net.node(["--json", "--share"]).arg(&folder).with_state(&state));
+    // It looks for what it knows before it hashes.
+    share.wait_until_hashed(&net, NAME);
     let ended = share.stop();
     assert!(ended.stderr.contains("damaged"), "{}", ended.stderr);
     assert!(!ended.stderr.contains(|c: char| c.is_control() && c != '\n'), "{:?}", ended.stderr);

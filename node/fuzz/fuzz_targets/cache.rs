@@ -1,0 +1,6 @@
+//! Values of the cache of hashes.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| ftx_node::fuzzing::cache(data));

@@ -1,0 +1,6 @@
+//! The journal of a fetch.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| ftx_node::fuzzing::journal(data));
