@@ -26,7 +26,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::actors::catalog::{CatalogArguments, CatalogMessage, CatalogStatus};
 use crate::actors::discovery::{DiscoveryArguments, DiscoveryMessage, Found, Lookup};
 use crate::actors::node::{Links, NodeArguments, NodeMessage, NodeRoot, reason_of};
-use crate::actors::server::ServerArguments;
+use crate::actors::server::{ServerArguments, ServerMessage};
 use crate::actors::udp_get;
 use crate::clock::Clock;
 use crate::config::{NodeConfig, Sessions};
@@ -183,6 +183,12 @@ impl Node {
     /// How far the catalog is.
     pub async fn catalog_status(&self) -> Result<CatalogStatus, Error> {
         self.links.catalog.call(CatalogMessage::Status).await.map_err(|error| Error::other(error.to_string()))
+    }
+
+    /// Bytes of chunks that it has sent to others since it started.
+    pub async fn sent_bytes(&self) -> Result<u64, Error> {
+        let asked = self.links.server.call(ServerMessage::Statistics).await;
+        asked.map(|statistics| statistics.bytes_sent).map_err(|error| Error::other(error.to_string()))
     }
 
     /// Asks the network; offers come in until the receiver is dropped.
