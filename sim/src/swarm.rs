@@ -68,8 +68,7 @@ impl Swarm {
     ) -> Result<Measured, Error> {
         self.check()?;
         let alone = run(&self.scenario(1), data.clone(), &mut |event| observe(1, event)).await?;
-        let together =
-            run(&self.scenario(self.nodes), data, &mut |event| observe(self.nodes, event)).await?;
+        let together = run(&self.scenario(self.nodes), data, &mut |event| observe(self.nodes, event)).await?;
         Ok(Measured { alone, together })
     }
 }

@@ -35,7 +35,8 @@ fn who_fetches_serves_the_others() {
 
 #[test]
 fn the_command_tells_the_ratio() {
-    let args = ["swarm", "--nodes", "2", "--source-rate", "20MB/s", "--size", "4MiB", "--json", "--seed", "2"];
+    let args =
+        ["swarm", "--nodes", "2", "--source-rate", "20MB/s", "--size", "4MiB", "--json", "--seed", "2"];
     let output = ftx_sim(&args);
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{stdout}");

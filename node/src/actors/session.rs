@@ -497,14 +497,11 @@ async fn tell_what_is_new(
     outgoing: mpsc::Sender<Outgoing>,
     permits: Arc<Semaphore>,
 ) {
-    let mut told = PieceSet::empty(pieces.borrow().geometry().clone());
+    let mut told = Arc::new(PieceSet::empty(pieces.borrow().geometry().clone()));
     loop {
         let now = Arc::clone(&pieces.borrow_and_update());
-        let mut new = PieceSet::empty(now.geometry().clone());
-        for piece in now.iter().filter(|piece| !told.contains(*piece)) {
-            new.insert(piece);
-        }
-        told = PieceSet::clone(&now);
+        let new = now.without(&told);
+        told = now;
         for ranges in new.ranges().chunks(HAVE_RANGES_MAX) {
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
             let message = Outgoing::Message(Message::have(root, ranges), permit);

@@ -44,6 +44,7 @@ mod pace;
 mod piece;
 mod source;
 mod steal;
+mod swarm;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -56,6 +57,7 @@ use rand::rngs::ChaCha8Rng;
 
 pub use api::{DropReason, FetchConfig, Input, Lie, Output, Progress, SourceId, SourceStats};
 
+use self::late::Intake;
 use self::order::{PlaceSet, Shuffle};
 use self::pace::Pace;
 use self::piece::{ActivePiece, Asked};
@@ -107,6 +109,11 @@ pub struct FetchEngine {
     searching: bool,
     /// How many sources with a part of the content have each piece; empty until there is such a source.
     availability: Vec<u16>,
+    intake: Intake,
+    /// What this fetch is called among those that fetch the same.
+    name: Option<u64>,
+    /// A source that is spared was not asked for what will soon come from others.
+    holds_back: bool,
 }
 
 impl FetchEngine {
@@ -183,6 +190,9 @@ impl FetchEngine {
             joined: 0,
             searching: false,
             availability: Vec::new(),
+            intake: Intake::default(),
+            name: None,
+            holds_back: false,
         };
         if let Some(layer) = PieceLayer::of_small(engine.geometry.clone(), root) {
             engine.set_layer(Arc::new(layer));
@@ -207,6 +217,7 @@ impl FetchEngine {
         match input {
             Input::SourceJoined { source, whole } => self.source_joined(source, whole),
             Input::SourceHas { source, pieces } => self.source_has(source, &pieces),
+            Input::SourceFetches { source, name } => self.source_fetches(source, name),
             Input::SourceLeft { source } => self.remove_source(source),
             Input::LayerKnown(layer) => self.layer_known(layer),
             Input::Layer { source, hashes } => self.layer_answered(source, hashes),
@@ -220,6 +231,7 @@ impl FetchEngine {
             Input::Searched => self.searching = false,
             Input::Leaves { source, piece, leaves } => self.leaves_answered(source, piece, leaves),
             Input::LeavesFailed { source, piece } => self.leaves_failed(source, piece),
+            Input::Overslept(lasted) => self.overslept(lasted),
             Input::Tick => {}
         }
         if self.is_complete() {
@@ -314,12 +326,14 @@ impl FetchEngine {
     fn source_has(&mut self, id: SourceId, ranges: &[Range<u32>]) {
         let Some(source) = self.sources.get_mut(&id) else { return };
         let Holding::Part { has, fresh } = &mut source.holding else { return };
+        let mut new = 0;
         for range in ranges {
             for number in range.start..range.end.min(self.geometry.piece_count()) {
                 if !self.geometry.piece(number).is_some_and(|piece| has.insert(piece)) {
                     continue;
                 }
                 if let Some(count) = self.availability.get_mut(number as usize) {
+                    new += u32::from(*count == 0);
                     *count = count.saturating_add(1);
                 }
                 let place = self.order.place_of(number);
@@ -327,6 +341,9 @@ impl FetchEngine {
                     fresh.insert(place);
                 }
             }
+        }
+        if let Some(fellow) = &mut source.fellow {
+            fellow.has_more(self.now, new);
         }
     }
 

@@ -9,6 +9,7 @@ use crate::wire::session::RequestId;
 
 use super::order::PlaceSet;
 use super::pace::Pace;
+use super::swarm::Fellow;
 
 /// What a source has of the content.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub(super) struct Source {
     pub(super) layer_due: Option<Time>,
     /// It would not give the layer; not to be asked again before.
     pub(super) layer_retry_at: Time,
+    /// It is fetching the content itself.
+    pub(super) fellow: Option<Fellow>,
 }
 
 impl Source {
@@ -61,6 +64,7 @@ impl Source {
             layer_attempts: 0,
             layer_due: None,
             layer_retry_at: now,
+            fellow: None,
         }
     }
 

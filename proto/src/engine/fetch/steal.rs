@@ -31,12 +31,17 @@ impl FetchEngine {
         if own_left > soon {
             return false;
         }
+        // A source that is spared does not help others out that will soon be done.
+        let spared = if self.is_spared(id) { self.patience() } else { 0.0 };
         let mut victims: Vec<&Source> = self
             .sources
             .iter()
             .filter(|&(&other, source)| {
                 let gain = source.seconds_left() - own_left;
-                other != id && source.wanted > 1 && gain > GAIN_SECONDS_MIN + 2.0 * thief.pace.latency()
+                let least = if source.fellow.is_some() { spared } else { 0.0 };
+                other != id
+                    && source.wanted > 1
+                    && gain > least.max(GAIN_SECONDS_MIN + 2.0 * thief.pace.latency())
             })
             .map(|(_, source)| source)
             .collect();
@@ -95,6 +100,7 @@ impl FetchEngine {
         if self.missing > limit || self.unassigned > 0 {
             return;
         }
+        let is_spared = self.is_spared(id);
         loop {
             let Some(source) = self.sources.get(&id) else { return };
             // One that has not delivered anything yet proves nothing about the others' slowness.
@@ -104,6 +110,9 @@ impl FetchEngine {
             let oldest = self.requests.iter().find_map(|(&request, &piece)| {
                 let active = self.active.get(&piece).filter(|_| source.has(piece))?;
                 let asked = active.find_asked(request).filter(|asked| asked.source != id)?;
+                if is_spared && self.comes_from_fellow(piece) {
+                    return None;
+                }
                 let others = active.not_twice(asked.wanted);
                 (!others.is_empty()).then(|| (piece, first_run(others, source.room())))
             });
