@@ -27,7 +27,7 @@ fn eight(seed: u64, named: bool) -> Swarm {
         swarm = swarm.without_names();
     }
     for _ in 0..8 {
-        swarm.add(Member::default());
+        swarm.add(Member { leaves: true, ..Member::default() });
     }
     swarm.run(MINUTE);
     swarm

@@ -127,18 +127,32 @@ async fn keep_finding(
     peers: Vec<SocketAddr>,
     root: Root,
     fetcher: ActorRef<FetcherMessage>,
+    mut progress: watch::Receiver<Progress>,
 ) {
+    let mut is_offered = false;
     loop {
         let (found, mut offers) = mpsc::channel(OFFERS_WAITING_MAX);
         discovery.cast(DiscoveryMessage::Find { want: Want::Root(root.into()), peers: peers.clone(), found });
-        while let Some(Found { addr, offer }) = offers.recv().await {
+        loop {
+            let found = tokio::select! {
+                found = offers.recv() => found,
+                Ok(_) = progress.wait_for(|it| it.phase == Phase::Fetching), if !is_offered => {
+                    // Who began when we did can be asked when we can: not before the hashes of all pieces are known. A
+                    // fresh query finds them at once; the old one waits longer each time.
+                    is_offered = true;
+                    break;
+                }
+            };
+            let Some(Found { addr, offer }) = found else {
+                // Discovery is being restarted.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                break;
+            };
             let has_it = offer.entries.iter().any(|entry| entry.root.root() == Some(root));
             if has_it && fetcher.cast(FetcherMessage::Offered(offer.from, addr)).is_err() {
                 return;
             }
         }
-        // Discovery is being restarted.
-        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
@@ -305,6 +319,7 @@ impl Node {
             self.config.peers.clone(),
             resolved.root,
             fetcher.clone(),
+            watching.clone(),
         ));
         let finding = finding.abort_handle();
         Ok(Fetch { progress: watching, pieces: verified, part, report, fetcher, finding })
