@@ -48,7 +48,6 @@ mod swarm;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -323,30 +322,6 @@ impl FetchEngine {
         }
     }
 
-    fn source_has(&mut self, id: SourceId, ranges: &[Range<u32>]) {
-        let Some(source) = self.sources.get_mut(&id) else { return };
-        let Holding::Part { has, fresh } = &mut source.holding else { return };
-        let mut new = 0;
-        for range in ranges {
-            for number in range.start..range.end.min(self.geometry.piece_count()) {
-                if !self.geometry.piece(number).is_some_and(|piece| has.insert(piece)) {
-                    continue;
-                }
-                if let Some(count) = self.availability.get_mut(number as usize) {
-                    new += u32::from(*count == 0);
-                    *count = count.saturating_add(1);
-                }
-                let place = self.order.place_of(number);
-                if self.fresh.contains(place) {
-                    fresh.insert(place);
-                }
-            }
-        }
-        if let Some(fellow) = &mut source.fellow {
-            fellow.has_more(self.now, new);
-        }
-    }
-
     /// The source is gone: what was asked from it goes back to the pool.
     fn remove_source(&mut self, id: SourceId) {
         let Some(source) = self.sources.get(&id) else { return };
@@ -407,53 +382,6 @@ impl FetchEngine {
     fn piece_of(&self, id: SourceId, request: RequestId) -> Option<PieceIndex> {
         let source = self.sources.get(&id)?;
         source.queue.contains(&request).then(|| self.requests.get(&request).copied()).flatten()
-    }
-
-    /// The source said that it has the piece, and has not. What else it still owes of it will not come either.
-    fn source_lacks(&mut self, id: SourceId, piece: PieceIndex) {
-        let Some(source) = self.sources.get_mut(&id) else { return };
-        if matches!(source.holding, Holding::Whole) {
-            let has = PieceSet::full(self.geometry.clone());
-            source.holding = Holding::Part { has, fresh: self.fresh.clone() };
-            if self.availability.is_empty() {
-                self.count_availability();
-            } else {
-                self.availability.iter_mut().for_each(|count| *count = count.saturating_add(1));
-            }
-        }
-        let Some(source) = self.sources.get_mut(&id) else { return };
-        if let Holding::Part { has, fresh } = &mut source.holding {
-            fresh.remove(self.order.place_of(piece.get()));
-            if let (true, Some(count)) = (has.remove(piece), self.availability.get_mut(piece.get() as usize))
-            {
-                *count = count.saturating_sub(1);
-            }
-        }
-        let owed: Vec<_> = self
-            .active
-            .get(&piece)
-            .into_iter()
-            .flat_map(|active| active.asked())
-            .filter(|asked| asked.source == id)
-            .map(|asked| asked.id)
-            .collect();
-        self.release(&owed, Release::Cancelled);
-    }
-
-    fn count_availability(&mut self) {
-        if !self.availability.is_empty() {
-            return;
-        }
-        self.availability = vec![0; self.geometry.piece_count() as usize];
-        for source in self.sources.values() {
-            if let Holding::Part { has, .. } = &source.holding {
-                for piece in has.iter() {
-                    if let Some(count) = self.availability.get_mut(piece.get() as usize) {
-                        *count = count.saturating_add(1);
-                    }
-                }
-            }
-        }
     }
 
     /// Ends requests before their answers are complete; their chunks go back to the pool.
