@@ -66,6 +66,8 @@ pub enum SourceMessage {
     Datagrams(usize, Option<DatagramsHere>),
     /// Datagrams pass.
     PullUp(usize),
+    /// The first lane has had its time to come up.
+    StillDialling,
     /// Time to look how the lanes do.
     Sample,
     /// Datagrams were wanted, and nothing came for too long.
@@ -91,6 +93,9 @@ pub struct SourceState {
     /// Who it is, once a lane is up.
     peer: Option<NodeId>,
     choice: Choice,
+    /// How it gives datagrams, over the session of this lane, until they are wanted: asked for while the stream still moves,
+    /// since where much is lost the answer would come behind all that was asked before.
+    at_hand: Option<(usize, DatagramsHere)>,
     /// What is told of the source when it is clear on which lane it is asked.
     introduction: Option<Described>,
     /// Something was asked for all the time since the last look.
@@ -129,6 +134,7 @@ impl Actor for Source {
             lanes: Vec::new(),
             peer: None,
             choice,
+            at_hand: None,
             introduction: None,
             busy: false,
             gone: [Carried::default(); 2],
@@ -138,6 +144,8 @@ impl Actor for Source {
         if state.arguments.mode == LaneMode::Datagram {
             // Whoever wants datagrams knows that packets get lost: the one that comes up first is used.
             state.open_lane();
+        } else {
+            state.myself.send_after(DIALLING_ALONE, || SourceMessage::StillDialling);
         }
         Ok(state)
     }
@@ -156,6 +164,11 @@ impl Actor for Source {
                 if let Some(Some(open)) = state.lanes.get_mut(number) {
                     open.up = true;
                     state.choose(Choosing::Opened);
+                }
+            }
+            SourceMessage::StillDialling => {
+                if state.peer.is_none() && !state.lanes.is_empty() {
+                    state.open_lane();
                 }
             }
             SourceMessage::Sample => state.sample(),
@@ -260,8 +273,11 @@ impl SourceState {
         }
     }
 
-    /// Asks over one of the streams for a way to get datagrams.
+    /// Opens the way to get datagrams that is at hand, or asks for one over one of the streams.
     fn open_datagrams(&mut self) {
+        if let Some((over, here)) = self.at_hand.take() {
+            return self.open_pull(over, here);
+        }
         if !self.send_to_any(LaneCommand::OpenDatagrams) {
             self.choose(Choosing::Unavailable("there is no session to ask for datagrams".to_owned()));
         }
@@ -269,13 +285,22 @@ impl SourceState {
 
     /// The peer has said how it gives datagrams.
     fn datagrams(&mut self, over: usize, here: Option<DatagramsHere>) {
-        let is_open = self.open_lanes(LaneKind::Datagram).next().is_some();
         let Some(here) = here else {
             return self.choose(Choosing::Unavailable("it gives no datagrams".to_owned()));
         };
-        if is_open || !matches!(self.lanes.get(over), Some(Some(_))) {
+        if self.open_lanes(LaneKind::Datagram).next().is_some()
+            || !matches!(self.lanes.get(over), Some(Some(_)))
+        {
             return;
         }
+        if self.choice.is_waiting() {
+            self.open_pull(over, here);
+        } else {
+            self.at_hand = Some((over, here));
+        }
+    }
+
+    fn open_pull(&mut self, over: usize, here: DatagramsHere) {
         let arguments = PullArguments {
             lane: self.lanes.len(),
             source: self.arguments.source,
@@ -322,7 +347,7 @@ impl SourceState {
             source: self.arguments.source,
             dialling: self.arguments.dialling.clone(),
             root: self.arguments.root,
-            datagrams: self.peer.is_none() && self.arguments.mode == LaneMode::Datagram,
+            datagrams: self.peer.is_none() && self.arguments.mode != LaneMode::Stream,
             landing: Arc::clone(&self.arguments.landing),
             source_actor: self.myself.clone(),
             fetcher: self.arguments.fetcher.clone(),
@@ -358,6 +383,7 @@ impl SourceState {
         open.task.abort();
         let [stream, datagram] = &mut self.gone;
         add(if open.kind == LaneKind::Stream { stream } else { datagram }, open.lane.carried());
+        self.at_hand.take_if(|(over, _)| *over == number);
         let requests = open.lane.unanswered();
         if !requests.is_empty() {
             self.tell(FetcherMessage::Fact(Input::Lost { source: self.arguments.source, requests }));
@@ -405,6 +431,10 @@ fn add(sum: &mut Carried, more: Carried) {
 
 /// Pieces up to which the layer is asked for twice.
 const LAYER_TWICE_MAX: u32 = 8192;
+
+/// How long the first lane is dialled alone. TCP waits a second for the answer to its first packet: where it got lost, a second
+/// lane is sooner.
+const DIALLING_ALONE: Duration = Duration::from_millis(300);
 
 /// How long a source that is to be asked for datagrams may take to send the first.
 const DATAGRAMS_PATIENCE: Duration = Duration::from_secs(3);

@@ -94,12 +94,15 @@ impl PathProbe {
 fn pause(round: u32) -> Duration {
     match round {
         0..ROUNDS_SOON => Duration::from_millis(10 << round),
+        ROUNDS_SOON..ROUNDS_LATER => Duration::from_secs(1),
         _ => Duration::from_secs(30),
     }
 }
 
-/// Rounds that follow each other quickly.
+/// Rounds that follow each other quickly, and those that still do not wait for long: where a third of everything is lost, six
+/// rounds in vain are no wonder.
 const ROUNDS_SOON: u32 = 6;
+const ROUNDS_LATER: u32 = 12;
 
 /// Probes of earlier rounds whose answers still count.
 const REMEMBERED: usize = 12;
