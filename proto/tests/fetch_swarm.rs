@@ -45,7 +45,7 @@ fn eight_have_it_hardly_later_than_one_alone() {
         eprintln!("seed {seed}: {ratio:.3} {sent:.3} {:.3}", swarm.asked());
         assert!(ratio < 1.15, "seed {seed}: {ratio} of {alone} s");
         assert!(sent < 1.1, "seed {seed}: the source sent {sent} of it");
-        assert!(swarm.asked() < 1.03, "seed {seed}: {} of what they need was asked for", swarm.asked());
+        assert!(swarm.asked() < 1.06, "seed {seed}: {} of what they need was asked for", swarm.asked());
     }
 }
 

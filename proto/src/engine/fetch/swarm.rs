@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::geometry::{PIECE_CHUNKS, PieceIndex};
 use crate::time::Time;
 
-use super::source::Holding;
+use super::source::{Holding, Source};
 use super::{FetchEngine, SourceId};
 
 /// A source that is fetching the content itself.
@@ -84,11 +84,15 @@ impl FetchEngine {
         }
     }
 
-    /// Whether what this source can send is to be spared for what nobody else has.
+    /// Whether what this source can send is to be spared for what nobody else has: where no more sources have everything
+    /// than there are fellows. Of more there is enough for everybody.
     pub(super) fn is_spared(&self, id: SourceId) -> bool {
-        self.name.is_some()
-            && self.sources.get(&id).is_some_and(|source| matches!(source.holding, Holding::Whole))
-            && self.sources.values().any(|source| source.fellow.is_some())
+        let is_whole = |source: &Source| matches!(source.holding, Holding::Whole);
+        if self.name.is_none() || !self.sources.get(&id).is_some_and(is_whole) {
+            return false;
+        }
+        let fellows = self.sources.values().filter(|source| source.fellow.is_some()).count();
+        fellows > 0 && self.sources.values().filter(|source| is_whole(source)).count() <= fellows
     }
 
     /// Whether a fellow will give the piece before the sources that are spared would.
@@ -161,7 +165,7 @@ impl FetchEngine {
     pub(super) fn patience(&self) -> f64 {
         let whole = self.sources.values().filter(|source| matches!(source.holding, Holding::Whole));
         let rate: f64 = whole.map(|source| source.pace.rate()).sum();
-        f64::from(LEFT_SOON) * f64::from(PIECE_CHUNKS) / rate.max(1.0)
+        (f64::from(LEFT_SOON) * f64::from(PIECE_CHUNKS) / rate.max(1.0)).min(PATIENCE_SECONDS_MAX)
     }
 }
 
@@ -200,6 +204,9 @@ const LOOKS_MAX: u32 = 128;
 /// So many pieces, at the pace of the spared source, are soon there: about what a fellow that is as fast as we are has
 /// asked for, and has not yet told.
 const LEFT_SOON: u32 = 8;
+
+/// Fellows are not waited for longer than this, however slow the source was when it was last asked for something.
+const PATIENCE_SECONDS_MAX: f64 = 0.3;
 
 /// A fellow has stopped when it had nothing new for so many of its gaps and so many seconds.
 const SILENT_GAPS: f64 = 4.0;
