@@ -124,7 +124,7 @@ impl std::error::Error for Error {}
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let code = match &error {
-            StoreError::Exists(_) | StoreError::OtherKind { .. } => Code::Exists,
+            StoreError::Exists(_) | StoreError::InTheWay(_) | StoreError::OtherKind { .. } => Code::Exists,
             StoreError::DiskFull { .. } => Code::DiskFull,
             StoreError::NoFolder { .. } | StoreError::Name { .. } => Code::Usage,
             _ => Code::Other,

@@ -8,6 +8,7 @@
 //! * [`catalog`]: what is shared, hashed in the background; [`store`]: part files, journals, final names;
 //! * [`hash`]: the hashes of many chunks, side by side;
 //! * [`fetch`]: lanes and where their chunks land, from a name to a root, what is told of a fetch;
+//! * [`status`]: what a running node tells its owner;
 //! * [`interop`]: the older systems: what stands behind their servers, and their clients, by [`Url`](interop::Url).
 //!
 //! Two [`runtimes`]: one for actors and discovery, one ([`node::Node::start`]'s `data`) for connections, whose tasks hash,
@@ -28,6 +29,7 @@ pub mod limits;
 pub mod net;
 pub mod node;
 pub mod runtimes;
+pub mod status;
 pub mod store;
 
 pub use node::Node;

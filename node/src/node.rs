@@ -1,9 +1,12 @@
 //! A running node, for the command line and for programs that want one inside them.
 
 mod fetching;
+mod search;
 mod services;
+mod telling;
 
 pub use fetching::{Fetch, FetchOptions, FetchRequest, FolderRequest};
+pub use search::Search;
 pub use services::ServiceAddrs;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,17 +24,18 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 use crate::actors::catalog::{CatalogArguments, CatalogMessage, CatalogStatus};
-use crate::actors::discovery::{DiscoveryArguments, DiscoveryMessage, Found, Lookup};
+use crate::actors::discovery::{
+    DiscoveryArguments, DiscoveryMessage, DiscoveryStatistics, Found, LinkReport, Lookup,
+};
 use crate::actors::node::{Links, NodeArguments, NodeMessage, NodeRoot, reason_of};
 use crate::actors::server::{ServerArguments, ServerMessage};
 use crate::actors::udp_get;
 use crate::clock::Clock;
 use crate::config::{NodeConfig, Sessions};
 use crate::error::{Code, Error};
-use crate::fetch::resolve::{Offers, Reading, Resolved, Verdict, Wanted, ambiguous};
 use crate::identity::Identity;
 use crate::interop::digests::Digests;
 use crate::interop::udp_get_server::UdpGetServing;
@@ -40,6 +44,7 @@ use crate::net::datagram::serving::{Datagrams, DatagramsArguments};
 use crate::net::datagram::socket::Mode;
 use crate::net::tls::Tls;
 use services::{Started, make_inbox};
+use telling::{RunningFetches, Telling};
 
 /// A running node. It stops when it is dropped; [`Node::stop`] says goodbye first.
 #[derive(Debug)]
@@ -52,6 +57,9 @@ pub struct Node {
     config: NodeConfig,
     session_addr: Option<SocketAddr>,
     services: ServiceAddrs,
+    fetches: RunningFetches,
+    /// Answers its owner; ends with it.
+    _telling: Option<Telling>,
     data: Handle,
     clock: Clock,
 }
@@ -141,7 +149,7 @@ impl Node {
         let (root, ended) = NodeRoot::spawn(None, NodeRoot, arguments)
             .await
             .map_err(|error| Error::new(Code::Network, reason_of(error)))?;
-        Ok(Node {
+        let mut node = Node {
             root,
             ended,
             links,
@@ -150,9 +158,16 @@ impl Node {
             config,
             session_addr,
             services: service_addrs,
+            fetches: RunningFetches::default(),
+            _telling: None,
             data,
             clock,
-        })
+        };
+        // Who only looks around is nobody that anybody wants to know about.
+        if node.config.sessions != Sessions::None {
+            node._telling = Telling::start(&node);
+        }
+        Ok(node)
     }
 
     /// Its identity.
@@ -191,10 +206,29 @@ impl Node {
         asked.map(|statistics| statistics.bytes_sent).map_err(|error| Error::other(error.to_string()))
     }
 
+    /// How it is with discovery on each of the networks.
+    pub async fn network_links(&self) -> Result<Vec<LinkReport>, Error> {
+        self.links
+            .discovery
+            .call(DiscoveryMessage::Links)
+            .await
+            .map_err(|error| Error::other(error.to_string()))
+    }
+
+    /// What discovery has counted.
+    pub async fn discovery_statistics(&self) -> Result<DiscoveryStatistics, Error> {
+        let asked = self.links.discovery.call(DiscoveryMessage::Statistics).await;
+        asked.map_err(|error| Error::other(error.to_string()))
+    }
+
     /// Asks the network; offers come in until the receiver is dropped.
     pub fn find(&self, want: Want) -> mpsc::Receiver<Found> {
+        self.find_also_at(want, self.config.peers.clone())
+    }
+
+    /// Asks the network, and these directly.
+    pub fn find_also_at(&self, want: Want, peers: Vec<SocketAddr>) -> mpsc::Receiver<Found> {
         let (found, offers) = mpsc::channel(OFFERS_WAITING_MAX);
-        let peers = self.config.peers.clone();
         self.links.discovery.cast(DiscoveryMessage::Find { want, peers, found });
         offers
     }
@@ -205,84 +239,6 @@ impl Node {
         // A loopback or private address to dial from, where the node is confined; the family must match.
         let local = self.config.bind.filter(|bind| bind.is_ipv4() == addr.is_ipv4());
         Dialling { addr, local, tls: self.tls.clone(), hello }
-    }
-
-    /// Finds out which content is meant, and who has it. `observe` hears of hashing that is waited for.
-    ///
-    /// # Errors
-    /// [`Code::NoNode`], [`Code::NotFound`], [`Code::Ambiguous`].
-    pub async fn resolve(
-        &self,
-        wanted: &Wanted,
-        from: Option<String>,
-        patience: Duration,
-        mut observe: impl FnMut(&Verdict),
-    ) -> Result<Resolved, Error> {
-        let begun = Instant::now();
-        let settled = begun + SETTLE.min(patience);
-        let mut give_up = begun + patience;
-        let mut offers = Offers::new(from);
-        let mut last = Verdict::Nothing;
-        let mut searches = self.search(wanted);
-        loop {
-            let now = Instant::now();
-            let verdict = offers.verdict();
-            match &verdict {
-                Verdict::One(resolved) if now >= settled => return Ok(resolved.clone()),
-                Verdict::Several(contents) if now >= settled => {
-                    return Err(ambiguous(wanted, contents.clone()));
-                }
-                _ => {}
-            }
-            if verdict != last {
-                if matches!(verdict, Verdict::Hashing { .. }) {
-                    // As long as it goes on, it is worth waiting for.
-                    give_up = now + patience;
-                    observe(&verdict);
-                }
-                last = verdict;
-            }
-            if now >= give_up {
-                return Err(offers.nothing(wanted, begun.elapsed()));
-            }
-            let wake = match last {
-                Verdict::One(_) | Verdict::Several(_) => settled,
-                Verdict::Hashing { .. } => now + HASHING_POLL,
-                Verdict::Nothing => give_up,
-            };
-            match timeout_at(wake.min(give_up), searches.recv()).await {
-                Ok(Some((found, reading))) => offers.take(&found, &reading),
-                // Discovery is being restarted.
-                Ok(None) => {
-                    tokio::time::sleep(HASHING_POLL).await;
-                    searches = self.search(wanted);
-                }
-                // A fresh query is answered at once; the old one would be repeated ever more rarely.
-                Err(_) if matches!(last, Verdict::Hashing { .. }) => searches = self.search(wanted),
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// One query for each reading, in one stream of offers.
-    fn search(&self, wanted: &Wanted) -> mpsc::Receiver<(Found, Reading)> {
-        let (sender, receiver) = mpsc::channel(OFFERS_WAITING_MAX);
-        for reading in wanted.readings().iter().cloned() {
-            let (mut offers, sender) = (self.find(reading.want.clone()), sender.clone());
-            tokio::spawn(async move {
-                loop {
-                    let found = tokio::select! {
-                        found = offers.recv() => found,
-                        () = sender.closed() => None,
-                    };
-                    let Some(found) = found else { return };
-                    if sender.send((found, reading.clone())).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        receiver
     }
 
     /// Waits until the node ends of itself, which it does only if something is beyond repair.
@@ -349,6 +305,11 @@ fn listen(bind: Option<IpAddr>, port: u16, elsewhere: bool) -> Result<TcpListene
     }
 }
 
+/// Whether sessions could be taken at this port.
+pub(crate) fn check_listening(bind: Option<IpAddr>, port: u16) -> std::io::Result<()> {
+    open_listener(bind, port).map(drop)
+}
+
 fn open_listener(bind: Option<IpAddr>, port: u16) -> std::io::Result<TcpListener> {
     let open = |addr: IpAddr| -> std::io::Result<TcpListener> {
         let addr = SocketAddr::new(addr, port);
@@ -382,12 +343,6 @@ fn shortened(name: &str) -> String {
 
 /// Offers of one query that may wait to be looked at.
 const OFFERS_WAITING_MAX: usize = 256;
-
-/// How long to wait for further offers before one is taken: all that answer at once should take part.
-const SETTLE: Duration = Duration::from_millis(150);
-
-/// How often the nodes are asked how far their hashing is.
-const HASHING_POLL: Duration = Duration::from_millis(300);
 
 /// How often shares are looked through for changes.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(30);

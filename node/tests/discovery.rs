@@ -1,6 +1,7 @@
 //! Discovery actors on the loopback network: real sockets, real broadcasts to 127.255.255.255, nothing beyond.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -56,6 +57,12 @@ impl Node {
 
     async fn start_with(port: u16, instance: u64, session: Option<TcpListener>) -> Self {
         let shared = Arc::new(Mutex::new(Vec::<OfferEntry>::new()));
+        let node = Self::start_asking(port, instance, session, lookup(shared.clone())).await;
+        Node { shared, ..node }
+    }
+
+    /// With a catalog of its own.
+    async fn start_asking(port: u16, instance: u64, session: Option<TcpListener>, lookup: Lookup) -> Self {
         let session_port =
             session.as_ref().map_or(0, |listener| listener.local_addr().expect("an address").port());
         let me = Announce {
@@ -69,12 +76,12 @@ impl Node {
             bind: Some(LOCALHOST),
             port,
             session_port,
-            lookup: lookup(shared.clone()),
+            lookup,
             gets: None,
             clock: Clock::start(),
         };
         let (actor, running) = Actor::spawn(None, Discovery, arguments).await.expect("discovery starts");
-        Node { actor, running, session, shared, instance: Instance(instance) }
+        Node { actor, running, session, shared: Arc::default(), instance: Instance(instance) }
     }
 
     fn session_addr(&self) -> SocketAddr {
@@ -118,6 +125,28 @@ fn lookup(shared: Arc<Mutex<Vec<OfferEntry>>>) -> Lookup {
         let entries: Vec<_> = entries.collect();
         Box::pin(async move { (entries, false) })
     })
+}
+
+#[tokio::test]
+async fn a_catalog_that_is_slow_at_first_answers_the_first_question() {
+    let port = Port::reserve();
+    let asked = Arc::new(AtomicU64::new(0));
+    let counting = asked.clone();
+    // As one does that reads what it knew in its last run.
+    let slow: Lookup = Arc::new(move |_| {
+        counting.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            (Vec::new(), true)
+        })
+    });
+    let giving = Node::start_asking(port.number, 1, Some(session_port()), slow).await;
+    let asking = Node::start_with(port.number, 2, None).await;
+    let mut found = asking.find(Want::All, Vec::new());
+    assert!(next(&mut found).await.offer.more);
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "repeated questions are answered by the same look");
+    asking.stop().await;
+    giving.stop().await;
 }
 
 /// A port that is free both for TCP, which is taken here, and for UDP, which the node will take.

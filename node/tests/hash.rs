@@ -60,6 +60,30 @@ fn every_length_up_to_some_blocks() {
     }
 }
 
+/// Where one message ends while others go on: every two lengths around the ends of blocks, in every order of the lanes.
+#[test]
+fn every_two_lengths_around_the_ends_of_blocks() {
+    let lengths = [0, 1, 55, 56, 63, 64, 65, 119, 120, 127, 128, 129, 200];
+    let content = bytes(300, 3);
+    for engine in Engine::available() {
+        for long in lengths {
+            for short in lengths {
+                for odd in 0..engine.lanes() {
+                    let messages: Vec<&[u8]> = (0..engine.lanes())
+                        .map(|lane| &content[lane..][..if lane == odd { long } else { short }])
+                        .collect();
+                    assert_eq!(
+                        with(engine, &messages),
+                        one_by_one(&messages),
+                        "{}: {long} bytes in lane {odd}, else {short}",
+                        engine.name()
+                    );
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn every_number_of_messages() {
     let content = bytes(40 * 200, 1);
@@ -118,11 +142,14 @@ proptest! {
     }
 
     #[test]
-    fn messages_of_different_lengths_keep_their_order(
-        lengths in prop::collection::vec(prop_oneof![Just(64_usize), Just(1000), 0_usize..=200], 0..=40),
+    fn messages_of_different_lengths_are_hashed_side_by_side_and_keep_their_order(
+        lengths in prop::collection::vec(
+            prop_oneof![Just(64_usize), Just(1000), 0_usize..=200, 0_usize..=20_000],
+            0..=40,
+        ),
         seed: u64,
     ) {
-        let content = bytes(1200, seed);
+        let content = bytes(20_100, seed);
         let messages: Vec<&[u8]> =
             lengths.iter().enumerate().map(|(place, len)| &content[place..][..*len]).collect();
         let expected = one_by_one(&messages);

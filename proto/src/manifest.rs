@@ -15,7 +15,7 @@ use crate::digest::Root;
 use crate::geometry::{FolderTooLarge, Geometry};
 use crate::limits::{LINK_TARGET_BYTES_MAX, MANIFEST_BYTES_MAX, MANIFEST_ENTRIES_MAX, PATH_PARTS_MAX};
 use crate::merkle::empty_root;
-use crate::name::RelativePath;
+use crate::name::{RelativePath, has_drive};
 use crate::wire::codec::{self, Decode, DecodeError, Encode};
 
 /// What every encoded manifest of version 1 begins with.
@@ -187,7 +187,11 @@ pub fn data_root(root: Root) -> Root {
 pub fn may_lead_out(path: &RelativePath, target: &str) -> bool {
     let mut room = path.parts().count() - 1;
     let mut has_name = false;
-    if target.starts_with('/') || target.contains('\\') || target.split('/').count() > PATH_PARTS_MAX {
+    if target.starts_with('/')
+        || has_drive(target)
+        || target.contains('\\')
+        || target.split('/').count() > PATH_PARTS_MAX
+    {
         return true;
     }
     for part in target.split('/') {
@@ -393,9 +397,15 @@ mod tests {
 
     #[test]
     fn links_that_may_lead_out() {
-        for (at, target) in
-            [("l", "a"), ("l", "./a/b"), ("a/l", "../b"), ("a/b/l", "../../c"), ("l", "."), ("a/l", "..")]
-        {
+        for (at, target) in [
+            ("l", "a"),
+            ("l", "./a/b"),
+            ("a/l", "../b"),
+            ("a/b/l", "../../c"),
+            ("l", "."),
+            ("a/l", ".."),
+            ("l", "ab:c"),
+        ] {
             assert!(!may_lead_out(&path(at), target), "{at} {target}");
         }
         for (at, target) in [
@@ -406,6 +416,9 @@ mod tests {
             ("a/l", "b/.."),
             ("a/b/l", "../x/../../.."),
             ("l", "a\\b"),
+            ("l", "C:x"),
+            ("a/l", "c:"),
+            ("l", "C:/x"),
         ] {
             assert!(may_lead_out(&path(at), target), "{at} {target}");
         }

@@ -71,8 +71,7 @@ impl FromStr for RelativePath {
         if s.starts_with('/') {
             return Err(NameError::Absolute);
         }
-        let mut beginning = s.bytes();
-        if beginning.next().is_some_and(|b| b.is_ascii_alphabetic()) && beginning.next() == Some(b':') {
+        if has_drive(s) {
             return Err(NameError::Drive);
         }
         for part in s.split('/') {
@@ -85,6 +84,11 @@ impl FromStr for RelativePath {
         }
         Ok(RelativePath(s.to_owned()))
     }
+}
+
+/// Whether a path begins with a drive letter, as in `C:` and `C:x`: some systems take that for another place.
+pub(crate) fn has_drive(path: &str) -> bool {
+    matches!(path.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic())
 }
 
 /// For people: control characters are shown as escapes, so that a name cannot write to the terminal.

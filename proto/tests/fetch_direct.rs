@@ -250,6 +250,30 @@ fn what_is_found_proves_files_without_anybody() {
 }
 
 #[test]
+fn what_is_spared_does_not_keep_a_piece_from_others() {
+    let geometry = small_files(150);
+    let pieces: Vec<_> = geometry.pieces().collect();
+    // Of each piece a chunk is skipped; of the first and the second it can be read all the same. The first is here.
+    let skipped = BTreeMap::from_iter(pieces.iter().map(|piece| (*piece, ChunkMask(1))));
+    let mut spared = PieceSet::empty(geometry.clone());
+    spared.insert_range(0..2);
+    let mut have = PieceSet::empty(geometry.clone());
+    have.insert(pieces[0]);
+    let config = FetchConfig::default();
+    let mut engine = FetchEngine::selecting(config, geometry.clone(), Root([9; 32]), have, skipped, 1);
+    engine.spare(spared);
+    let mut bench = Bench { engine, geometry, now: Time::ZERO, outputs: Vec::new() };
+    let have = |bench: &Bench| bench.engine.have().iter().map(|piece| piece.get()).collect::<Vec<_>>();
+    assert_eq!(have(&bench), [0]);
+    bench.found(65, (65..128).map(leaf).collect());
+    bench.found(129, (129..150).map(leaf).collect());
+    assert!(bench.engine.is_complete());
+    assert_eq!(have(&bench), [0, 1], "of the third a chunk is not here");
+    let progress = bench.engine.progress();
+    assert_eq!((progress.bytes, progress.bytes_total), (14_700, 14_700));
+}
+
+#[test]
 fn nobody_is_blamed_for_what_was_found() {
     // The source tells the leaves, or never does: then all of the piece is fetched.
     for (tells, found) in [(true, 60), (false, 60), (true, 63), (false, 63)] {

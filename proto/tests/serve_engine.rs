@@ -6,7 +6,7 @@ use std::time::Duration;
 use ftx_proto::digest::Root;
 use ftx_proto::engine::serve::{ContentKey, Input, Output, PeerKey, ServeConfig, ServeEngine, SessionId};
 use ftx_proto::geometry::{CHUNK_SIZE, Geometry, Span};
-use ftx_proto::limits::{FILE_SIZE_MAX, RUN_CHUNKS_MAX, SESSION_REQUESTS_MAX};
+use ftx_proto::limits::{FILE_SIZE_MAX, FRAME_PAYLOAD_MAX, SESSION_REQUESTS_MAX};
 use ftx_proto::time::Time;
 use ftx_proto::wire::session::{Refusal, RequestId};
 use rand::rngs::ChaCha8Rng;
@@ -23,8 +23,12 @@ struct Link {
     /// Session and bytes of what is being sent, with the time when it is out.
     sending: VecDeque<(Time, SessionId, u64)>,
     geometry: Geometry,
+    /// Of sessions that ask for something else.
+    geometries: BTreeMap<SessionId, Geometry>,
     bytes: BTreeMap<SessionId, u64>,
     granted: BTreeMap<(SessionId, RequestId), Vec<Span>>,
+    /// Chunks that were asked for and are not granted.
+    owed: BTreeMap<SessionId, u32>,
     others: Vec<Output>,
     closed: BTreeSet<SessionId>,
 }
@@ -38,8 +42,10 @@ impl Link {
             free_at: Time::ZERO,
             sending: VecDeque::new(),
             geometry: Geometry::new((1 << 40) - 77).unwrap(),
+            geometries: BTreeMap::new(),
             bytes: BTreeMap::new(),
             granted: BTreeMap::new(),
+            owed: BTreeMap::new(),
             others: Vec::new(),
             closed: BTreeSet::new(),
         }
@@ -57,9 +63,10 @@ impl Link {
                 continue;
             };
             assert_eq!(content, CONTENT);
-            assert!(span.count() <= RUN_CHUNKS_MAX && span.pieces().count() == 1);
+            let bytes = self.geometry_of(session).len_of(span);
+            assert!(bytes <= FRAME_PAYLOAD_MAX as u64 && span.pieces().count() == 1);
             assert!(!self.closed.contains(&session), "nothing is granted to who is gone");
-            let bytes = self.geometry.len_of(span);
+            *self.owed.entry(session).or_default() -= span.count();
             self.granted.entry((session, request)).or_default().push(span);
             self.free_at =
                 self.free_at.max(self.now) + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
@@ -75,9 +82,15 @@ impl Link {
         SessionId(session)
     }
 
+    fn geometry_of(&self, session: SessionId) -> &Geometry {
+        self.geometries.get(&session).unwrap_or(&self.geometry)
+    }
+
     fn ask(&mut self, session: SessionId, request: u64, first: u32, count: u32) {
-        let span = self.geometry.span(first, count).unwrap();
-        self.tell(Input::Asked { session, request: RequestId(request), content: CONTENT, span });
+        let geometry = self.geometry_of(session).clone();
+        let (span, request) = (geometry.span(first, count).unwrap(), RequestId(request));
+        *self.owed.entry(session).or_default() += count;
+        self.tell(Input::Asked { session, request, content: CONTENT, geometry, span });
     }
 
     /// Asks for pieces with these numbers.
@@ -294,7 +307,8 @@ fn a_grant_that_could_not_be_sent_is_not_counted() {
     let session = SessionId(1);
     engine.handle(Time::ZERO, Input::Opened { session, peer: PeerKey(1) });
     let span = geometry.span(0, 64).unwrap();
-    engine.handle(Time::ZERO, Input::Asked { session, request: RequestId(1), content: CONTENT, span });
+    let request = RequestId(1);
+    engine.handle(Time::ZERO, Input::Asked { session, request, content: CONTENT, geometry, span });
     let first = engine.poll().unwrap();
     assert!(matches!(first, Output::Grant { span, .. } if span.count() == 3), "{first:?}");
     assert_eq!(engine.poll(), None);
@@ -391,11 +405,10 @@ fn what_leaves_without_a_grant_costs_nothing_where_there_is_no_limit() {
     assert_eq!((link.engine.deadline(), link.engine.waiting_count()), (None, 0));
 }
 
-/// A link that serves a folder of so many files of these sizes, one after the other.
-fn of_folder(mut link: Link, files: u32, size: u64) -> Link {
+/// A folder of so many files of this size.
+fn folder(files: u32, size: u64) -> Geometry {
     let root = Root([1; 32]);
-    link.geometry = Geometry::of_folder(root, (0..files).map(|_| (size, root))).unwrap();
-    link
+    Geometry::of_folder(root, (0..files).map(|_| (size, root))).unwrap()
 }
 
 #[test]
@@ -403,7 +416,8 @@ fn short_chunks_count_for_what_they_are_under_the_limit() {
     for size in [1, 100, 5000] {
         // 640 pieces a second, as far as the limit goes.
         let limit = 10 * 64 * 64 * size;
-        let mut link = of_folder(Link::limited(limit), 130_000, size);
+        let mut link = Link::limited(limit);
+        link.geometry = folder(130_000, size);
         let session = link.open(1, 1);
         for seconds in 1..=3 {
             link.ask_pieces(session, (seconds - 1) * 640..seconds * 640);
@@ -417,12 +431,118 @@ fn short_chunks_count_for_what_they_are_under_the_limit() {
 #[test]
 fn a_request_far_out_in_a_large_folder_is_served_to_its_end() {
     let mut link = Link::new(ServeConfig::default(), 1e9);
-    let root = Root([1; 32]);
-    link.geometry = Geometry::of_folder(root, (0..3).map(|_| (FILE_SIZE_MAX, root))).unwrap();
+    link.geometry = folder(1, FILE_SIZE_MAX);
     let session = link.open(1, 1);
-    let first = 3 * (1 << 30) - 64;
+    let first = (1 << 30) - 64;
     link.ask(session, 1, first, 64);
     link.run(Duration::from_secs(1));
     let granted: u32 = link.granted[&(session, RequestId(1))].iter().map(Span::count).sum();
     assert_eq!(granted, 64);
+}
+
+#[test]
+fn small_files_get_as_many_bytes_as_large_ones() {
+    for (limit, size) in [(2 << 20, 1000), (20 << 20, 1000), (20 << 20, 5000), (4 << 20, 200)] {
+        let mut link = Link::limited(limit);
+        let (large, small) = (link.open(1, 1), link.open(2, 2));
+        link.geometries.insert(small, folder(400_000, size));
+        let (mut of_large, mut of_small) = (0..1 << 14, 0..6000);
+        // Both keep a window of requests under way, as fetches do.
+        for millis in 1..=4000 {
+            for (session, pieces) in [(large, &mut of_large), (small, &mut of_small)] {
+                while link.owed.get(&session).is_none_or(|owed| *owed < 16 * 64)
+                    && let Some(piece) = pieces.next()
+                {
+                    link.ask_pieces(session, piece..piece + 1);
+                }
+            }
+            link.run(Duration::from_millis(millis));
+        }
+        assert!(link.owed[&small] > 0, "there was always something to ask for");
+        let bytes = [large, small].map(|session| link.bytes_of(session));
+        assert!(bytes[0] / bytes[1] < 1.1 && bytes[1] / bytes[0] < 1.1, "{bytes:?}, files of {size}");
+        assert!(near(bytes[0] + bytes[1], 4.0 * limit as f64, 0.03), "{bytes:?}");
+    }
+}
+
+#[test]
+fn many_small_files_go_in_one_grant() {
+    let mut link = Link::new(ServeConfig::default(), 1e9);
+    link.geometry = folder(1000, 3000);
+    let session = link.open(1, 1);
+    link.ask_pieces(session, 0..1);
+    assert_eq!(link.granted[&(session, RequestId(0))].iter().map(Span::count).collect::<Vec<_>>(), [64]);
+    link.geometry = folder(1000, 10_000);
+    let session = link.open(2, 2);
+    link.ask_pieces(session, 1..2);
+    let counts: Vec<u32> = link.granted[&(session, RequestId(1))].iter().map(Span::count).collect();
+    assert_eq!(counts, [26, 26, 12], "as many as 256 KiB hold");
+}
+
+/// Peers that all fetch at once, in what they fetch and how much they ask for not alike, and one of them twice.
+fn two_hundred_peers(limit: Option<u64>) -> (Link, Vec<SessionId>) {
+    let mut link = Link::new(ServeConfig { max_upload: limit, ..ServeConfig::default() }, 200e6);
+    let sessions: Vec<SessionId> = (0..200).map(|n| link.open(n, n)).collect();
+    let small = folder(200_000, 3000);
+    if limit.is_some() {
+        link.geometries.extend(sessions.iter().step_by(3).map(|session| (*session, small.clone())));
+    }
+    (link, sessions)
+}
+
+#[test]
+fn two_hundred_peers_at_once_get_the_same() {
+    for limit in [None, Some(40_000_000)] {
+        let (mut link, sessions) = two_hundred_peers(limit);
+        let (mut next, mut before) = (vec![0; sessions.len()], Vec::new());
+        for step in 1..=480 {
+            for (number, (session, next)) in sessions.iter().zip(&mut next).enumerate() {
+                let window = [2, 4, 7][number % 3] * 64;
+                while link.owed.get(session).is_none_or(|owed| *owed < window) {
+                    link.ask_pieces(*session, *next..*next + 1);
+                    *next += 1;
+                }
+            }
+            link.run(Duration::from_millis(step * 25));
+            if step == 40 {
+                // Who came first had all for itself.
+                before = sessions.iter().map(|session| link.bytes_of(*session)).collect();
+            }
+        }
+        let bytes: Vec<f64> =
+            sessions.iter().zip(before).map(|(session, before)| link.bytes_of(*session) - before).collect();
+        let most = bytes.iter().copied().fold(0.0, f64::max);
+        let least = bytes.iter().copied().fold(f64::MAX, f64::min);
+        assert!(most / least < 1.3, "{least} to {most} with a limit of {limit:?}");
+        assert!(link.others.is_empty());
+    }
+}
+
+#[test]
+fn what_two_hundred_peers_ask_for_is_bounded() {
+    let (mut link, sessions) = two_hundred_peers(Some(1));
+    let mut engine = std::mem::replace(&mut link.engine, ServeEngine::new(ServeConfig::default(), 1));
+    let (mut busy, before) = (0, resident());
+    for request in 0..1000 {
+        for session in &sessions {
+            let geometry = link.geometry.clone();
+            let (span, request) = (geometry.span(request * 64, 64).unwrap(), RequestId(request.into()));
+            let asked = Input::Asked { session: *session, request, content: CONTENT, geometry, span };
+            engine.handle(Time::ZERO, asked);
+            while let Some(output) = engine.poll() {
+                busy += usize::from(matches!(output, Output::Refuse { refusal: Refusal::Busy { .. }, .. }));
+            }
+        }
+    }
+    assert_eq!(engine.queued_count(), ServeConfig::default().requests_max);
+    assert!(busy > 100_000, "the others are told to come again: {busy}");
+    if let (Some(before), Some(after)) = (before, resident()) {
+        assert!(after.saturating_sub(before) < 64 << 20, "{before} to {after} bytes");
+    }
+}
+
+/// Bytes of memory that this process has, where the system tells.
+fn resident() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    Some(statm.split(' ').nth(1)?.parse::<u64>().ok()? * 4096)
 }

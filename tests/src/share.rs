@@ -71,7 +71,7 @@ impl Share {
 
     /// Waits until this node has hashed all of a folder; returns its root.
     pub fn wait_until_folder_is_hashed(&self, machine: &Machine, name: &str) -> String {
-        // A listing does not tell the roots of folders. Whoever fetches nothing of one learns it all the same.
+        // A listing tells the roots of folders a while later. Whoever fetches nothing of one learns it at once.
         let target = machine.folder().join("nothing");
         let get = machine.get(name, &target).args(["--from", self.node(), "--exclude", "*"]);
         let fetched = get.run();

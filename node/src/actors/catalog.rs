@@ -16,6 +16,7 @@
 //!
 //! A crash of the actor loses what is being fetched ([`CatalogMessage::AddPartial`]), which its fetchers add again.
 
+mod overview;
 mod questions;
 mod scanning;
 mod skipped;
@@ -34,11 +35,12 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
+pub use self::overview::{CatalogOverview, HashingOverview, ShareOverview};
 use self::questions::{Asker, Questions};
 use self::scanning::Scanning;
 use self::skipped::SkippedLog;
 use crate::catalog::cache::Entry;
-use crate::catalog::folder::Made;
+use crate::catalog::folder::{Gathering, Made};
 use crate::catalog::hash::HashError;
 use crate::catalog::index::Index;
 use crate::catalog::pool::{CacheSlot, HashPool, Outcome, Ticket};
@@ -91,6 +93,8 @@ pub enum CatalogMessage {
     Rescan,
     /// How it is going.
     Status(RpcReplyPort<CatalogStatus>),
+    /// The same, share by share, with what is being hashed.
+    Overview(RpcReplyPort<CatalogOverview>),
     /// From its own threads.
     Internal(Internal),
 }
@@ -136,9 +140,11 @@ enum Event {
     Looked { looked: Looked, asker: Asker },
     Watching(Watch),
     Noticed { looks: Option<Vec<Looked>>, _permit: OwnedSemaphorePermit },
+    Gathering(Box<Gathering>),
     Made(Box<Made>),
     MakingFailed(RelativePath),
     Hashed { outcome: Outcome, _permit: OwnedSemaphorePermit },
+    RootsDue,
     RetryDue,
     SaveDue,
     Saved,
@@ -170,6 +176,8 @@ pub struct CatalogState {
     saving: bool,
     skipped: SkippedLog,
     hashed_by_reading: u64,
+    /// Bytes of those files.
+    bytes_read: u64,
     taken_from_cache: u64,
     background: Background,
 }
@@ -263,6 +271,9 @@ impl Actor for Catalog {
             CatalogMessage::Status(reply) => {
                 let _ = reply.send(state.status());
             }
+            CatalogMessage::Overview(reply) => {
+                let _ = reply.send(state.overview());
+            }
             CatalogMessage::Internal(Internal(event)) => state.event(event),
         }
         Ok(())
@@ -297,6 +308,7 @@ impl CatalogState {
             saving: false,
             skipped: SkippedLog::default(),
             hashed_by_reading: 0,
+            bytes_read: 0,
             taken_from_cache: 0,
             background: Background {
                 scan: None,
@@ -332,7 +344,9 @@ impl CatalogState {
             Event::Watching(watch) => self.background.watch = Some(watch),
             Event::Noticed { looks, _permit } => self.noticed(looks),
             Event::Made(made) => self.made(*made),
-            Event::MakingFailed(name) => self.answer_for_folder(&name),
+            Event::Gathering(gathering) => self.gather(*gathering),
+            Event::MakingFailed(name) => self.making_failed(&name),
+            Event::RootsDue => self.roots_due(),
             Event::Hashed { outcome, _permit } => self.hashed(outcome),
             Event::RetryDue => self.retry(),
             Event::SaveDue => self.save(),
@@ -399,6 +413,14 @@ impl CatalogState {
     fn hashed(&mut self, outcome: Outcome) {
         self.job_ended(outcome);
         self.hash_on();
+        if self.is_hashed() {
+            self.find_roots_soon();
+        }
+    }
+
+    /// Whether no file waits for its hash.
+    fn is_hashed(&self) -> bool {
+        self.index.waiting() == 0 && self.pool.as_ref().is_none_or(|pool| pool.len() == 0)
     }
 
     fn job_ended(&mut self, outcome: Outcome) {
@@ -411,6 +433,7 @@ impl CatalogState {
                     return;
                 }
                 self.hashed_by_reading += 1;
+                self.bytes_read += hashed.stamp.size;
                 if let Some(path) = self.path_of(&name)
                     && self.unsaved.len() < UNSAVED_MAX
                 {

@@ -4,7 +4,7 @@
 //! looks. It refuses to queue: datagrams wait in its mailbox only with a permit, and offers only in the channel of their
 //! query. A crash loses the table of peers and the queries under way; a restart knows its neighbours within seconds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ftx_proto::digest::Instance;
 use ftx_proto::engine::discovery::{
-    Counters, DiscoveryConfig, DiscoveryEngine, Input, LookupToken, Output, Peer, QueryHandle, TwoPlaces,
+    Counters, DiscoveryConfig, DiscoveryEngine, Input, LOOKUP_MAX, LookupToken, Output, Peer, QueryHandle,
+    TwoPlaces,
 };
 use ftx_proto::interop::udp_get::wire::is_get;
 use ftx_proto::time::Time;
@@ -24,14 +26,20 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::actors::link::CALL_TIMEOUT;
 use crate::clock::Clock;
+use crate::net::interfaces::Interface;
 use crate::net::udp::{Heard, Sockets};
 
 /// Most datagrams that wait in the mailbox; what comes in beyond is dropped, and asked or said again.
 const DATAGRAMS_WAITING_MAX: usize = 256;
 
-/// How long the catalog is waited for.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the catalog is waited for: as long as the engine waits, or an answer that comes between the two would be lost,
+/// and the asker's repeated question is not put to the catalog again before the engine gives up.
+const LOOKUP_TIMEOUT: Duration = LOOKUP_MAX;
+
+// Whoever is not answered at all may ask again; a call that fails is answered for with nothing.
+const _: () = assert!(LOOKUP_MAX.as_secs() < CALL_TIMEOUT.as_secs());
 
 /// How often the interfaces are looked at.
 const INTERFACES_INTERVAL: Duration = Duration::from_secs(5);
@@ -42,7 +50,7 @@ const INTERFACES_INTERVAL_INCOMPLETE: Duration = Duration::from_secs(1);
 /// What the catalog has of what is wanted, and whether there is more than it lists.
 pub type LookupAnswer = (Vec<OfferEntry>, bool);
 
-/// Asks the catalog. Must not block; an answer that takes longer than a second is not waited for.
+/// Asks the catalog. Must not block; an answer that takes longer than [`LOOKUP_MAX`] is not waited for.
 pub type Lookup = Arc<dyn Fn(Want) -> Pin<Box<dyn Future<Output = LookupAnswer> + Send>> + Send + Sync>;
 
 /// With what the actor starts.
@@ -74,6 +82,19 @@ pub struct Found {
     pub offer: Offer,
 }
 
+/// How it is with discovery on one address of an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkReport {
+    /// The address, and its network.
+    pub interface: Interface,
+    /// Where all neighbours hear, if there is such an address.
+    pub everybody: Option<SocketAddr>,
+    /// Why it cannot be used, if so.
+    pub failing: Option<String>,
+    /// What was sent to everybody from there was heard by ourselves.
+    pub hears_itself: bool,
+}
+
 /// What discovery counted since it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DiscoveryStatistics {
@@ -87,6 +108,8 @@ pub struct DiscoveryStatistics {
     pub undelivered: u64,
     /// Interfaces in use now, each address counted once.
     pub interfaces: u64,
+    /// Instances of others that were heard of lately.
+    pub peers: u64,
 }
 
 /// Messages of the actor.
@@ -104,6 +127,8 @@ pub enum DiscoveryMessage {
     Announce,
     /// What was counted?
     Statistics(RpcReplyPort<DiscoveryStatistics>),
+    /// How it is with each network?
+    Links(RpcReplyPort<Vec<LinkReport>>),
     /// Who is there?
     Peers(RpcReplyPort<Vec<Peer>>),
     /// What only the actor's own tasks say.
@@ -135,7 +160,10 @@ pub struct Discovery;
 /// What the actor owns.
 pub struct DiscoveryState {
     engine: DiscoveryEngine,
+    me: Instance,
     sockets: Sockets,
+    /// Our addresses in use from which we have heard ourselves.
+    heard_itself: BTreeSet<IpAddr>,
     lookup: Lookup,
     clock: Clock,
     queries: HashMap<QueryHandle, Seeker>,
@@ -182,8 +210,10 @@ impl Actor for Discovery {
         let mut tasks = JoinSet::new();
         tasks.spawn(tick(myself.clone(), deadline, clock));
         let mut state = DiscoveryState {
+            me: me.instance,
             engine: DiscoveryEngine::new(config, me, seed),
             sockets,
+            heard_itself: BTreeSet::new(),
             lookup,
             clock,
             queries: HashMap::new(),
@@ -209,6 +239,7 @@ impl Actor for Discovery {
             DiscoveryMessage::Announce => state.input(&myself, Input::Announce),
             // Whoever asked and does not wait any more needs no answer.
             DiscoveryMessage::Statistics(reply) => drop(reply.send(state.statistics())),
+            DiscoveryMessage::Links(reply) => drop(reply.send(state.links())),
             DiscoveryMessage::Peers(reply) => drop(reply.send(state.engine.peers().cloned().collect())),
             DiscoveryMessage::Internal(Internal(event)) => state.event(&myself, event),
         }
@@ -249,6 +280,9 @@ impl DiscoveryState {
         match event {
             Event::Heard { from, datagram: Ok(datagram), _permit } => {
                 let on_link = self.sockets.on_link(from);
+                if datagram.instance() == self.me && self.sockets.has_link(from.ip()) {
+                    self.heard_itself.insert(from.ip());
+                }
                 self.input(myself, Input::Received { from, on_link, datagram });
             }
             Event::Heard { from, datagram: Err(_), _permit } => self.input(myself, Input::Malformed { from }),
@@ -261,7 +295,9 @@ impl DiscoveryState {
             }
             Event::Tick => self.input(myself, Input::Tick),
             Event::LookAtInterfaces => {
-                match self.sockets.refresh() {
+                let refreshed = self.sockets.refresh();
+                self.heard_itself.retain(|addr| self.sockets.has_link(*addr));
+                match refreshed {
                     Ok(true) => self.input(myself, Input::LinkUp),
                     Ok(false) => {}
                     Err(error) => tracing::warn!(%error, "cannot list the network interfaces"),
@@ -337,6 +373,16 @@ impl DiscoveryState {
         self.tasks.spawn(task);
     }
 
+    fn links(&self) -> Vec<LinkReport> {
+        let report = |(interface, everybody, failing): (Interface, _, _)| LinkReport {
+            hears_itself: self.heard_itself.contains(&interface.addr),
+            interface,
+            everybody,
+            failing,
+        };
+        self.sockets.links().into_iter().map(report).collect()
+    }
+
     fn statistics(&self) -> DiscoveryStatistics {
         DiscoveryStatistics {
             engine: self.engine.counters(),
@@ -344,6 +390,7 @@ impl DiscoveryState {
             send_failed: self.sockets.send_failed(),
             undelivered: self.undelivered,
             interfaces: self.sockets.link_count() as u64,
+            peers: self.engine.peers().count() as u64,
         }
     }
 }

@@ -28,10 +28,10 @@ use crate::fetch::landing::Landing;
 use crate::fetch::lane::Described;
 use crate::fetch::pull::SharedBudget;
 use crate::fetch::report::{Phase, Progress, Report};
-use crate::fetch::search::{FoundRuns, search};
+use crate::fetch::search::search;
 use crate::limits::{HAVE_INTERVAL, JOURNAL_BYTES_MAX, JOURNAL_INTERVAL};
 use crate::net::connection::Dialling;
-use crate::store::StoreError;
+use crate::store::{Found, StoreError};
 
 pub use messages::{FetchSettings, FetcherArguments, FetcherMessage};
 
@@ -49,7 +49,7 @@ pub struct FetcherState {
     /// What all datagram lanes may have in flight.
     budget: SharedBudget,
     /// What is to be looked at once the layer is known.
-    found: Option<FoundRuns>,
+    found: Option<Found>,
     uncommitted: Vec<PieceIndex>,
     /// Whether it was said that verified pieces cannot be noted.
     note_failed: bool,
@@ -92,13 +92,14 @@ impl Actor for Fetcher {
         myself: ActorRef<FetcherMessage>,
         arguments: FetcherArguments,
     ) -> Result<FetcherState, ActorProcessingErr> {
-        let FetcherArguments { have, skipped, found, mtime, only, done, settings } = arguments;
+        let FetcherArguments { have, skipped, spared, found, mtime, only, done, settings } = arguments;
         let now = settings.clock.now();
         let size = settings.geometry.size();
         let landing = Arc::new(Landing::new(Arc::clone(&settings.part), &have));
         let config = FetchConfig::default();
         let (cut, seed) = (settings.geometry.clone(), rand::random());
         let mut engine = FetchEngine::selecting(config, cut, settings.root, have, skipped, seed);
+        engine.spare(spared);
         if found.is_some() {
             engine.search_first();
         }
@@ -269,11 +270,12 @@ impl FetcherState {
                 }
                 Output::LayerReady(layer) => {
                     tracing::debug!(pieces = layer.hashes().len(), "the hashes of all pieces are known");
-                    let content = self.partial(layer);
+                    let content = self.partial(Arc::clone(&layer));
                     self.fed_at = now;
                     self.offered = Some((Arc::new(content), None));
                     self.offer_to_others();
                     if let Some(found) = self.found.take() {
+                        let found = found.judged_by(layer);
                         tokio::spawn(search(found, Arc::clone(&self.landing), myself.clone()));
                     }
                 }
@@ -456,8 +458,15 @@ impl FetcherState {
                 self.tell_progress();
                 let (part, force) = (Arc::clone(&self.settings.part), self.settings.force);
                 let (mtime, executable, myself) = (self.mtime, self.executable, myself.clone());
-                let finishing = tokio::task::spawn_blocking(move || part.finish(mtime, executable, force));
+                let mut is_meant = self.settings.is_meant.clone();
                 tokio::spawn(async move {
+                    if is_meant.wait_for(|meant| *meant).await.is_err() {
+                        // Whoever could have said so is gone, and has no use for it.
+                        myself.stop(None);
+                        return;
+                    }
+                    let finishing =
+                        tokio::task::spawn_blocking(move || part.finish(mtime, executable, force));
                     let finished = finishing.await.unwrap_or_else(|failed| Err(failed_inside(failed)));
                     let _ = myself.cast(FetcherMessage::Finished(finished));
                 });

@@ -4,15 +4,16 @@
 //! request is next. It never touches a chunk: it grants spans, the session's own task reads and sends them. When it is
 //! restarted, its sessions end and the peers dial again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use ftx_proto::digest::{Instance, NodeId};
 use ftx_proto::engine::serve::{ContentKey, Input, Output, PeerKey, ServeConfig, ServeEngine, SessionId};
-use ftx_proto::geometry::Span;
+use ftx_proto::geometry::{Geometry, Span};
 use ftx_proto::time::Time;
 use ftx_proto::wire::session::{Hello, RequestId};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
@@ -69,6 +70,8 @@ pub enum ServerMessage {
         node: NodeId,
         /// Which instance it says it is.
         instance: Instance,
+        /// What it calls itself.
+        name: String,
     },
     /// A session's peer asks for chunks.
     Asked {
@@ -78,6 +81,8 @@ pub enum ServerMessage {
         request: RequestId,
         /// The session's number for the content.
         content: ContentKey,
+        /// How that is cut.
+        geometry: Geometry,
         /// What is asked for.
         span: Span,
         /// Of the session's messages: what waits in this mailbox is bounded by them.
@@ -114,6 +119,29 @@ pub enum ServerMessage {
     Tick,
     /// How much is going on.
     Statistics(RpcReplyPort<ServerStatistics>),
+    /// Who has sessions, and what each was given; sessions of one peer are told as one.
+    Peers(RpcReplyPort<Vec<ServedPeer>>),
+}
+
+/// A peer that has sessions with this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedPeer {
+    /// Proved by its certificate.
+    pub node: NodeId,
+    /// Which instance it says it is.
+    pub instance: Instance,
+    /// What it calls itself.
+    pub name: String,
+    /// Where one of its sessions comes from.
+    pub addr: SocketAddr,
+    /// How many sessions it has: connections of TCP.
+    pub connections: usize,
+    /// Bytes of chunks that were sent in them.
+    pub stream_bytes: u64,
+    /// Bytes of chunks that were sent beside them, in datagrams.
+    pub datagram_bytes: u64,
+    /// How long it has neither asked for anything nor taken anything.
+    pub quiet: Duration,
 }
 
 /// How much the Server has done.
@@ -150,8 +178,11 @@ pub struct ServerState {
 #[derive(Debug)]
 struct Open {
     actor: ActorRef<SessionMessage>,
-    /// The handshake is done.
-    established: bool,
+    addr: SocketAddr,
+    /// Who it is, once the handshake is done.
+    peer: Option<(NodeId, Instance, String)>,
+    stream_bytes: u64,
+    datagram_bytes: u64,
     /// When it last asked for something or took something.
     active: Time,
     /// It has been told to go.
@@ -204,29 +235,33 @@ impl Actor for Server {
             ServerMessage::Accepted(tcp, addr, permit) => {
                 return state.open_session(&myself, tcp, addr, permit).await;
             }
-            ServerMessage::Opened { session, node, instance } => {
+            ServerMessage::Opened { session, node, instance, name } => {
                 let peer = state.peer_key(node, instance);
                 // That a session has ended is heard before what it said last. The engine would keep it for ever.
                 let Some(open) = state.sessions.get_mut(&session) else { return Ok(()) };
-                open.established = true;
+                open.peer = Some((node, instance, name));
                 open.active = now;
                 state.engine.handle(now, Input::Opened { session, peer });
             }
-            ServerMessage::Asked { session, request, content, span, permit: _permit } => {
+            ServerMessage::Asked { session, request, content, geometry, span, permit: _permit } => {
                 state.is_active(session, now);
-                state.engine.handle(now, Input::Asked { session, request, content, span });
+                state.engine.handle(now, Input::Asked { session, request, content, geometry, span });
             }
             ServerMessage::Cancelled { session, request, permit: _permit } => {
                 state.engine.handle(now, Input::Cancelled { session, request });
             }
             ServerMessage::Sent { session, bytes } => {
                 state.statistics.bytes_sent += bytes;
-                state.is_active(session, now);
+                if let Some(open) = state.is_active(session, now) {
+                    open.stream_bytes += bytes;
+                }
                 state.engine.handle(now, Input::Sent { session, bytes });
             }
             ServerMessage::SentDatagrams { session, bytes } => {
                 state.statistics.bytes_sent += bytes;
-                state.is_active(session, now);
+                if let Some(open) = state.is_active(session, now) {
+                    open.datagram_bytes += bytes;
+                }
                 state.engine.handle(now, Input::Spent { bytes });
             }
             ServerMessage::BrokeProtocol => {
@@ -245,6 +280,10 @@ impl Actor for Server {
                 state.statistics.turned_away = state.turned_away.load(Ordering::Relaxed);
                 // Whoever asked may have given up.
                 let _ = reply.send(state.statistics);
+                return Ok(());
+            }
+            ServerMessage::Peers(reply) => {
+                let _ = reply.send(state.peers(now));
                 return Ok(());
             }
         }
@@ -314,7 +353,15 @@ impl ServerState {
             Ok((actor, _)) => {
                 self.by_actor.insert(actor.get_id(), session);
                 let active = self.arguments.clock.now();
-                let open = Open { actor, established: false, active, leaving: false };
+                let open = Open {
+                    actor,
+                    addr,
+                    peer: None,
+                    stream_bytes: 0,
+                    datagram_bytes: 0,
+                    active,
+                    leaving: false,
+                };
                 self.sessions.insert(session, open);
             }
             Err(error) => tracing::warn!(%addr, %error, "cannot start a session"),
@@ -327,19 +374,45 @@ impl ServerState {
         PeerKey(self.hasher.hash_one((node.0, instance.0)))
     }
 
-    fn is_active(&mut self, session: SessionId, now: Time) {
-        if let Some(open) = self.sessions.get_mut(&session) {
-            open.active = now;
+    fn is_active(&mut self, session: SessionId, now: Time) -> Option<&mut Open> {
+        let open = self.sessions.get_mut(&session)?;
+        open.active = now;
+        Some(open)
+    }
+
+    fn peers(&self, now: Time) -> Vec<ServedPeer> {
+        let mut peers: BTreeMap<(NodeId, Instance), ServedPeer> = BTreeMap::new();
+        for open in self.sessions.values() {
+            let Some((node, instance, name)) = &open.peer else { continue };
+            let (node, instance, quiet) = (*node, *instance, now.since(open.active));
+            let peer = peers.entry((node, instance)).or_insert_with(|| ServedPeer {
+                node,
+                instance,
+                name: name.clone(),
+                addr: open.addr,
+                connections: 0,
+                stream_bytes: 0,
+                datagram_bytes: 0,
+                quiet,
+            });
+            peer.connections += 1;
+            peer.stream_bytes += open.stream_bytes;
+            peer.datagram_bytes += open.datagram_bytes;
+            peer.quiet = peer.quiet.min(quiet);
         }
+        peers.into_values().collect()
     }
 
     /// Ends the session that is missed least, if there is one: the oldest that has not shown who it is, or else the one
     /// that has been quiet longest. So places cannot be held by doing nothing.
     fn make_room(&mut self, now: Time) -> bool {
-        let may_go =
-            |open: &Open| !open.leaving && (!open.established || now.since(open.active) >= SESSION_QUIET_MIN);
+        let may_go = |open: &Open| {
+            !open.leaving && (open.peer.is_none() || now.since(open.active) >= SESSION_QUIET_MIN)
+        };
         let candidates = self.sessions.values_mut().filter(|open| may_go(open));
-        let Some(open) = candidates.min_by_key(|open| (open.established, open.active)) else { return false };
+        let Some(open) = candidates.min_by_key(|open| (open.peer.is_some(), open.active)) else {
+            return false;
+        };
         open.leaving = true;
         open.actor.stop(Some("made room for another session".to_owned()));
         true
@@ -384,9 +457,7 @@ mod tests {
     use crate::identity::Identity;
     use crate::net::datagram::serving::DatagramsArguments;
     use crate::net::datagram::socket::Mode;
-    use ftx_proto::geometry::Geometry;
     use ractor::rpc::CallResult;
-    use std::time::Duration;
     use tokio::sync::Semaphore;
 
     async fn server() -> ActorRef<ServerMessage> {
@@ -424,11 +495,14 @@ mod tests {
         let permits = Arc::new(Semaphore::new(1));
         // As it is when a session ends at once: its end overtakes what it said.
         let session = SessionId(5);
-        let span = Geometry::new(10).unwrap().span(0, 1).unwrap();
+        let geometry = Geometry::new(10).unwrap();
+        let span = geometry.span(0, 1).unwrap();
         let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
         let (request, content) = (RequestId(1), ContentKey(0));
-        server.cast(ServerMessage::Opened { session, node: NodeId([1; 32]), instance: Instance(1) }).unwrap();
-        server.cast(ServerMessage::Asked { session, request, content, span, permit }).unwrap();
+        let name = String::new();
+        let opened = ServerMessage::Opened { session, node: NodeId([1; 32]), instance: Instance(1), name };
+        server.cast(opened).unwrap();
+        server.cast(ServerMessage::Asked { session, request, content, geometry, span, permit }).unwrap();
         assert_eq!(statistics(&server).await.sessions, 0);
         assert_eq!(permits.available_permits(), 1, "what was looked at does not count any more");
         server.stop_and_wait(None, None).await.unwrap();

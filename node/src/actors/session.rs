@@ -204,9 +204,10 @@ impl Actor for Session {
             SessionMessage::Established(peer, datagram_secret) => {
                 tracing::debug!(peer = %peer.node.short(), addr = %peer.addr, "session");
                 let (session, node, instance) = (state.session, peer.node, peer.instance);
+                let name = peer.name.clone();
                 state.peer = Some(peer);
                 state.datagram_secret = Some(datagram_secret);
-                let _ = state.server.cast(ServerMessage::Opened { session, node, instance });
+                let _ = state.server.cast(ServerMessage::Opened { session, node, instance, name });
                 Ok(())
             }
             SessionMessage::Received(message, permit) => state.received(&myself, message, permit).await,
@@ -266,10 +267,11 @@ impl SessionState {
                     self.refuse(Some(request), root, Refusal::Unknown, permit);
                     return Ok(());
                 };
-                let geometry = subscribed.layer.geometry();
+                let geometry = subscribed.layer.geometry().clone();
                 let span = geometry.span(first, count).ok_or("asks for chunks that do not exist")?;
                 let (session, content) = (self.session, subscribed.number);
-                let _ = self.server.cast(ServerMessage::Asked { session, request, content, span, permit });
+                let asked = ServerMessage::Asked { session, request, content, geometry, span, permit };
+                let _ = self.server.cast(asked);
             }
             Message::Cancel { request } => {
                 let session = self.session;

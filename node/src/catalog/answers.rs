@@ -1,5 +1,6 @@
 //! What the table answers: who has what, what there is, and the contents themselves.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ftx_proto::digest::{Root, RootPrefix};
@@ -9,8 +10,9 @@ use ftx_proto::wire::discovery::{OfferEntry, OfferedKind, OfferedManifest, Offer
 use ftx_proto::wire::session::ListingEntry;
 
 use super::content::{Content, Have};
-use super::folder::{Folder, Made, Snapshot};
+use super::folder::{Folder, Gathering, Made};
 use super::index::Index;
+use super::places::{PLACES_MAX, Places};
 use super::pool::Ticket;
 use super::tree::{Id, State, View, beginning_of};
 
@@ -95,11 +97,14 @@ impl Index {
     /// The content that `root` names, whole if possible.
     pub(crate) fn open(&self, root: &Root) -> Option<Arc<Content>> {
         let file = || {
-            let id = self.first_hashed(root)?;
-            let View::File { stamp, .. } = self.tree.view(id) else { return None };
-            let name = self.tree.path(id)?;
-            let location = self.shares.location(self.tree.share(id), &name);
-            Some(Arc::new(Content::file(self.tree.layer(id)?, name, location, stamp)))
+            let same = self.hashed_alike(root);
+            let (name, first) = same.first()?;
+            let places = same.iter().take(PLACES_MAX).filter_map(|(name, id)| match self.tree.view(*id) {
+                View::File { stamp, .. } => Some((self.shares.location(self.tree.share(*id), name), stamp)),
+                View::Folder { .. } | View::Link { .. } => None,
+            });
+            let places = Places::new(places.collect())?;
+            Some(Arc::new(Content::files(self.tree.layer(*first)?, name.clone(), places)))
         };
         let of_folder = || self.current_folders().find_map(|folder| folder.content(root)).cloned();
         let partial_manifest = || {
@@ -112,26 +117,39 @@ impl Index {
     }
 
     /// What a folder of this name is to be made of, if it can be offered and is not remembered.
-    pub(crate) fn to_be_made(&self, name: &RelativePath) -> Option<Snapshot> {
+    pub(crate) fn to_be_made(&self, name: &RelativePath) -> Option<Gathering> {
         let id = self.tree.find(name).filter(|id| self.tree.is_folder(*id))?;
         match self.folders.find(name, self.tree.changed(id)) {
             Some(_) => None,
-            None => Snapshot::take(self, id),
+            None => Gathering::begin(self, id),
         }
     }
 
-    /// The name of a folder at the top that can be offered and is not remembered, if there is room to remember it. None of
-    /// the very large ones: nobody asked for them.
-    pub(crate) fn top_to_be_made(&self) -> Option<RelativePath> {
-        let is_wanted = |id: &Id| match self.tree.view(*id) {
-            View::Folder { sums } => sums.is_complete() && sums.files <= UNASKED_FILES_MAX,
-            View::File { .. } | View::Link { .. } => false,
-        };
-        let mut tops = self.tree.entries(Id::ROOT).filter(is_wanted).filter_map(|id| {
-            let name = self.tree.path(id)?;
-            self.folders.find(&name, self.tree.changed(id)).is_none().then_some(name)
-        });
-        if self.folders.has_room() { tops.next() } else { None }
+    /// The names of folders that can be offered and are not remembered, as many as there is room for: those at the top
+    /// first, then what is in them, and so on. None of the very large ones: nobody asked for them.
+    pub(crate) fn folders_to_be_made(&self) -> VecDeque<RelativePath> {
+        let mut names = VecDeque::new();
+        let mut folders = VecDeque::from([Id::ROOT]);
+        let (mut room, mut looked_at) = (self.folders.room(), 0);
+        while let Some(folder) = folders.pop_front() {
+            for id in self.tree.entries(folder) {
+                looked_at += 1;
+                if room == 0 || looked_at > LOOKED_AT_MAX {
+                    return names;
+                }
+                let View::Folder { sums } = self.tree.view(id) else { continue };
+                folders.push_back(id);
+                if !sums.is_complete() || sums.files + sums.folders > UNASKED_ENTRIES_MAX {
+                    continue;
+                }
+                let Some(name) = self.tree.path(id) else { continue };
+                if self.folders.find(&name, self.tree.changed(id)).is_none() {
+                    room -= 1;
+                    names.push_back(name);
+                }
+            }
+        }
+        names
     }
 
     /// A folder was made: remembers it. Why it cannot be offered, if so.
@@ -196,7 +214,7 @@ impl Index {
     /// Whether what is being fetched is in a share as well.
     fn has_whole(&self, content: &Content) -> bool {
         match content.part_of() {
-            None => self.first_hashed(&content.root()).is_some(),
+            None => !self.hashed_alike(&content.root()).is_empty(),
             Some(folder) => self.current_folders().any(|known| known.root() == folder.root),
         }
     }
@@ -206,11 +224,13 @@ impl Index {
         self.folders.current(|name| self.tree.find(name).map(|id| self.tree.changed(id)))
     }
 
-    /// The file that has this root; of several the one whose name is the first.
-    fn first_hashed(&self, root: &Root) -> Option<Id> {
+    /// The files that have this root, in order of their names.
+    fn hashed_alike(&self, root: &Root) -> Vec<(RelativePath, Id)> {
         let same = self.tree.hashed_as(beginning_of(root)).filter(|(_, found)| found == root);
         let named = same.take(SAME_ROOT_MAX).filter_map(|(id, _)| Some((self.tree.path(id)?, id)));
-        named.min().map(|(_, id)| id)
+        let mut all: Vec<_> = named.collect();
+        all.sort_unstable();
+        all
     }
 
     /// Files whose roots begin so, in order of root and name.
@@ -225,8 +245,11 @@ impl Index {
     }
 }
 
-/// Most files of a folder whose root is found out without anybody asking for the folder.
-const UNASKED_FILES_MAX: u64 = 20_000;
+/// Most entries of a folder whose root is found out without anybody asking for the folder.
+const UNASKED_ENTRIES_MAX: u64 = 100_000;
+
+/// Most entries that are looked at to find such folders.
+const LOOKED_AT_MAX: usize = 200_000;
 
 /// Most files of one root that are put in order: a million empty files are one content.
 const SAME_ROOT_MAX: usize = 64;

@@ -1,6 +1,7 @@
 //! One content as its server sees it: what it is, and its bytes as long as they are what was hashed.
 //!
-//! It is a file, the bytes of all files of a folder, the manifest of one, or either while it is being fetched.
+//! It is a file, or several that are the same; the bytes of all files of a folder; the manifest of one; or either of these
+//! while it is being fetched.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -20,6 +21,7 @@ use rustix::fs::OFlags;
 use tokio::sync::watch;
 
 use super::bundle::{Bundle, BundleReader};
+use super::places::{Places, PlacesReader};
 use crate::hash;
 use crate::store::{Part, read_parts_at};
 
@@ -61,7 +63,7 @@ pub struct Content {
 
 #[derive(Debug)]
 enum Source {
-    File { location: Location, stamp: Stamp },
+    Files(Places),
     Tree(Arc<Bundle>),
     Memory(Arc<[u8]>),
     Part { part: Arc<dyn Part>, have: watch::Receiver<Arc<PieceSet>> },
@@ -94,7 +96,7 @@ pub struct ContentReader {
 
 #[derive(Debug)]
 enum Bytes {
-    File { file: File, stamp: Stamp },
+    Files(PlacesReader),
     Tree(BundleReader),
     Memory(Arc<[u8]>),
     Part { part: Arc<dyn Part>, have: watch::Receiver<Arc<PieceSet>> },
@@ -156,12 +158,11 @@ impl From<&ReadError> for Refusal {
 }
 
 impl Content {
-    /// A file that was hashed when it had this stamp.
-    pub(crate) fn file(layer: Arc<PieceLayer>, name: RelativePath, location: Location, stamp: Stamp) -> Self {
-        assert_eq!(layer.geometry().size(), stamp.size, "the layer is that of the file");
-        let source = Source::File { location, stamp };
-        let Stamp { mtime, executable, .. } = stamp;
-        Content { layer, name, mtime, executable, source, folder: None }
+    /// Files with one content, of which the first has this name.
+    pub(crate) fn files(layer: Arc<PieceLayer>, name: RelativePath, places: Places) -> Self {
+        let Stamp { size, mtime, executable, .. } = places.stamp();
+        assert_eq!(layer.geometry().size(), size, "the layer is that of the files");
+        Content { layer, name, mtime, executable, source: Source::Files(places), folder: None }
     }
 
     /// The bytes of all files of the folder of this name.
@@ -247,7 +248,7 @@ impl Content {
     /// How much of it is there.
     pub fn have(&self) -> Have {
         match &self.source {
-            Source::File { .. } | Source::Tree(_) | Source::Memory(_) => Have::Whole,
+            Source::Files(_) | Source::Tree(_) | Source::Memory(_) => Have::Whole,
             Source::Part { have, .. } => Have::Partial(have.clone()),
         }
     }
@@ -255,11 +256,7 @@ impl Content {
     /// Opens it. Blocks on the disk.
     pub fn reader(&self) -> Result<ContentReader, ReadError> {
         let bytes = match &self.source {
-            Source::File { location, stamp } => {
-                let file = location.open()?;
-                check(&file, stamp)?;
-                Bytes::File { file, stamp: *stamp }
-            }
+            Source::Files(places) => Bytes::Files(places.reader()?),
             Source::Tree(bundle) => Bytes::Tree(bundle.reader()?),
             Source::Memory(bytes) => Bytes::Memory(bytes.clone()),
             Source::Part { part, have } => Bytes::Part { part: part.clone(), have: have.clone() },
@@ -286,16 +283,7 @@ impl ContentReader {
         let bytes = self.layer.geometry().bytes_of(span);
         assert_eq!(buffer.len() as u64, bytes.end - bytes.start, "the buffer fits the span");
         match &self.bytes {
-            Bytes::File { file, stamp } => {
-                match file.read_exact_at(buffer, bytes.start) {
-                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                        return Err(ReadError::Changed);
-                    }
-                    result => result?,
-                }
-                // After the read: whatever was written before or while we read shows here.
-                check(file, stamp)
-            }
+            Bytes::Files(files) => files.read(|file| file.read_exact_at(buffer, bytes.start)),
             Bytes::Tree(bundle) => bundle.read(self.layer.geometry(), span, buffer),
             Bytes::Memory(all) => {
                 let part = all.get(bytes.start as usize..bytes.end as usize).ok_or(ReadError::Missing)?;
@@ -304,7 +292,7 @@ impl ContentReader {
             }
             Bytes::Part { part, have } => {
                 let have = have.borrow().clone();
-                if !span.pieces().all(|piece| have.contains(piece)) {
+                if !is_here(&**part, &have, span) {
                     return Err(ReadError::Missing);
                 }
                 part.read_at(bytes.start, buffer)
@@ -320,29 +308,24 @@ impl ContentReader {
         let geometry = self.layer.geometry();
         parts.sort_unstable_by_key(|part| (part.chunk, part.from));
         let offset = |part: &ChunkPart<'_>| geometry.offset_of(part.chunk) + part.from as u64;
-        let runs = parts.chunk_by_mut(|part, next| offset(part) + part.buffer.len() as u64 == offset(next));
+        let follows = |part: &ChunkPart<'_>, next: &ChunkPart<'_>| {
+            offset(part) + part.buffer.len() as u64 == offset(next)
+        };
         match &self.bytes {
-            Bytes::File { file, stamp } => {
-                for run in runs {
+            Bytes::Files(files) => files.read(|file| {
+                parts.chunk_by_mut(follows).try_for_each(|run| {
                     let place = run.first().map_or(0, offset);
-                    match read_parts_at(file, &mut ChunkPart::slices(run), place) {
-                        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                            return Err(ReadError::Changed);
-                        }
-                        result => result?,
-                    }
-                }
-                // After the reads, as above; once for all of them.
-                check(file, stamp)
-            }
+                    read_parts_at(file, &mut ChunkPart::slices(run), place)
+                })
+            }),
             Bytes::Tree(bundle) => {
-                for part in runs.flatten() {
+                for part in parts {
                     bundle.read_chunk(geometry, part.chunk, part.from, part.buffer)?;
                 }
                 Ok(())
             }
             Bytes::Memory(all) => {
-                for part in runs.flatten() {
+                for part in parts {
                     let place = offset(part) as usize;
                     let bytes = all.get(place..place + part.buffer.len()).ok_or(ReadError::Missing)?;
                     part.buffer.copy_from_slice(bytes);
@@ -351,8 +334,9 @@ impl ContentReader {
             }
             Bytes::Part { part, have } => {
                 let have = have.borrow().clone();
-                for run in runs {
-                    if !run.iter().all(|part| have.contains(part.chunk.piece())) {
+                for run in parts.chunk_by_mut(follows) {
+                    let chunk = |read: &ChunkPart<'_>| geometry.span(read.chunk.get(), 1);
+                    if !run.iter().filter_map(chunk).all(|span| is_here(&**part, &have, span)) {
                         return Err(ReadError::Missing);
                     }
                     let place = run.first().map_or(0, offset);
@@ -419,6 +403,11 @@ impl Location {
         options.read(true).custom_flags(OFlags::NONBLOCK.bits() as i32);
         Ok(dir.open_with(&self.relative, &options)?.into_std())
     }
+}
+
+/// Whether all that a read of a span takes is verified.
+fn is_here(part: &dyn Part, have: &PieceSet, span: Span) -> bool {
+    span.pieces().chain(part.borrows_from(span)).all(|piece| have.contains(piece))
 }
 
 /// The stamp of an open plain file.

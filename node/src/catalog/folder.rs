@@ -17,7 +17,7 @@ use ftx_proto::wire::discovery::OfferedManifest;
 use super::bundle::{Bundle, BundleFile};
 use super::content::{Content, Location, Stamp};
 use super::index::Index;
-use super::tree::{Id, State, View};
+use super::tree::{Id, State, Tree, View};
 use crate::hash;
 
 /// Most folders that are remembered.
@@ -25,6 +25,9 @@ const FOLDERS_MAX: usize = 64;
 
 /// Most memory that they take together; the last one is remembered whatever it takes.
 const BYTES_MAX: usize = 256 << 20;
+
+/// Memory beyond which no folder is remembered that nobody has asked for.
+const UNASKED_BYTES_MAX: usize = 32 << 20;
 
 /// What the table knows of a folder of which everything is known.
 #[derive(Debug)]
@@ -76,36 +79,86 @@ struct Known {
     folder: Option<Folder>,
 }
 
-impl Snapshot {
-    /// What the table knows of this folder, if it knows everything.
-    pub(super) fn take(index: &Index, id: Id) -> Option<Self> {
+/// A snapshot that is being taken, some entries at a time, so that whoever takes it can do other things meanwhile.
+#[derive(Debug)]
+pub(crate) struct Gathering {
+    snapshot: Snapshot,
+    /// The last entry that was looked at.
+    at: Option<RelativePath>,
+}
+
+/// How far taking a snapshot is.
+#[derive(Debug)]
+pub(crate) enum Gathered {
+    /// There is more of it.
+    More(Box<Gathering>),
+    /// That is all.
+    All(Snapshot),
+    /// The folder has changed meanwhile, or is gone.
+    Changed,
+}
+
+impl Gathering {
+    /// Begins with this folder, if the table knows everything of it.
+    pub(super) fn begin(index: &Index, id: Id) -> Option<Self> {
         let tree = &index.tree;
         if !tree.is_folder(id) || !tree.sums(id).is_complete() {
             return None;
         }
         let name = tree.path(id)?;
-        let (mut entries, mut files) = (Vec::new(), Vec::new());
-        for inner in tree.below(id) {
-            let (path, mtime) = (tree.path_below(inner, id)?, tree.mtime(inner));
-            let kind = match tree.view(inner) {
-                View::Folder { .. } => EntryKind::Folder { mtime },
-                View::Link { target } if may_lead_out(&path, target) => continue,
-                View::Link { target } => EntryKind::Link { target: target.to_owned() },
-                View::File { stamp, state: State::Hashed(root) } => {
-                    if stamp.size > 0 {
-                        let layer = if stamp.size > PIECE_SIZE { tree.layer(inner) } else { None };
-                        files.push((stamp, layer));
-                    }
-                    let Stamp { size, executable, .. } = stamp;
-                    EntryKind::File { size, root, executable, mtime }
-                }
-                // It cannot be read, which was told; the folder goes without it.
-                View::File { .. } => continue,
-            };
-            entries.push(Entry { path, kind });
-        }
         let location = index.shares.location(tree.share(id), &name);
-        Some(Snapshot { name, location, mtime: tree.mtime(id), changed: tree.changed(id), entries, files })
+        let (mtime, changed) = (tree.mtime(id), tree.changed(id));
+        let (entries, files) = (Vec::new(), Vec::new());
+        let snapshot = Snapshot { name, location, mtime, changed, entries, files };
+        Some(Gathering { snapshot, at: None })
+    }
+
+    /// What is being gathered.
+    pub(crate) fn name(&self) -> &RelativePath {
+        &self.snapshot.name
+    }
+
+    /// Looks at so many entries more.
+    pub(crate) fn go_on(mut self, index: &Index, entries: usize) -> Gathered {
+        let (tree, snapshot) = (&index.tree, &mut self.snapshot);
+        // Numbers of changes come once: with this one it is the same folder, with the same in it.
+        let same = tree.find(&snapshot.name).filter(|id| tree.changed(*id) == snapshot.changed);
+        let Some(id) = same else { return Gathered::Changed };
+        let rest = match &self.at {
+            None => tree.below(id),
+            Some(at) => tree.behind(Some(at)),
+        };
+        // What is below a folder comes in one piece in the order of paths.
+        let mut rest = rest.take_while(|inner| tree.is_below(*inner, id));
+        for _ in 0..entries {
+            let Some(inner) = rest.next() else { return Gathered::All(self.snapshot) };
+            snapshot.take(tree, id, inner);
+            self.at = tree.path(inner);
+        }
+        Gathered::More(Box::new(self))
+    }
+}
+
+impl Snapshot {
+    /// Takes an entry that is below `folder`. One that cannot be taken was told of; the folder goes without it.
+    fn take(&mut self, tree: &Tree, folder: Id, inner: Id) {
+        let Some(path) = tree.path_below(inner, folder) else { return };
+        let mtime = tree.mtime(inner);
+        let kind = match tree.view(inner) {
+            View::Folder { .. } => EntryKind::Folder { mtime },
+            View::Link { target } if may_lead_out(&path, target) => return,
+            View::Link { target } => EntryKind::Link { target: target.to_owned() },
+            View::File { stamp, state: State::Hashed(root) } => {
+                if stamp.size > 0 {
+                    let layer = if stamp.size > PIECE_SIZE { tree.layer(inner) } else { None };
+                    self.files.push((stamp, layer));
+                }
+                let Stamp { size, executable, .. } = stamp;
+                EntryKind::File { size, root, executable, mtime }
+            }
+            View::File { .. } => return,
+        };
+        self.entries.push(Entry { path, kind });
     }
 
     /// Makes the folder of it. Takes a while for a large one.
@@ -200,9 +253,9 @@ impl Folders {
         Some(known.folder.as_ref())
     }
 
-    /// Whether another one can be remembered without forgetting any.
-    pub(crate) fn has_room(&self) -> bool {
-        self.known.len() < FOLDERS_MAX && self.memory < BYTES_MAX / 2
+    /// How many more can be remembered that nobody has asked for.
+    pub(crate) fn room(&self) -> usize {
+        if self.memory < UNASKED_BYTES_MAX { FOLDERS_MAX - self.known.len().min(FOLDERS_MAX) } else { 0 }
     }
 
     /// Somebody asked for this one: it is the last to make room.

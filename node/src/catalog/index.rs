@@ -43,7 +43,7 @@ const GONE_MAX: usize = 1 << 16;
 #[derive(Debug)]
 pub(crate) struct Index {
     pub(super) shares: Arc<Shares>,
-    pub(super) tree: Tree,
+    pub(crate) tree: Tree,
     pub(super) backlog: Backlog,
     pub(super) partials: HashMap<Root, Arc<Content>>,
     pub(super) folders: Folders,

@@ -4,8 +4,8 @@
 //!
 //! What is in the shares (`scan`, `walk`), hearing of changes (`watch`), the roots of files (`hash`, `pool`) in the order
 //! in which they are computed (`backlog`), the memory of those across restarts (`cache`, `load`), the table of it all
-//! (`tree`, `index`) and its answers (`answers`), folders as a whole (`folder`), and reading (`content`, `bundle`). The
-//! actor that ties these together is [`crate::actors::catalog`].
+//! (`tree`, `index`) and its answers (`answers`), folders as a whole (`folder`), and reading (`content`, `places`,
+//! `bundle`). The actor that ties these together is [`crate::actors::catalog`].
 //!
 //! # Refuses
 //!
@@ -26,6 +26,7 @@ pub(crate) mod hash;
 pub(crate) mod index;
 pub(crate) mod load;
 mod local;
+pub(crate) mod places;
 pub(crate) mod pool;
 pub(crate) mod scan;
 mod shared;

@@ -11,6 +11,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
@@ -176,6 +177,21 @@ impl HashPool {
     /// How many bytes of a file are hashed.
     pub(crate) fn bytes_done(&self, ticket: Ticket) -> u64 {
         self.shared.lock().bytes_done(ticket)
+    }
+
+    /// What is being hashed now: the bytes that are done, of all files together, and some of the files, the largest first:
+    /// where each is, its size, and how much of it is done.
+    pub(crate) fn under_way(&self, most: usize) -> (u64, Vec<(PathBuf, u64, u64)>) {
+        let active = self.shared.lock().active.clone();
+        let done = |active: &Active| active.hash.get().map_or(0, FileHash::bytes_done);
+        let mut files: Vec<_> = active
+            .iter()
+            .map(|active| (active.job.location.path(), active.job.stamp.size, done(active)))
+            .collect();
+        let bytes = files.iter().map(|(_, _, done)| done).sum();
+        files.sort_by_key(|(_, size, _)| std::cmp::Reverse(*size));
+        files.truncate(most);
+        (bytes, files)
     }
 
     /// How many files wait or are being hashed.

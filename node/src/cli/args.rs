@@ -133,6 +133,16 @@ pub(super) enum Command {
     },
     /// Show who is on the network now
     Peers,
+    /// Show how the node on this machine is: what it shares, how far hashing is, who is being served, what it fetches
+    ///
+    /// Tells of every process that runs with the state folder (see --state), a `get` under way included. Where none runs, the
+    /// exit status is 5; where one runs and does not answer, 12.
+    Status,
+    /// Find out what is wrong with this machine or network when nodes do not find each other
+    ///
+    /// Each finding is OK, a warning or a problem, with what it means and what to do. The exit status is 1 if there is a
+    /// problem, else 0. It asks the network as `peers` does, and makes a connection to everybody who answers.
+    Doctor,
     /// Print the roots that name the contents of files
     Hash {
         /// The files

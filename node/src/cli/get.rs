@@ -1,6 +1,7 @@
 //! `get`: finds a content, fetches it from everybody who has it, and says what came from whom.
 
 mod folder;
+mod meant;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::geometry::PIECE_SIZE;
 use ftx_proto::name::printable;
 
+use self::meant::Meant;
 use super::args::{CommonOptions, GetOptions};
 use super::json::{self, Output};
 use super::progress::Display;
@@ -78,8 +80,9 @@ async fn find_and_fetch(
 ) -> Result<(), Error> {
     let mut display = Display::new(wanted.to_string(), common, *output);
     display.waiting("finding", "looking for it", 0, 0);
-    let resolved = node
-        .resolve(wanted, options.from.clone(), common.search_patience(), |verdict| {
+    let mut search = node.search(wanted, options.from.clone(), common.search_patience());
+    let first = search
+        .first(|verdict| {
             if let Verdict::Hashing { hashed, size } = verdict {
                 let text = format!(
                     "the nodes that have it are hashing it: {} of {}",
@@ -90,16 +93,20 @@ async fn find_and_fetch(
             }
         })
         .await?;
+    let is_folder = first.kind == ContentKind::Folder;
+    // A file is there in a moment or takes long; what a folder needs before its first byte is worth to be done meanwhile.
+    let resolved = if is_folder { first } else { search.settled(|_| {}).await? };
     let only = options.from.as_ref().and_then(|from| {
         let holder = resolved.holders.iter().find(|h| is_named(from, h.announce.node, &h.announce.name));
         holder.map(|holder| holder.announce.node)
     });
     let how =
         FetchOptions { force: options.force, patience: common.fetch_patience(), only, lane: options.lane };
-    if resolved.kind == ContentKind::Folder {
+    if is_folder {
         let asked = folder::Asked { options, common, how };
-        return folder::fetch(node, resolved, &asked, display, output, interrupt).await;
+        return folder::fetch(node, Meant::new(search, resolved), &asked, display, output, interrupt).await;
     }
+    drop(search);
     let to_stdout = options.to_stdout();
     let target = match &options.output {
         _ if to_stdout => Target::temporary(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use ftx_proto::digest::{Instance, Root};
@@ -17,18 +18,19 @@ use ftx_proto::wire::session::{ListingEntry, Message};
 use super::args::CommonOptions;
 use super::json::Output;
 use super::text;
+use crate::actors::discovery::Found;
 use crate::config::Sessions;
 use crate::error::{Code, Error};
 use crate::net::connection;
 use crate::node::Node;
 
 /// A node that answered.
-struct Seen {
-    announce: Announce,
+pub(super) struct Seen {
+    pub(super) announce: Announce,
     /// Where it answered from first.
-    addr: SocketAddr,
+    pub(super) addr: SocketAddr,
     /// All addresses that it answered from.
-    addrs: Vec<SocketAddr>,
+    pub(super) addrs: Vec<SocketAddr>,
 }
 
 /// Name, root, whether it is a folder, and size: what makes two entries of two nodes the same line.
@@ -134,7 +136,7 @@ pub(super) async fn ls(
             "{:>8}  {}  {}  {name}{}  on {}",
             text::bytes(size),
             text::date(mtime),
-            // A folder's root is worked out when somebody wants the folder.
+            // A folder's root is worked out once all in it is hashed, of a very large one when somebody wants it.
             root.map_or_else(
                 || if is_folder { "       …" } else { "hashing…" }.to_owned(),
                 |root| root.short()
@@ -151,8 +153,21 @@ pub(super) async fn ls(
 /// Everybody who answers; an error if nobody does.
 async fn look_around(node: &Node, common: &CommonOptions) -> Result<Vec<Seen>, Error> {
     let patience = common.search_patience();
+    let seen = who_answers(node.find(Want::All), patience).await;
+    if seen.is_empty() {
+        let message = format!(
+            "no node answered within {:.1} s; is `ftx-node --share` running on another machine of this network? Where \
+             broadcasts do not pass, name it with --peer HOST. `ftx-node doctor` finds out more",
+            patience.as_secs_f64()
+        );
+        return Err(Error::new(Code::NoNode, message));
+    }
+    Ok(seen)
+}
+
+/// Everybody who answers, in order of their names.
+pub(super) async fn who_answers(mut offers: mpsc::Receiver<Found>, patience: Duration) -> Vec<Seen> {
     let give_up = Instant::now() + patience;
-    let mut offers = node.find(Want::All);
     let mut seen: BTreeMap<Instance, Seen> = BTreeMap::new();
     let mut until = give_up;
     while let Ok(Some(found)) = timeout_at(until, offers.recv()).await {
@@ -164,21 +179,13 @@ async fn look_around(node: &Node, common: &CommonOptions) -> Result<Vec<Seen>, E
         let fresh = || Seen { announce: announce.clone(), addr: found.addr, addrs: Vec::new() };
         seen.entry(announce.instance).or_insert_with(fresh).addrs.push(found.addr);
     }
-    if seen.is_empty() {
-        let message = format!(
-            "no node answered within {:.1} s; is `ftx-node --share` running on another machine of this network? Where \
-             broadcasts do not pass, name it with --peer HOST",
-            patience.as_secs_f64()
-        );
-        return Err(Error::new(Code::NoNode, message));
-    }
     let mut seen: Vec<Seen> = seen.into_values().collect();
     seen.sort_by(|a, b| (&a.announce.name, a.addr).cmp(&(&b.announce.name, b.addr)));
-    Ok(seen)
+    seen
 }
 
 /// Where `other` is, if it uses the identity of `peer` on another machine.
-fn same_identity(peer: &Seen, other: &Seen) -> Option<SocketAddr> {
+pub(super) fn same_identity(peer: &Seen, other: &Seen) -> Option<SocketAddr> {
     let one_identity =
         peer.announce.node == other.announce.node && peer.announce.instance != other.announce.instance;
     let apart = one_identity.then(|| places_apart(&peer.addrs, &other.addrs)).flatten();

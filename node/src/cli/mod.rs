@@ -5,6 +5,7 @@
 
 mod args;
 mod classic;
+mod doctor;
 mod get;
 mod hash;
 pub mod json;
@@ -13,6 +14,7 @@ mod look;
 mod progress;
 mod put;
 mod share;
+mod status;
 mod step;
 mod step_user;
 mod target;
@@ -72,6 +74,8 @@ fn run(options: Options, output: &json::Output) -> Result<(), Error> {
                         None => look::ls(pattern, common, data, output).await,
                     },
                     Some(Command::Peers) => look::peers(common, data, output).await,
+                    Some(Command::Status) => status::status(&common, output).await,
+                    Some(Command::Doctor) => doctor::doctor(common, data, output).await,
                     _ => share::share(options.share, common, data, output).await,
                 }
             });

@@ -55,6 +55,18 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
+/// How long something takes or took, in its two largest units: `3 h 12 min`.
+pub fn duration(seconds: f64) -> String {
+    let seconds = seconds.max(0.0) as u64;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
 /// A date and time in UTC from seconds since 1970: `2026-11-21 20:38`.
 pub fn date(seconds: i64) -> String {
     // Days to a date, after the proleptic Gregorian calendar: eras of 400 years that begin in March.
@@ -98,6 +110,16 @@ mod tests {
         assert_eq!(bytes(0), "0 B");
         assert_eq!(bytes(1_234), "1.2 kB");
         assert_eq!(bytes(123_456_789), "123 MB");
+        let durations = [
+            (-1.0, "0 s"),
+            (59.9, "59 s"),
+            (61.0, "1 min 1 s"),
+            (3_720.0, "1 h 2 min"),
+            (180_000.0, "2 d 2 h"),
+        ];
+        for (seconds, expected) in durations {
+            assert_eq!(duration(seconds), expected);
+        }
         assert_eq!(date(0), "1970-01-01 00:00");
         assert_eq!(date(951_827_696), "2000-02-29 12:34");
         assert_eq!(date(1_795_293_514), "2026-11-21 20:38");

@@ -8,34 +8,25 @@ use tokio::sync::Semaphore;
 
 use super::landing::Landing;
 use crate::actors::fetcher::FetcherMessage;
-use crate::store::{FoundRun, StoreError};
-
-/// Runs of chunks, each of one piece, that may be right. Taking the next one blocks on the disk.
-pub struct FoundRuns(pub Box<dyn Iterator<Item = FoundRun> + Send>);
-
-impl std::fmt::Debug for FoundRuns {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("FoundRuns")
-    }
-}
+use crate::store::{Found, FoundRun, StoreError};
 
 /// Lands all of it, and tells the fetcher what was landed; at the end that nothing more will be.
-pub async fn search(runs: FoundRuns, landing: Arc<Landing>, fetcher: ActorRef<FetcherMessage>) {
+pub async fn search(mut found: Found, landing: Arc<Landing>, fetcher: ActorRef<FetcherMessage>) {
     let permits = Arc::new(Semaphore::new(WAITING_MAX));
-    let mut runs = runs.0;
     loop {
         // Nobody closes the semaphore.
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let landing = Arc::clone(&landing);
         let next = tokio::task::spawn_blocking(move || {
-            let landed = runs.next().map(|run| land(&landing, &run));
-            (landed, runs)
+            let landed = land_some(&landing, &mut found);
+            (landed, found)
         });
         // If it panicked, what it would have found is fetched.
-        let Ok((Some(landed), rest)) = next.await else { break };
-        runs = rest;
+        let Ok((landed, rest)) = next.await else { break };
+        found = rest;
         let facts = match landed {
-            Ok(facts) => facts,
+            Ok(Some(facts)) => facts,
+            Ok(None) => break,
             Err(error) => {
                 let _ = fetcher.cast(FetcherMessage::StoreFailed(error));
                 return;
@@ -49,6 +40,19 @@ pub async fn search(runs: FoundRuns, landing: Arc<Landing>, fetcher: ActorRef<Fe
         }
     }
     let _ = fetcher.cast(FetcherMessage::Fact(Input::Searched));
+}
+
+/// Lands the next runs, as many as are worth the way to another thread and back; what to tell of them, unless there are
+/// none any more.
+fn land_some(landing: &Landing, found: &mut Found) -> Result<Option<Vec<Input>>, StoreError> {
+    let (mut facts, mut runs, mut bytes) = (Vec::new(), 0, 0);
+    while runs < BATCH_RUNS && bytes < BATCH_BYTES {
+        let Some(run) = found.next() else { break };
+        facts.extend(land(landing, &run)?);
+        runs += 1;
+        bytes += run.bytes.len();
+    }
+    Ok((runs > 0).then_some(facts))
 }
 
 /// What to tell of a run: the chunks of it that nobody had landed before.
@@ -67,5 +71,9 @@ fn land(landing: &Landing, run: &FoundRun) -> Result<Vec<Input>, StoreError> {
     Ok(facts)
 }
 
-/// Most runs that wait for the fetcher.
-const WAITING_MAX: usize = 64;
+/// Most runs, and about how many bytes, that are landed together.
+const BATCH_RUNS: usize = 64;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Most of these that wait for the fetcher.
+const WAITING_MAX: usize = 4;

@@ -1,4 +1,4 @@
-//! Which engine hashes how many messages: measured once, in a few milliseconds.
+//! Which engine hashes which messages, by how long each takes: measured once, in a few milliseconds.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -6,13 +6,20 @@ use std::time::{Duration, Instant};
 use ftx_proto::digest::Digest;
 
 use super::engine::Engine;
-use super::lanes::LANES_MAX;
+use super::lanes::{LANES_MAX, blocks_of};
 
-/// The engine to begin with, for each number of messages that wait.
+/// What each engine costs here.
 #[derive(Debug)]
 pub(super) struct Choice {
-    /// For 1 message and so on; the last one also for more.
-    engines: [Engine; LANES_MAX],
+    /// Picoseconds that a pass takes for each block of its longest message. At least one engine.
+    costs: Vec<(Engine, u64)>,
+}
+
+/// Some messages that one engine hashes in one pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pass {
+    engine: Engine,
+    messages: usize,
 }
 
 /// Bytes of each message that is hashed to measure.
@@ -30,7 +37,7 @@ pub(super) fn chosen() -> &'static Choice {
     CHOSEN.get_or_init(|| {
         let costs = measure(&Engine::available());
         let choice = Choice::from_costs(&costs);
-        tracing::debug!(?costs, many = choice.engine_for(LANES_MAX).name(), "hashing was measured");
+        tracing::debug!(?costs, many = choice.engine_for_many().name(), "hashing was measured");
         choice
     })
 }
@@ -39,7 +46,7 @@ pub(super) fn chosen() -> &'static Choice {
 fn measure(engines: &[Engine]) -> Vec<(Engine, Duration)> {
     let samples: Vec<u8> = (0..SAMPLE_BYTES * LANES_MAX).map(|place| (place % 251) as u8).collect();
     let messages: Vec<&[u8]> = samples.chunks(SAMPLE_BYTES).collect();
-    let mut digests = Vec::with_capacity(LANES_MAX);
+    let mut digests = [Digest::ZERO; LANES_MAX];
     let mut costs: Vec<_> = engines.iter().map(|&engine| (engine, Duration::MAX)).collect();
     let begun = Instant::now();
     for round in 0..ROUNDS_MAX {
@@ -47,9 +54,8 @@ fn measure(engines: &[Engine]) -> Vec<(Engine, Duration)> {
             break;
         }
         for (engine, best) in &mut costs {
-            digests.clear();
             let begun = Instant::now();
-            engine.hash_pass(&messages[..engine.lanes()], &mut digests);
+            engine.hash_pass(&messages[..engine.lanes()], &mut digests[..engine.lanes()]);
             *best = begun.elapsed().min(*best);
         }
     }
@@ -57,37 +63,68 @@ fn measure(engines: &[Engine]) -> Vec<(Engine, Duration)> {
 }
 
 impl Choice {
-    /// The one that needs the least time, where a pass of each engine takes this long.
+    /// For engines whose passes over the samples take this long.
     fn from_costs(costs: &[(Engine, Duration)]) -> Self {
-        // The least time for that many messages, found for fewer of them first.
-        let mut least = vec![Duration::ZERO];
-        let mut engines = [Engine::SINGLE; LANES_MAX];
-        for (before, chosen) in engines.iter_mut().enumerate() {
-            let count = before + 1;
-            let whole = |&(engine, pass): &(Engine, Duration)| {
-                (pass.saturating_add(least[count.saturating_sub(engine.lanes())]), engine)
-            };
-            let best = costs.iter().map(whole).min_by_key(|(time, _)| *time);
-            let (time, engine) = best.unwrap_or((Duration::MAX, Engine::SINGLE));
-            least.push(time);
-            *chosen = engine;
+        let blocks = blocks_of(SAMPLE_BYTES) as u128;
+        // An hour stands for what could not be measured, and leaves room for sums.
+        let of_block = |pass: Duration| pass.min(Duration::from_secs(3600)).as_nanos() * 1000 / blocks;
+        let costs = costs.iter().map(|(engine, pass)| (*engine, of_block(*pass) as u64));
+        let mut choice = Choice { costs: costs.collect() };
+        if choice.costs.is_empty() {
+            choice.costs.push((Engine::SINGLE, 0));
         }
-        Choice { engines }
+        choice
     }
 
-    /// The engine for the first pass, where that many messages of one length wait.
-    pub(super) fn engine_for(&self, count: usize) -> Engine {
-        self.engines[count.clamp(1, LANES_MAX) - 1]
+    /// The engine for as many messages of one length as any engine has lanes.
+    pub(super) fn engine_for_many(&self) -> Engine {
+        self.passes(&[1; LANES_MAX])[0].engine
+    }
+
+    /// The passes that take the least time for messages of so many blocks, which are in order, the longest first.
+    fn passes(&self, blocks: &[usize]) -> Vec<Pass> {
+        let count = blocks.len();
+        // From each message on: the least time, and the pass to begin with.
+        let mut least = vec![(0_u64, Pass { engine: Engine::SINGLE, messages: 1 }); count + 1];
+        for first in (0..count).rev() {
+            let begun_with = |&(engine, cost): &(Engine, u64)| {
+                let pass = Pass { engine, messages: engine.lanes().min(count - first) };
+                let time = cost.saturating_mul(blocks[first] as u64);
+                (time.saturating_add(least[first + pass.messages].0), pass)
+            };
+            if let Some(best) = self.costs.iter().map(begun_with).min_by_key(|(time, _)| *time) {
+                least[first] = best;
+            }
+        }
+        let mut first = 0;
+        std::iter::from_fn(|| {
+            let (_, pass) = *least[..count].get(first)?;
+            first += pass.messages;
+            Some(pass)
+        })
+        .collect()
     }
 
     /// Appends the SHA-256 of each message, in order.
     pub(super) fn hash(&self, messages: &[&[u8]], out: &mut Vec<Digest>) {
-        for mut equal in messages.chunk_by(|a, b| a.len() == b.len()) {
-            while !equal.is_empty() {
-                let engine = self.engine_for(equal.len());
-                let (pass, rest) = equal.split_at(engine.lanes().min(equal.len()));
-                engine.hash_pass(pass, out);
-                equal = rest;
+        let before = out.len();
+        out.resize(before + messages.len(), Digest::ZERO);
+        let digests = &mut out[before..];
+        let mut order: Vec<usize> = (0..messages.len()).collect();
+        order.sort_by_key(|place| std::cmp::Reverse(messages[*place].len()));
+        let blocks: Vec<usize> = order.iter().map(|place| blocks_of(messages[*place].len())).collect();
+        let mut rest = order.as_slice();
+        for pass in self.passes(&blocks) {
+            let (places, behind) = rest.split_at(pass.messages);
+            rest = behind;
+            let mut taken = [[].as_slice(); LANES_MAX];
+            let mut found = [Digest::ZERO; LANES_MAX];
+            for (message, place) in taken.iter_mut().zip(places) {
+                *message = messages[*place];
+            }
+            pass.engine.hash_pass(&taken[..places.len()], &mut found[..places.len()]);
+            for (digest, place) in found.iter().zip(places) {
+                digests[*place] = *digest;
             }
         }
     }
@@ -97,15 +134,14 @@ impl Choice {
 mod tests {
     use super::*;
 
-    /// What a choice takes for each number of messages, by the costs that it was made from.
-    fn passes(choice: &Choice, mut count: usize) -> Vec<usize> {
-        let mut passes = Vec::new();
-        while count > 0 {
-            let lanes = choice.engine_for(count).lanes();
-            passes.push(lanes);
-            count = count.saturating_sub(lanes);
-        }
-        passes
+    /// How many messages each pass takes, where there are so many of one length.
+    fn passes(choice: &Choice, count: usize) -> Vec<usize> {
+        choice.passes(&vec![10; count]).iter().map(|pass| pass.messages).collect()
+    }
+
+    /// A pass takes 10 µs, and 2 µs more for each lane.
+    fn with_costly_lanes(engine: Engine) -> (Engine, Duration) {
+        (engine, Duration::from_micros(10 + 2 * engine.lanes() as u64))
     }
 
     #[test]
@@ -113,26 +149,37 @@ mod tests {
         for costs in [vec![], vec![(Engine::SINGLE, Duration::MAX)], vec![(Engine::SINGLE, Duration::ZERO)]] {
             assert_eq!(passes(&Choice::from_costs(&costs), 3), [1, 1, 1]);
         }
+        assert_eq!(passes(&Choice::from_costs(&[]), 0), [0; 0]);
     }
 
     #[test]
     fn few_messages_do_not_pay_for_many_lanes() {
         let engines = Engine::available();
-        // A pass takes 10 µs, and 2 µs more for each lane.
-        let costs: Vec<_> = engines
-            .iter()
-            .map(|&engine| (engine, Duration::from_micros(10 + 2 * engine.lanes() as u64)))
-            .collect();
+        let costs: Vec<_> = engines.iter().map(|&engine| with_costly_lanes(engine)).collect();
         let choice = Choice::from_costs(&costs);
         let cost = |lanes: usize| 10 + 2 * lanes;
         for count in 1..=40 {
-            let time: usize = passes(&choice, count).into_iter().map(cost).sum();
+            let passes = choice.passes(&vec![65; count]);
+            assert_eq!(passes.iter().map(|pass| pass.messages).sum::<usize>(), count);
+            let time: usize = passes.iter().map(|pass| cost(pass.engine.lanes())).sum();
             for engine in &engines {
                 let alone = count.div_ceil(engine.lanes()) * cost(engine.lanes());
                 assert!(time <= alone, "{count} messages: {time} µs, {} alone {alone} µs", engine.name());
             }
         }
         assert_eq!(passes(&choice, 1), [1]);
+    }
+
+    #[test]
+    fn short_messages_do_not_pay_for_one_long_one() {
+        let engines = Engine::available();
+        let costs: Vec<_> = engines.iter().map(|&engine| with_costly_lanes(engine)).collect();
+        let choice = Choice::from_costs(&costs);
+        let mut blocks = vec![1; LANES_MAX];
+        blocks[0] = 1000;
+        let passes = choice.passes(&blocks);
+        assert_eq!(passes[0].engine, Engine::SINGLE, "the others would not make up for the lanes");
+        assert_eq!(passes.iter().map(|pass| pass.messages).sum::<usize>(), LANES_MAX);
     }
 
     #[test]

@@ -4,12 +4,13 @@ use ftx_proto::digest::Digest;
 
 #[cfg(target_arch = "aarch64")]
 use super::aarch64::ArmSha;
+use super::lanes::LANES_MAX;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::lanes::hash_pass;
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Avx2, Avx512, ShaNi};
 
-/// A way to hash messages of the same length, which this processor has.
+/// A way to hash some messages side by side, which this processor has.
 ///
 /// There is no other way to get one than [`Engine::available`]: an engine that exists can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +65,7 @@ impl Engine {
         }
     }
 
-    /// How many messages it hashes in one pass. Fewer take as long.
+    /// How many messages it hashes in one pass, which takes as long as the longest of them. Fewer take no less.
     pub fn lanes(self) -> usize {
         match self.0 {
             Kind::Single => 1,
@@ -81,30 +82,37 @@ impl Engine {
 
     /// Appends the SHA-256 of each message, in order, with this engine alone. [`super::hash_many`] knows better.
     pub fn hash_many(self, messages: &[&[u8]], out: &mut Vec<Digest>) {
-        for equal in messages.chunk_by(|a, b| a.len() == b.len()) {
-            equal.chunks(self.lanes()).for_each(|pass| self.hash_pass(pass, out));
+        let mut digests = [Digest::ZERO; LANES_MAX];
+        for pass in messages.chunks(self.lanes()) {
+            let digests = &mut digests[..pass.len()];
+            self.hash_pass(pass, digests);
+            out.extend_from_slice(digests);
         }
     }
 
-    /// Hashes up to as many messages as it has lanes, all of one length.
-    pub(super) fn hash_pass(self, messages: &[&[u8]], out: &mut Vec<Digest>) {
+    /// Hashes up to as many messages as it has lanes, each digest to the place of its message.
+    pub(super) fn hash_pass(self, messages: &[&[u8]], digests: &mut [Digest]) {
         match self.0 {
-            Kind::Single => out.extend(messages.iter().map(|message| Digest::of(message))),
+            Kind::Single => {
+                for (message, digest) in messages.iter().zip(digests) {
+                    *digest = Digest::of(message);
+                }
+            }
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512(engine) => {
-                hash_pass(messages, out, |states, blocks| engine.compress(states, blocks));
+                hash_pass(messages, digests, |states, blocks| engine.compress(states, blocks));
             }
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(engine) => {
-                hash_pass(messages, out, |states, blocks| engine.compress(states, blocks));
+                hash_pass(messages, digests, |states, blocks| engine.compress(states, blocks));
             }
             #[cfg(target_arch = "x86_64")]
             Kind::ShaNi(engine) => {
-                hash_pass(messages, out, |states, blocks| engine.compress(states, blocks));
+                hash_pass(messages, digests, |states, blocks| engine.compress(states, blocks));
             }
             #[cfg(target_arch = "aarch64")]
             Kind::ArmSha(engine) => {
-                hash_pass(messages, out, |states, blocks| engine.compress(states, blocks));
+                hash_pass(messages, digests, |states, blocks| engine.compress(states, blocks));
             }
         }
     }

@@ -35,24 +35,55 @@ pub(super) const K: [u32; 64] = [
 const INITIAL: [u32; 8] =
     [0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19];
 
-/// Hashes 1 to `N` messages of the same length in one pass of `compress`.
+/// Hashes 1 to `N` messages side by side with `compress`, each digest to the place of its message.
 ///
-/// That takes as many blocks for every lane, and goes through them in order. Lanes that are left over do what the last
-/// message needs once more.
+/// `compress` takes in as many blocks for every lane, and goes through them in order. So a pass takes as long as the
+/// longest message: a lane whose message has ended, or that never had one, does what another lane needs once more.
 pub(super) fn hash_pass<const N: usize>(
     messages: &[&[u8]],
-    out: &mut Vec<Digest>,
+    digests: &mut [Digest],
     compress: impl Fn(&mut States<N>, &[&[Block]; N]),
 ) {
     assert!((1..=N).contains(&messages.len()), "as many messages as lanes, or fewer");
-    assert!(messages.iter().all(|message| message.len() == messages[0].len()), "one length");
+    assert_eq!(messages.len(), digests.len(), "one digest a message");
     let lanes: [&[u8]; N] = from_fn(|lane| messages[lane.min(messages.len() - 1)]);
-    let mut states = INITIAL.map(|word| [word; N]);
     let split = lanes.map(|message| message.as_chunks::<BLOCK_BYTES>());
-    compress(&mut states, &split.map(|(whole, _)| whole));
     let ends = from_fn::<_, N, _>(|lane| End::new(split[lane].1, lanes[lane].len()));
-    compress(&mut states, &ends.each_ref().map(End::blocks));
-    out.extend((0..messages.len()).map(|lane| digest_of(&states, lane)));
+    let mut states = INITIAL.map(|word| [word; N]);
+    let mut rest = split.map(|(whole, _)| whole);
+    let mut stages = [Stage::Whole; N];
+    loop {
+        for lane in 0..N {
+            if stages[lane] == Stage::Whole && rest[lane].is_empty() {
+                (rest[lane], stages[lane]) = (ends[lane].blocks(), Stage::End);
+            }
+            if stages[lane] == Stage::End && rest[lane].is_empty() {
+                stages[lane] = Stage::Over;
+                // Now: what the lane does from here on is not about its message any more.
+                if let Some(digest) = digests.get_mut(lane) {
+                    *digest = digest_of(&states, lane);
+                }
+            }
+        }
+        let Some(least) = rest.into_iter().filter(|blocks| !blocks.is_empty()).min_by_key(|it| it.len())
+        else {
+            return;
+        };
+        let now = rest.map(|blocks| if blocks.is_empty() { least } else { &blocks[..least.len()] });
+        compress(&mut states, &now);
+        rest = rest.map(|blocks| blocks.get(least.len()..).unwrap_or_default());
+    }
+}
+
+/// How far the message of a lane is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// At the blocks that it fills.
+    Whole,
+    /// At its last ones.
+    End,
+    /// Its digest is known.
+    Over,
 }
 
 /// The last blocks of a message: what does not fill a block, and the padding.
@@ -68,7 +99,7 @@ impl End {
         bytes[..rest.len()].copy_from_slice(rest);
         bytes[rest.len()] = 0x80;
         // With the length, in bits, at the end of the last block.
-        let count = (rest.len() + 1 + size_of::<u64>()).div_ceil(BLOCK_BYTES);
+        let count = blocks_of(rest.len());
         let end = count * BLOCK_BYTES;
         bytes[end - size_of::<u64>()..end].copy_from_slice(&(message_len as u64 * 8).to_be_bytes());
         End { blocks, count }
@@ -77,6 +108,11 @@ impl End {
     fn blocks(&self) -> &[Block] {
         &self.blocks[..self.count]
     }
+}
+
+/// How many blocks a message of so many bytes becomes.
+pub(super) fn blocks_of(message_len: usize) -> usize {
+    (message_len + 1 + size_of::<u64>()).div_ceil(BLOCK_BYTES)
 }
 
 fn digest_of<const N: usize>(states: &States<N>, lane: usize) -> Digest {

@@ -2,8 +2,9 @@
 //!
 //! One SHA-256 is a chain in which every step waits for the one before; the chunks of a content are many short chains
 //! that wait for nothing. [`leaves`] hashes consecutive chunks, [`hash_many`] messages from anywhere. An [`Engine`] hashes
-//! a number of messages of the same length in one pass; which of those that the processor has are used is measured once,
-//! at the first use, and for each number of messages on its own, so that few of them do not pay for many lanes.
+//! a number of messages in one pass, which takes as long as the longest of them; so passes are made of messages of about
+//! one length. How long the engines that the processor has take is measured once, at the first use; which passes make up
+//! the least time is found out for each set of messages, so that few or short ones do not pay for many lanes.
 //!
 //! It knows nothing of trees, files or peers, and has no state but that choice: there is nothing for a crash to lose. All
 //! engines give the same digests.
@@ -39,35 +40,18 @@ pub fn leaves_of(geometry: &Geometry, span: Span, bytes: &[u8], out: &mut Vec<Di
     if geometry.folder().is_none() {
         return leaves(bytes, out);
     }
-    let (mut rest, mut whole, mut short) = (bytes, Vec::new(), Vec::new());
-    let is_whole: Vec<bool> = span
-        .chunks()
-        .map(|chunk| {
-            let (message, behind) = rest.split_at(geometry.chunk_len(chunk) as usize);
-            rest = behind;
-            let is_whole = message.len() == CHUNK_BYTES;
-            if is_whole {
-                whole.push(message)
-            } else {
-                short.push(message)
-            }
-            is_whole
-        })
-        .collect();
-    // Only messages of the same length are hashed side by side.
-    let mut hashes = Vec::with_capacity(is_whole.len());
-    hash_many(&whole, &mut hashes);
-    hash_many(&short, &mut hashes);
-    let mut of_short = hashes.split_off(whole.len()).into_iter();
-    let mut of_whole = hashes.into_iter();
-    out.extend(
-        is_whole.into_iter().filter_map(|whole| if whole { of_whole.next() } else { of_short.next() }),
-    );
+    let (mut rest, mut messages) = (bytes, Vec::with_capacity(span.count() as usize));
+    for chunk in span.chunks() {
+        let (message, behind) = rest.split_at(geometry.chunk_len(chunk) as usize);
+        messages.push(message);
+        rest = behind;
+    }
+    hash_many(&messages, out);
 }
 
 /// Appends the SHA-256 of each message, in order.
 ///
-/// Those that follow each other with the same length are hashed side by side.
+/// They are hashed side by side, best those of about the same length.
 pub fn hash_many(messages: &[&[u8]], out: &mut Vec<Digest>) {
     out.reserve(messages.len());
     match messages {
@@ -80,7 +64,7 @@ pub fn hash_many(messages: &[&[u8]], out: &mut Vec<Digest>) {
 
 /// What hashes many chunks here, for people.
 pub fn engine_name() -> &'static str {
-    choice::chosen().engine_for(lanes::LANES_MAX).name()
+    choice::chosen().engine_for_many().name()
 }
 
 /// Bytes of a whole chunk.

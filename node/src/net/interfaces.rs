@@ -41,6 +41,25 @@ impl Interfaces {
         }))
     }
 
+    /// All interfaces that have an address, each with whether it is up; confined as in [`Self::list`].
+    pub fn list_with_down(bind: Option<IpAddr>) -> io::Result<Vec<(Interface, bool)>> {
+        let all = if_addrs::get_if_addrs()?.into_iter().filter_map(|interface| {
+            let up = is_usable(&interface);
+            let interface = Interface::of(interface)?;
+            Some((
+                match bind {
+                    None => interface,
+                    Some(addr) => interface.confined(addr)?,
+                },
+                up,
+            ))
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort();
+        all.dedup();
+        Ok(all)
+    }
+
     /// The interfaces, one entry for each address.
     pub fn iter(&self) -> impl Iterator<Item = &Interface> {
         self.0.iter()
@@ -96,7 +115,10 @@ impl Interface {
     }
 
     fn from_system(interface: if_addrs::Interface) -> Option<Self> {
-        let usable = matches!(interface.oper_status, IfOperStatus::Up | IfOperStatus::Unknown);
+        if is_usable(&interface) { Self::of(interface) } else { None }
+    }
+
+    fn of(interface: if_addrs::Interface) -> Option<Self> {
         let index = interface.index?;
         let (addr, prefix) = match &interface.addr {
             IfAddr::V4(v4) => (IpAddr::V4(v4.ip), v4.prefixlen),
@@ -107,7 +129,7 @@ impl Interface {
             IpAddr::V4(addr) if !interface.is_p2p => broadcast_of(addr, prefix),
             _ => None,
         };
-        usable.then_some(Interface { name: interface.name, index, addr, prefix, broadcast, loopback })
+        Some(Interface { name: interface.name, index, addr, prefix, broadcast, loopback })
     }
 
     /// The interface as a node sees it that is confined to `bind`.
@@ -120,6 +142,10 @@ impl Interface {
             self.loopback && bind.is_loopback() && self.reaches(SocketAddr::new(bind, 0)) && bind.is_ipv4();
         other_loopback.then_some(Interface { addr: bind, ..self })
     }
+}
+
+fn is_usable(interface: &if_addrs::Interface) -> bool {
+    matches!(interface.oper_status, IfOperStatus::Up | IfOperStatus::Unknown)
 }
 
 /// The address that all hosts of a network hear; networks of one or two hosts have none.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ftx_proto::digest::{Digest, Root};
 use ftx_proto::engine::serve::SessionId;
 use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PieceIndex, Span};
-use ftx_proto::limits::{FRAME_HASHES_MAX, FRAME_PAYLOAD_MAX};
+use ftx_proto::limits::{FRAME_HASHES_MAX, FRAME_PAYLOAD_MAX, RUN_CHUNKS_MAX};
 use ftx_proto::merkle::PieceLayer;
 use ftx_proto::wire::session::{Message, Refusal, RequestId};
 use ractor::ActorRef;
@@ -147,7 +147,7 @@ async fn write_run<W: AsyncWrite + Unpin>(
         for chunk in span.chunks().filter(|chunk| chunk.get() >= first) {
             let end = len + geometry.chunk_len(chunk) as usize;
             let is_zero = rest[len..end] == ZEROS[..end - len];
-            if count > 0 && is_zero != are_zero {
+            if count > 0 && (is_zero != are_zero || is_zero && count >= RUN_CHUNKS_MAX) {
                 break;
             }
             (count, len, are_zero) = (count + 1, end, is_zero);
@@ -187,9 +187,9 @@ mod tests {
     use super::*;
     use crate::net::frame::FrameReader;
 
-    /// What a peer gets of a span with these bytes.
+    /// What a peer gets of a first piece with these bytes.
     async fn frames_of(geometry: &Geometry, bytes: &[u8]) -> Vec<(Message, Vec<u8>)> {
-        let span = geometry.span(0, geometry.chunk_count()).unwrap();
+        let span = geometry.span_of(geometry.piece(0).unwrap());
         let (near, far) = tokio::io::duplex(2 << 20);
         let mut writer = FrameWriter::new(near);
         write_run(&mut writer, RequestId(7), geometry, span, bytes).await.unwrap();
@@ -216,5 +216,14 @@ mod tests {
         assert_eq!(frames, [zeros(0, 1), chunks, zeros(3, 3)]);
         bytes.fill(1);
         assert_eq!(frames_of(&geometry, &bytes).await, [(Message::Chunks { request, first: 0 }, bytes)]);
+    }
+
+    #[tokio::test]
+    async fn zeros_of_many_small_files_take_several_messages() {
+        let root = Root([1; 32]);
+        let geometry = Geometry::of_folder(root, (0..40).map(|_| (3, root))).unwrap();
+        let frames = frames_of(&geometry, &[0; 120]).await;
+        let zeros = |first, count| (Message::Zeros { request: RequestId(7), first, count }, Vec::new());
+        assert_eq!(frames, [zeros(0, 16), zeros(16, 16), zeros(32, 8)]);
     }
 }

@@ -46,8 +46,8 @@ pub struct Sockets {
     heard: Heard,
     interfaces: Interfaces,
     links: BTreeMap<Interface, Link>,
-    /// Interfaces that could not be used, and of which that has been told.
-    failed: BTreeSet<Interface>,
+    /// Interfaces that could not be used, and of which that has been told; with the reason.
+    failed: BTreeMap<Interface, String>,
     own: Vec<Arc<UdpSocket>>,
     /// Receives from `own`; ends with it.
     _receiving: JoinSet<()>,
@@ -59,8 +59,8 @@ struct Link {
     ask: Arc<UdpSocket>,
     /// Where all neighbours hear, if there is such an address.
     everybody: Option<SocketAddr>,
-    /// The last datagram could not be sent, and that has been told.
-    failing: bool,
+    /// Why the last datagram could not be sent, if so; it has been told.
+    failing: Option<String>,
     /// Receives from the sockets; ends with the link.
     _receiving: JoinSet<()>,
 }
@@ -92,7 +92,7 @@ impl Sockets {
             heard,
             interfaces,
             links: BTreeMap::new(),
-            failed: BTreeSet::new(),
+            failed: BTreeMap::new(),
             own,
             _receiving: receiving,
             send_failed: 0,
@@ -112,7 +112,7 @@ impl Sockets {
             self.interfaces.speakers().cloned().partition(|interface| interface.addr.is_ipv4());
         let wanted: BTreeSet<Interface> = v4.into_iter().chain(v6).take(LINKS_MAX).collect();
         self.links.retain(|interface, _| wanted.contains(interface));
-        self.failed.retain(|interface| wanted.contains(interface));
+        self.failed.retain(|interface, _| wanted.contains(interface));
         let mut news = false;
         for interface in wanted {
             if self.links.contains_key(&interface) {
@@ -125,7 +125,7 @@ impl Sockets {
                     news = true;
                 }
                 Err(error) => {
-                    if self.failed.insert(interface.clone()) {
+                    if self.failed.insert(interface.clone(), error.to_string()).is_none() {
                         let Interface { name, addr, .. } = interface;
                         tracing::warn!(interface = %name, %addr, %error, "no discovery on this interface for now");
                     }
@@ -138,6 +138,22 @@ impl Sockets {
     /// Whether an interface could not be used, and is worth another look soon: a new IPv6 address is not at once valid.
     pub fn incomplete(&self) -> bool {
         !self.failed.is_empty()
+    }
+
+    /// Each address of an interface that is used or should be, with where its neighbours hear all at once; and why
+    /// it cannot be used, if so.
+    pub fn links(&self) -> Vec<(Interface, Option<SocketAddr>, Option<String>)> {
+        let open = self
+            .links
+            .iter()
+            .map(|(interface, link)| (interface.clone(), link.everybody, link.failing.clone()));
+        let failed = self.failed.iter().map(|(interface, why)| (interface.clone(), None, Some(why.clone())));
+        open.chain(failed).collect()
+    }
+
+    /// Whether this address of an interface is in use.
+    pub fn has_link(&self, addr: IpAddr) -> bool {
+        self.links.keys().any(|interface| interface.addr == addr)
     }
 
     /// How many addresses of interfaces are in use.
@@ -200,23 +216,23 @@ impl Link {
             receive(hearing_socket(interface, everybody)?, &mut receiving, heard);
         }
         let ask = receive(UdpSocket::from_std(ask.into())?, &mut receiving, heard);
-        Ok(Link { ask, everybody, failing: false, _receiving: receiving })
+        Ok(Link { ask, everybody, failing: None, _receiving: receiving })
     }
 
     /// Whether it could be sent.
     fn send(&mut self, interface: &Interface, bytes: &[u8], to: SocketAddr) -> bool {
         match send_now(&self.ask, bytes, to) {
-            Ok(()) => self.failing = false,
+            Ok(()) => self.failing = None,
             // The system's queue is full: others send too, and a datagram may get lost.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Err(error) => {
-                if !self.failing {
+                if self.failing.is_none() {
                     tracing::warn!(interface = %interface.name, addr = %interface.addr, %to, %error, "cannot send");
                 }
-                self.failing = true;
+                self.failing = Some(error.to_string());
             }
         }
-        !self.failing
+        self.failing.is_none()
     }
 }
 

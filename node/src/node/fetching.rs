@@ -28,8 +28,7 @@ use crate::catalog::{Content, PartOfFolder};
 use crate::error::{Code, Error};
 use crate::fetch::report::{Phase, Progress, Report};
 use crate::fetch::resolve::{ContentKind, Holder, Resolved};
-use crate::fetch::search::FoundRuns;
-use crate::store::{Part, PartFile, Target};
+use crate::store::{self, Part, PartFile, Target};
 
 /// A file that is to be fetched.
 #[derive(Debug)]
@@ -68,10 +67,14 @@ pub struct FolderRequest {
     pub have: PieceSet,
     /// What is not wanted, or there already.
     pub skipped: BTreeMap<PieceIndex, ChunkMask>,
+    /// Pieces of which others can be given all the same what is skipped of them.
+    pub spared: PieceSet,
     /// What is there and may be right.
-    pub found: Option<FoundRuns>,
+    pub found: Option<store::Found>,
     /// How.
     pub how: FetchOptions,
+    /// Whether it is certain by now that this is what is meant; before that it gets no final name.
+    pub is_meant: watch::Receiver<bool>,
 }
 
 /// What a fetch begins with.
@@ -82,7 +85,9 @@ struct Fetching {
     part: Arc<dyn Part>,
     have: PieceSet,
     skipped: BTreeMap<PieceIndex, ChunkMask>,
-    found: Option<FoundRuns>,
+    spared: PieceSet,
+    found: Option<store::Found>,
+    is_meant: watch::Receiver<bool>,
 }
 
 /// A running fetch. It is given up when this is dropped; what is verified by then stays.
@@ -175,12 +180,14 @@ impl Node {
         let (part, have) = opened?;
         let fetching = Fetching {
             content: root,
+            spared: PieceSet::empty(geometry.clone()),
             geometry,
             folder: None,
             part: Arc::new(part),
             have,
             skipped: BTreeMap::new(),
             found: None,
+            is_meant: watch::channel(true).1,
         };
         self.start_fetch(fetching, &resolved, how).await
     }
@@ -190,7 +197,7 @@ impl Node {
     /// # Errors
     /// Only if the node is about to stop.
     pub async fn fetch_folder(&self, request: FolderRequest) -> Result<Fetch, Error> {
-        let FolderRequest { resolved, manifest, part, have, skipped, found, how } = request;
+        let FolderRequest { resolved, manifest, part, have, skipped, spared, found, how, is_meant } = request;
         let content = data_root(resolved.root);
         let geometry = part.geometry().clone();
         let (name, mtime) = (resolved.name.clone(), (resolved.mtime, 0));
@@ -201,8 +208,8 @@ impl Node {
         });
         let manifest = encoding.await.ok().flatten();
         let folder = Some(PartOfFolder { root: resolved.root, manifest });
-        self.start_fetch(Fetching { content, geometry, folder, part, have, skipped, found }, &resolved, how)
-            .await
+        let fetching = Fetching { content, geometry, folder, part, have, skipped, spared, found, is_meant };
+        self.start_fetch(fetching, &resolved, how).await
     }
 
     /// Fetches what says what is in a folder.
@@ -271,7 +278,7 @@ impl Node {
         resolved: &Resolved,
         how: FetchOptions,
     ) -> Result<Fetch, Error> {
-        let Fetching { content, geometry, folder, part, have, skipped, found } = fetching;
+        let Fetching { content, geometry, folder, part, have, skipped, spared, found, is_meant } = fetching;
         let (progress, watching) = watch::channel(Progress {
             phase: Phase::Waiting,
             size: resolved.size,
@@ -300,9 +307,11 @@ impl Node {
             clock: self.clock,
             progress,
             pieces,
+            is_meant,
         };
         let mtime = (resolved.mtime, 0);
-        let arguments = FetcherArguments { have, skipped, found, mtime, only: how.only, done, settings };
+        let only = how.only;
+        let arguments = FetcherArguments { have, skipped, spared, found, mtime, only, done, settings };
         let starting = |reply| NodeMessage::Fetch(Box::new(arguments), reply);
         let fetcher = match self.root.call(starting, Some(CALL_TIMEOUT)).await {
             Ok(ractor::rpc::CallResult::Success(Some(fetcher))) => fetcher,
@@ -322,6 +331,7 @@ impl Node {
             watching.clone(),
         ));
         let finding = finding.abort_handle();
+        self.fetches.add(&resolved.name, resolved.root, watching.clone());
         Ok(Fetch { progress: watching, pieces: verified, part, report, fetcher, finding })
     }
 }

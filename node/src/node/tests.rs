@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::config::{Services, StepAuth, StepConfig};
 use crate::fetch::report::Report;
+use crate::fetch::resolve::Wanted;
 use crate::store::Target;
 
 /// What makes a node on loopback that shares a folder of `dir`.

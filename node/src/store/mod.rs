@@ -48,7 +48,7 @@ use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
 
 use ftx_proto::digest::Digest;
-use ftx_proto::geometry::{Geometry, PieceIndex};
+use ftx_proto::geometry::{Geometry, PieceIndex, Span};
 
 pub use error::StoreError;
 pub use folder::{FolderOptions, FolderPart, Found, FoundRun, Opened, Selection, Summary, Tally};
@@ -72,6 +72,11 @@ pub trait Part: std::fmt::Debug + Send + Sync {
 
     /// Reads bytes that were written; fills the buffer.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError>;
+
+    /// Pieces besides those of a span that a read of it takes bytes from: where files that are the same are kept once.
+    fn borrows_from(&self, _span: Span) -> Vec<PieceIndex> {
+        Vec::new()
+    }
 
     /// Writes bytes that lie in several places of the memory, one behind the other, as [`Part::write_at`] does.
     fn write_parts_at(&self, mut offset: u64, parts: &[&[u8]]) -> Result<(), StoreError> {

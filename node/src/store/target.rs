@@ -139,6 +139,18 @@ impl Target {
         }
     }
 
+    /// Whether neither the target is there nor anything of an earlier fetch: what is begun here can be taken back without
+    /// a trace.
+    pub fn is_untouched(&self) -> Result<bool, StoreError> {
+        let Place::Named(folder) = &self.place else { return Ok(true) };
+        for name in [&folder.name, &folder.part, &folder.journal] {
+            if folder.exists(name)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     pub(super) fn into_place(self) -> Place {
         self.place
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ftx_node::actors::catalog::{CatalogMessage, CatalogStatus};
-use ftx_node::catalog::{Content, Have, ReadError, hash_file};
+use ftx_node::catalog::{ChunkPart, Content, Have, ReadError, hash_file};
 use ftx_node::store::{Part, PartFile, Target};
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::Root;
@@ -126,6 +126,43 @@ async fn a_file_that_is_changed_or_gone_while_it_is_served_is_told_as_that() {
     fs::remove_file(share.path().join("y")).unwrap();
     let gone = content.reader().unwrap_err();
     assert_eq!(Refusal::from(&gone), Refusal::Unreadable);
+    catalog.stop().await;
+}
+
+#[tokio::test]
+async fn a_content_that_several_files_have_is_read_from_one_that_still_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = vec![7; 3 << 20];
+    let path = |name: &str| folder.path().join(name);
+    for name in ["a", "b", "c"] {
+        fs::write(path(name), &bytes).unwrap();
+    }
+    let catalog = Running::start(&[folder.path()], None).await;
+    let root = catalog.root_of("a").await;
+    for name in ["b", "c"] {
+        assert_eq!(catalog.root_of(name).await, root);
+    }
+    // As it is known until the next look.
+    let content = catalog.open(root).await.unwrap();
+    let reader = content.reader().unwrap();
+    let read = || {
+        let mut buffer = vec![0; 1 << 20];
+        reader.read(content.geometry().span_of(content.geometry().piece(1).unwrap()), &mut buffer)?;
+        assert!(buffer.iter().all(|byte| *byte == 7));
+        let chunk = content.geometry().chunk(70).unwrap();
+        let mut buffer = [0; 100];
+        reader.read_parts(&mut [ChunkPart { chunk, from: 5, buffer: &mut buffer }])?;
+        assert_eq!(buffer, [7; 100]);
+        Ok::<_, ReadError>(())
+    };
+    read().unwrap();
+    fs::write(path("a"), "changed").unwrap();
+    read().unwrap();
+    assert_eq!(read_all(&content).unwrap(), bytes, "also for whoever comes now");
+    fs::remove_file(path("b")).unwrap();
+    assert_eq!(read_all(&content).unwrap(), bytes);
+    fs::write(path("c"), "changed as well").unwrap();
+    assert!(matches!(read_all(&content), Err(ReadError::Changed)));
     catalog.stop().await;
 }
 

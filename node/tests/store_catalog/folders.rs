@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ftx_node::actors::catalog::CatalogMessage;
 use ftx_node::catalog::{Content, Have, PartOfFolder, ReadError, hash_file};
@@ -147,7 +147,7 @@ async fn the_same_folder_elsewhere_has_the_same_root_whatever_its_times() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fill(&one.path().join("f"));
     fill(&two.path().join("g"));
-    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000);
+    let time = std::time::UNIX_EPOCH + Duration::from_secs(1000);
     fs::File::open(two.path().join("g/z")).unwrap().set_modified(time).unwrap();
     let catalog = Running::start(&[one.path(), two.path()], None).await;
     let (f, g) = (folder(&catalog, "f").await, folder(&catalog, "g").await);
@@ -289,6 +289,42 @@ async fn a_folder_is_offered_again_after_a_restart() {
     assert_eq!(folder(&second, "f").await, before);
     assert_eq!(second.status().await.hashed_by_reading, 0);
     second.stop().await;
+}
+
+#[tokio::test]
+async fn roots_of_folders_are_known_before_anybody_asks() {
+    let share = tempfile::tempdir().unwrap();
+    fill(&share.path().join("f"));
+    fs::create_dir(share.path().join("other")).unwrap();
+    let catalog = Running::start(&[share.path()], None).await;
+
+    let until_known = async |catalog: &Running, but: Option<Root>| {
+        let begun = Instant::now();
+        loop {
+            let (listed, _) =
+                catalog.call(|reply| CatalogMessage::List { after: None, limit: 200, reply }).await;
+            let roots: BTreeMap<String, Option<Root>> = listed
+                .into_iter()
+                .filter(|entry| entry.is_folder)
+                .map(|entry| (entry.name.to_string(), entry.root))
+                .collect();
+            if roots.len() == 5 && roots.values().all(Option::is_some) && roots["f"] != but {
+                return roots["f"].unwrap();
+            }
+            assert!(begun.elapsed() < PATIENCE, "waiting for the roots of folders: {roots:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let root = until_known(&catalog, None).await;
+    let found = catalog.lookup(Want::Root(root.into())).await;
+    assert_eq!(found[0].name.as_str(), "f", "{found:?}");
+
+    // And again after a change.
+    fs::write(share.path().join("f/sub/empty/new"), "new").unwrap();
+    catalog.actor.cast(CatalogMessage::Rescan).unwrap();
+    let changed = until_known(&catalog, Some(root)).await;
+    assert_eq!(folder(&catalog, "f").await.root, changed);
+    catalog.stop().await;
 }
 
 /// What is being fetched, in memory; these tests only read it.

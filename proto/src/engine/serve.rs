@@ -7,9 +7,10 @@
 //! [`Input::Sent`]. A peer is *in turn* while one of its sessions has something queued and room for a grant.
 //!
 //! Peers take turns by bytes (deficit round robin, Shreedhar and Varghese 1995): at each turn a peer is credited one full
-//! grant, and keeps what it does not use while it has work. The sessions of one peer share its turns. Within a session a
-//! request is picked at random, so that receivers of one content get different pieces and can serve each other; what is
-//! picked goes on to the end of its piece, since a disk likes runs.
+//! grant, and keeps what it does not use while it has work. Who leaves the round with credit, since all its grants are
+//! unsent, comes back to the front of it: so grants of a few short chunks lose nothing to full ones. The sessions of one
+//! peer share its turns. Within a session a request is picked at random, so that receivers of one content get different
+//! pieces and can serve each other; what is picked goes on to the end of its piece, since a disk likes runs.
 //!
 //! Invariants, checked by [`ServeEngine::check_invariants`]: a queued request has chunks left; every index of the queue
 //! matches; no session has more unsent grants than allowed; every total equals the sum of its parts; whoever is ready is
@@ -21,8 +22,8 @@ use std::time::Duration;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use crate::geometry::{CHUNK_SIZE, Span};
-use crate::limits::{RUN_CHUNKS_MAX, SESSION_REQUESTS_MAX};
+use crate::geometry::{CHUNK_SIZE, Geometry, Span};
+use crate::limits::{FRAME_PAYLOAD_MAX, SESSION_REQUESTS_MAX};
 use crate::time::Time;
 use crate::wire::session::{Refusal, RequestId};
 
@@ -43,8 +44,8 @@ pub struct ContentKey(pub u64);
 pub struct ServeConfig {
     /// Most bytes a second to all peers together; `None` for no limit.
     pub max_upload: Option<u64>,
-    /// Most chunks in one grant.
-    pub grant_chunks: u32,
+    /// Most bytes in one grant, but for a single chunk; at most [`FRAME_PAYLOAD_MAX`].
+    pub grant_bytes: u64,
     /// Most grants of one session that are not yet sent.
     pub grants_per_session: u32,
     /// Most requests that wait here in all sessions together; those beyond are refused as busy.
@@ -57,7 +58,7 @@ impl Default for ServeConfig {
     fn default() -> Self {
         ServeConfig {
             max_upload: None,
-            grant_chunks: RUN_CHUNKS_MAX,
+            grant_bytes: FRAME_PAYLOAD_MAX as u64,
             grants_per_session: 4,
             requests_max: 64 * 1024,
             retry_after: Duration::from_millis(500),
@@ -88,6 +89,8 @@ pub enum Input {
         request: RequestId,
         /// Of which content.
         content: ContentKey,
+        /// How that is cut.
+        geometry: Geometry,
         /// Which chunks.
         span: Span,
     },
@@ -174,6 +177,7 @@ struct Session {
 #[derive(Debug)]
 struct Queued {
     content: ContentKey,
+    geometry: Geometry,
     /// What is not granted yet.
     rest: Span,
     /// Where in `picks`.
@@ -193,7 +197,7 @@ impl ServeEngine {
     /// Nobody is served yet.
     pub fn new(config: ServeConfig, seed: u64) -> Self {
         let mut config = ServeConfig {
-            grant_chunks: config.grant_chunks.clamp(1, RUN_CHUNKS_MAX),
+            grant_bytes: config.grant_bytes.clamp(u64::from(CHUNK_SIZE), FRAME_PAYLOAD_MAX as u64),
             grants_per_session: config.grants_per_session.max(1),
             ..config
         };
@@ -201,9 +205,8 @@ impl ServeEngine {
             let rate = rate.max(1);
             // Under a low limit smaller grants, so that no single one takes longer than the burst where that can be.
             let burst = (rate as f64 * BURST_SECONDS) as u64;
-            let chunks = u32::try_from(burst / u64::from(CHUNK_SIZE)).unwrap_or(u32::MAX);
-            config.grant_chunks = config.grant_chunks.min(chunks).max(1);
-            Bucket::new(rate, burst.max(cost_of(config.grant_chunks)))
+            config.grant_bytes = config.grant_bytes.min(burst).max(u64::from(CHUNK_SIZE));
+            Bucket::new(rate, burst.max(config.grant_bytes))
         });
         ServeEngine {
             config,
@@ -223,7 +226,9 @@ impl ServeEngine {
         match input {
             Input::Opened { session, peer } => self.opened(session, peer),
             Input::Closed { session } => self.closed(session),
-            Input::Asked { session, request, content, span } => self.asked(session, request, content, span),
+            Input::Asked { session, request, content, geometry, span } => {
+                self.asked(session, request, Queued { content, geometry, rest: span, index: 0 });
+            }
             Input::Cancelled { session, request } => self.remove(session, request),
             Input::Sent { session, bytes } => self.sent(session, bytes),
             Input::Spent { bytes } => {
@@ -287,7 +292,7 @@ impl ServeEngine {
         }
     }
 
-    fn asked(&mut self, id: SessionId, request: RequestId, content: ContentKey, span: Span) {
+    fn asked(&mut self, id: SessionId, request: RequestId, queued: Queued) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if session.requests.len() >= SESSION_REQUESTS_MAX || session.requests.contains_key(&request) {
             self.outputs.push_back(Output::Violation { session: id });
@@ -300,7 +305,7 @@ impl ServeEngine {
             self.outputs.push_back(Output::Refuse { session: id, request, refusal });
             return;
         }
-        session.requests.insert(request, Queued { content, rest: span, index: session.picks.len() });
+        session.requests.insert(request, Queued { index: session.picks.len(), ..queued });
         session.picks.push(request);
         self.queued += 1;
         let peer = session.peer;
@@ -330,16 +335,22 @@ impl ServeEngine {
         }
         let key = session.peer;
         if let Some(peer) = self.peers.get_mut(&key) {
-            peer.credit = (peer.credit + unused).min(2 * cost_of(self.config.grant_chunks));
+            peer.credit = (peer.credit + unused).min(2 * self.config.grant_bytes);
         }
         self.take_turn(key);
     }
 
+    /// A peer that can be granted something joins the round: anew with credit for one turn, at the end; with what is left
+    /// of its turn, at the front.
     fn take_turn(&mut self, key: PeerKey) {
-        if let Some(peer) = self.peers.get_mut(&key)
-            && !std::mem::replace(&mut peer.in_turn, true)
-        {
-            self.turns.push_back(key);
+        let Some(peer) = self.peers.get_mut(&key).filter(|peer| !peer.in_turn) else { return };
+        peer.in_turn = true;
+        match peer.credit {
+            0 => {
+                peer.credit = self.config.grant_bytes;
+                self.turns.push_back(key);
+            }
+            _ => self.turns.push_front(key),
         }
     }
 
@@ -350,15 +361,14 @@ impl ServeEngine {
             bucket.fill(now);
         }
         while let Some(&key) = self.turns.front() {
-            let Some((id, run)) = self.next_of(key) else {
+            let Some((id, run, cost)) = self.next_of(key) else {
                 self.turns.pop_front();
                 self.end_turn(key);
                 continue;
             };
-            let cost = cost_of(run.count());
             let Some(peer) = self.peers.get_mut(&key) else { return };
             if peer.credit < cost {
-                peer.credit += cost_of(self.config.grant_chunks);
+                peer.credit += self.config.grant_bytes;
                 self.turns.rotate_left(1);
                 continue;
             }
@@ -378,8 +388,8 @@ impl ServeEngine {
         }
     }
 
-    /// The next run of the peer: of its first session that has something queued and room for a grant.
-    fn next_of(&mut self, key: PeerKey) -> Option<(SessionId, Span)> {
+    /// The next run of the peer, and its bytes: of its first session that has something queued and room for a grant.
+    fn next_of(&mut self, key: PeerKey) -> Option<(SessionId, Span, u64)> {
         let peer = self.peers.get(&key)?;
         peer.sessions.iter().find_map(|&id| {
             let session = self.sessions.get_mut(&id)?;
@@ -391,8 +401,9 @@ impl ServeEngine {
                 None => *session.picks.get(self.random.random_range(0..session.picks.len()))?,
             };
             session.current = Some(request);
-            let rest = session.requests.get(&request)?.rest;
-            Some((id, rest.within(rest.first().piece())?.runs(self.config.grant_chunks).next()?))
+            let Queued { geometry, rest, .. } = session.requests.get(&request)?;
+            let run = geometry.beginning_of(rest.within(rest.first().piece())?, self.config.grant_bytes);
+            Some((id, run, geometry.len_of(run)))
         })
     }
 
@@ -446,11 +457,6 @@ impl ServeEngine {
         assert_eq!(self.turns.len(), self.peers.values().filter(|peer| peer.in_turn).count());
         assert!(self.turns.is_empty() || self.wake.is_some(), "whoever is ready waits for the limit only");
     }
-}
-
-/// What a grant of so many chunks counts until its real length is known.
-fn cost_of(chunks: u32) -> u64 {
-    u64::from(chunks) * u64::from(CHUNK_SIZE)
 }
 
 /// The upload limit: bytes that may be granted now, filled at the allowed rate up to a burst.

@@ -173,6 +173,21 @@ impl Geometry {
         bytes.end - bytes.start
     }
 
+    /// The longest beginning of a span that has at most these bytes; the first chunk in any case.
+    pub fn beginning_of(&self, span: Span, bytes_max: u64) -> Span {
+        let fits = |count: u32| count <= 1 || self.len_of(Span { count, ..span }) <= bytes_max;
+        if fits(span.count) {
+            return span;
+        }
+        // So many chunks fit; and so many do not.
+        let (mut count, mut too_many) = (1, span.count);
+        while count + 1 < too_many {
+            let between = count + (too_many - count) / 2;
+            if fits(between) { count = between } else { too_many = between }
+        }
+        Span { count, ..span }
+    }
+
     /// The span cut by files, in order. What is no folder is one file, with number 0.
     pub fn segments(&self, span: Span) -> impl Iterator<Item = Segment> + '_ {
         let plain = match &self.folder {
@@ -313,6 +328,25 @@ mod tests {
         let span = geometry.span(60, 6).unwrap();
         assert_eq!(geometry.bytes_of(span), 60 * 16_384..PIECE_SIZE + 20_000);
         assert_eq!(geometry.chunk_len(geometry.chunk(65).unwrap()), 20_000 - 16_384);
+    }
+
+    #[test]
+    fn a_beginning_has_as_much_as_fits() {
+        let geometry = Geometry::new(PIECE_SIZE + 20_000).unwrap();
+        let count = |first, count, bytes| {
+            let span = geometry.span(first, count).unwrap();
+            let beginning = geometry.beginning_of(span, bytes);
+            assert_eq!(beginning.first(), span.first());
+            beginning.count()
+        };
+        let chunk = u64::from(CHUNK_SIZE);
+        assert_eq!([0, 1, chunk, 2 * chunk - 1].map(|bytes| count(0, 64, bytes)), [1; 4]);
+        assert_eq!(
+            (count(0, 64, 2 * chunk), count(0, 64, 63 * chunk), count(0, 64, 99 * chunk)),
+            (2, 63, 64)
+        );
+        // The last chunk is short.
+        assert_eq!((count(64, 2, 20_000), count(64, 2, 19_999)), (2, 1));
     }
 
     #[test]

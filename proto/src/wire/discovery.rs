@@ -134,6 +134,16 @@ pub struct Announce {
 }
 
 impl Datagram {
+    /// Who says that it sent it.
+    pub fn instance(&self) -> Instance {
+        match self {
+            Datagram::Query(query) => query.instance,
+            Datagram::Offer(Offer { from, .. }) | Datagram::Hello(from) | Datagram::Bye(from) => {
+                from.instance
+            }
+        }
+    }
+
     /// The bytes to send. Entries of an offer that do not fit are left out, and `more` is set.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = with_magic(self);

@@ -194,6 +194,18 @@ impl Network {
         self.keeper.script(&format!("ip netns exec {host} nft '{rules}'\n")).map(drop)
     }
 
+    /// Lets the host drop every packet of TCP that arrives, without a word, as firewalls do that somebody opened for UDP only.
+    ///
+    /// # Errors
+    /// If nftables is missing.
+    pub fn drop_tcp(&self, number: usize) -> Result<(), LanError> {
+        require("nft", "nftables")?;
+        let host = self.host(number).name();
+        let rules = "table inet closed { chain arriving { type filter hook input priority 0; \
+                     meta l4proto tcp drop; }; }";
+        self.keeper.script(&format!("ip netns exec {host} nft '{rules}'\n")).map(drop)
+    }
+
     /// Makes TCP of a host use this congestion control on a segment, whatever is the default of the machine.
     ///
     /// The system lets only an administrator choose the default of a namespace freely, but anybody that of a route.

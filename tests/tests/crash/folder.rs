@@ -1,11 +1,12 @@
 //! A `get` of a folder that is killed at any moment, or whose disk loses its power.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ftx_tests::crash::{Scenario, Struck, Trial};
 use ftx_tests::data::MIB;
 use ftx_tests::inside::{self, Namespaces};
 use ftx_tests::power::{Disk, Image};
+use ftx_tests::share::put;
 use ftx_tests::tree::{Entry, Shape, Tree};
 use ftx_tests::{Finished, Machine, Running, Share, listing, net};
 
@@ -42,7 +43,15 @@ enum Kind {
     Into,
     /// The same, and what is not in it goes.
     Delete,
+    /// Where something of another kind is, which is replaced: by turns at the target itself, and within an older version.
+    Force,
 }
+
+/// What has the place of a folder.
+const IN_THE_WAY: &[u8] = b"in the way";
+
+/// Where [`Kind::Force`] has a folder in the place of a file.
+const REPLACED: &str = "tool";
 
 /// Many small files, and some of several pieces.
 const SHAPE: Shape = Shape { entries: 80, large: 2 * MIB + 17, bytes_max: 10 * MIB };
@@ -51,8 +60,14 @@ impl FolderGet {
     /// Shares the tree of this seed at a rate, and prepares to fetch it.
     fn new(machine: &Machine, seed: u64, rate: &str, kind: Kind) -> (Self, Share) {
         let shared = machine.folder();
-        std::fs::create_dir(shared.join(NAME)).expect("made");
-        let tree = Tree::make(&shared.join(NAME), seed, SHAPE).as_fetched();
+        let folder = shared.join(NAME);
+        std::fs::create_dir(&folder).expect("made");
+        Tree::make(&folder, seed, SHAPE);
+        // Some of it is there twice.
+        for name in ["large", "tool"] {
+            std::fs::copy(folder.join(name), folder.join(format!("{name} again"))).expect("copied");
+        }
+        let tree = Tree::read(&folder).as_fetched();
         let share = machine.share_with(&shared, &["--max-upload", rate]);
         share.wait_until_folder_is_hashed(machine, NAME);
         let (folder, state) = (machine.folder(), machine.folder());
@@ -70,24 +85,41 @@ impl FolderGet {
     /// Puts there what a round begins with.
     fn prepare(&mut self, round: u64) {
         (self.told, self.is_there, self.old) = (0, false, None);
-        if self.kind != Kind::New {
-            std::fs::create_dir(self.target()).expect("made");
-            Tree::make(&self.target(), self.seed, SHAPE);
-            self.old = Some(Tree::age(&self.target(), round));
+        let target = self.target();
+        match self.kind {
+            Kind::New => {}
+            Kind::Force if round % 2 == 1 => std::fs::write(&target, IN_THE_WAY).expect("written"),
+            Kind::Into | Kind::Delete | Kind::Force => {
+                std::fs::create_dir(&target).expect("made");
+                Tree::make(&target, self.seed, SHAPE);
+                self.old = Some(Tree::age(&target, round));
+            }
         }
+        if let (Kind::Force, Some(old)) = (self.kind, &mut self.old) {
+            let _ = std::fs::remove_file(target.join(REPLACED));
+            put(&target, &format!("{REPLACED}/inner"), IN_THE_WAY);
+            std::fs::remove_dir_all(target.join("empty folder")).expect("removed");
+            std::fs::write(target.join("empty folder"), IN_THE_WAY).expect("written");
+            *old = Tree::read(&target);
+        }
+    }
+
+    /// Whether this is what has to make room.
+    fn is_replaced(&self, path: &Path) -> bool {
+        self.kind == Kind::Force && (path.starts_with(REPLACED) || path.starts_with("empty folder"))
     }
 
     /// What is there at the end.
     fn wanted(&self) -> Tree {
         match (&self.old, self.kind) {
-            (Some(old), Kind::Into) => self.tree.and(&self.besides(old)),
+            (Some(old), Kind::Into | Kind::Force) => self.tree.and(&self.besides(old)),
             _ => self.tree.clone(),
         }
     }
 
     /// What of an older version is not in the folder.
     fn besides(&self, old: &Tree) -> Tree {
-        old.only(|path, _| self.tree.entry(path).is_none())
+        old.only(|path, _| self.tree.entry(path).is_none() && !self.is_replaced(path))
     }
 
     /// Fails unless all that is there is entirely old or entirely new; says whether it is as it should be at the end.
@@ -95,9 +127,11 @@ impl FolderGet {
         let names = listing(&self.folder);
         assert!(names.iter().all(|name| KNOWN.contains(&name.as_str())), "{names:?}");
         let Some(old) = &self.old else {
-            let is_there = self.target().exists();
+            let is_there = self.target().is_dir();
             if is_there {
                 self.tree.expect_in(&self.target());
+            } else if self.target().exists() {
+                assert_eq!(std::fs::read(self.target()).expect("it can be read"), IN_THE_WAY);
             }
             return is_there;
         };
@@ -108,7 +142,7 @@ impl FolderGet {
         }
         for (path, entry) in old.entries().filter(|(path, _)| now.entry(path).is_none()) {
             let may_go = self.kind == Kind::Delete && self.tree.entry(path).is_none();
-            assert!(may_go, "{path:?} is gone, which was {entry:?}");
+            assert!(may_go || self.is_replaced(path), "{path:?} is gone, which was {entry:?}");
         }
         self.wanted().differences(&self.target()).is_empty()
     }
@@ -153,12 +187,17 @@ impl Scenario for FolderGet {
     }
 
     fn start(&mut self) -> Running {
-        let delete = (self.kind == Kind::Delete).then_some("--delete");
-        self.machine.get(NAME, &self.target()).args(delete).with_state(&self.state).start()
+        let flag = match self.kind {
+            Kind::New | Kind::Into => None,
+            Kind::Delete => Some("--delete"),
+            Kind::Force => Some("--force"),
+        };
+        self.machine.get(NAME, &self.target()).args(flag).with_state(&self.state).start()
     }
 
     fn result(&self) -> Option<PathBuf> {
         match &self.old {
+            None if self.kind == Kind::Force => None,
             None => Some(self.target()),
             // The first of the files that come into their places.
             Some(old) => {
@@ -203,6 +242,17 @@ fn a_get_into_a_folder_killed_at_any_moment_leaves_old_or_new_files() {
 #[test]
 fn a_get_that_deletes_killed_at_any_moment_deletes_nothing_else() {
     killed_at_any_moment(4, Kind::Delete);
+}
+
+#[test]
+fn a_get_that_replaces_killed_at_any_moment_leaves_what_was_there_or_what_comes() {
+    killed_at_any_moment(5, Kind::Force);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_get_that_replaces_killed_at_any_moment_leaves_what_was_there_or_what_comes_many_times() {
+    killed_at_any_moment(200, Kind::Force);
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn source(net: &TestNet, seed: u64, size: usize, rate: &str) -> (Content, Share)
 
 /// Fails unless the fetch ended like this, with a sentence that has all these words.
 #[track_caller]
-fn expect_error(ended: Finished, status: i32, code: &str, words: &[&str]) {
+pub(crate) fn expect_error(ended: Finished, status: i32, code: &str, words: &[&str]) {
     let ended = ended.expect_error(status, code);
     let message = ended.last("error")["message"].as_str().unwrap_or_default();
     for word in words {
@@ -47,7 +47,7 @@ fn expect_to_go_on(machine: &Machine, content: &Content, folder: &Path, safe: u6
 }
 
 /// A tmpfs of so many mebibytes.
-fn small_disk(net: &TestNet, mebibytes: usize) -> PathBuf {
+pub(crate) fn small_disk(net: &TestNet, mebibytes: usize) -> PathBuf {
     let folder = net.folder();
     inside::mount(&["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"], &folder);
     folder
@@ -223,7 +223,7 @@ fn a_node_with_few_open_files_outlives_many_who_fetch() {
     assert!(share.stop().status == 0);
 }
 
-fn set_mode(path: &Path, mode: u32) {
+pub(crate) fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("its mode is set");
 }
 
@@ -270,11 +270,15 @@ fn a_part_of_another_user_is_told() {
 }
 
 /// Starts a get into the folder `to` of a fresh folder, does something to it in the middle, and waits for the end.
-fn with_folder_changed(net: &TestNet, change: impl FnOnce(&Path)) -> (PathBuf, Finished) {
+pub(crate) fn with_folder_changed(
+    net: &TestNet,
+    name: &str,
+    change: impl FnOnce(&Path),
+) -> (PathBuf, Finished) {
     let above = net.folder();
     let folder = above.join("to");
     fs::create_dir(&folder).expect("made");
-    let mut get = net.get(NAME, &folder.join(NAME)).start();
+    let mut get = net.get(name, &folder.join(name)).start();
     get.wait_for_bytes(2 * MIB as u64);
     change(&above);
     (above, get.finish())
@@ -285,7 +289,7 @@ fn a_folder_that_is_removed_is_told() {
     let net = net!();
     let (content, _source) = source(&net, 2111, 8 * MIB, "6M");
     let (above, ended) =
-        with_folder_changed(&net, |above| fs::remove_dir_all(above.join("to")).expect("removed"));
+        with_folder_changed(&net, NAME, |above| fs::remove_dir_all(above.join("to")).expect("removed"));
     expect_error(ended, 1, "other", &["removed", "same command", NAME]);
     assert_eq!(listing(&above), [""; 0], "nothing was made anew");
     fs::create_dir(above.join("to")).expect("made");
@@ -296,8 +300,9 @@ fn a_folder_that_is_removed_is_told() {
 fn a_part_that_is_removed_is_told() {
     let net = net!();
     let (content, _source) = source(&net, 2112, 8 * MIB, "6M");
-    let (above, ended) =
-        with_folder_changed(&net, |above| fs::remove_file(above.join("to").join(PART)).expect("removed"));
+    let (above, ended) = with_folder_changed(&net, NAME, |above| {
+        fs::remove_file(above.join("to").join(PART)).expect("removed")
+    });
     expect_error(ended, 1, "other", &["removed", "same command", NAME]);
     expect_to_go_on(&net, &content, &above.join("to"), 0);
 }
@@ -306,7 +311,7 @@ fn a_part_that_is_removed_is_told() {
 fn a_folder_that_is_renamed_gets_the_file_and_done_says_where() {
     let net = net!();
     let (content, _source) = source(&net, 2113, 8 * MIB, "6M");
-    let (above, ended) = with_folder_changed(&net, |above| {
+    let (above, ended) = with_folder_changed(&net, NAME, |above| {
         fs::rename(above.join("to"), above.join("elsewhere")).expect("renamed");
     });
     let told = PathBuf::from(ended.done()["path"].as_str().expect("done says where it is"));
@@ -321,7 +326,7 @@ fn a_link_that_takes_the_place_of_the_folder_is_not_followed() {
     let net = net!();
     let (content, _source) = source(&net, 2114, 8 * MIB, "6M");
     let victim = net.folder();
-    let (above, ended) = with_folder_changed(&net, |above| {
+    let (above, ended) = with_folder_changed(&net, NAME, |above| {
         fs::rename(above.join("to"), above.join("elsewhere")).expect("renamed");
         symlink(&victim, above.join("to")).expect("linked");
     });

@@ -1,8 +1,8 @@
 //! Trouble with the disk that a folder goes to: each ends with its exit status and a sentence that says what to do, nothing
 //! wrong gets a name, and once the cause is gone the same command goes on.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use ftx_tests::data::MIB;
@@ -10,8 +10,9 @@ use ftx_tests::inside::{self, Namespaces};
 use ftx_tests::power::Image;
 use ftx_tests::share::put;
 use ftx_tests::tree::{Shape, Tree};
-use ftx_tests::{Finished, Machine, Share, TestNet, listing, net};
+use ftx_tests::{Content, Machine, Share, TestNet, listing, net};
 
+use crate::disk::{expect_error, set_mode, small_disk, with_folder_changed};
 use crate::folders::{NAME, expect_nothing_left, shared};
 
 const PART: &str = ".tree.ftx-part";
@@ -24,15 +25,6 @@ fn source(net: &TestNet, seed: u64, rate: &str) -> (Tree, Share) {
     (tree.as_fetched(), share)
 }
 
-#[track_caller]
-fn expect_error(ended: Finished, status: i32, code: &str, words: &[&str]) {
-    let ended = ended.expect_error(status, code);
-    let message = ended.last("error")["message"].as_str().unwrap_or_default();
-    for word in words {
-        assert!(message.contains(word), "no '{word}' in '{message}'");
-    }
-}
-
 /// Runs the same command again, which must go on from `safe` bytes at least.
 #[track_caller]
 fn expect_to_go_on(machine: &Machine, tree: &Tree, folder: &Path, safe: u64) {
@@ -42,12 +34,6 @@ fn expect_to_go_on(machine: &Machine, tree: &Tree, folder: &Path, safe: u64) {
     assert!(came + safe <= tree.size(), "{came} came, and {safe} should have been there\n{}", fetched.said());
     tree.expect_in(&folder.join(NAME));
     expect_nothing_left(folder);
-}
-
-fn small_disk(net: &TestNet, mebibytes: usize) -> PathBuf {
-    let folder = net.folder();
-    inside::mount(&["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"], &folder);
-    folder
 }
 
 #[test]
@@ -98,6 +84,41 @@ fn a_disk_without_a_free_inode_for_a_folder_is_told_as_full() {
 }
 
 #[test]
+fn what_is_mounted_within_the_target_gets_its_files_as_well() {
+    inside::run(Namespaces::OwnRoot, || {
+        let net = net!();
+        let folder = net.folder();
+        let target = folder.join(NAME);
+        // Nothing can be renamed from one file system to the other.
+        fs::create_dir_all(target.join("other")).expect("made");
+        inside::mount(&["-t", "tmpfs", "-o", "size=32m", "tmpfs"], &target.join("other"));
+        let source_folder = net.folder();
+        let shared = source_folder.join(NAME);
+        put(&shared, "other/large", &Content::new(2416, 2 * MIB + 5).bytes);
+        put(&shared, "other/deep/small", b"small");
+        put(&shared, "here", b"here");
+        let mut holes = vec![0; 3 * MIB];
+        holes[MIB] = 1;
+        put(&shared, "other/holes", &holes);
+        set_mode(&shared.join("other/deep/small"), 0o755);
+        symlink("deep/small", shared.join("other/link")).expect("linked");
+        put(&target.join("other"), "large", b"older");
+        let other = Tree::read(&shared);
+        let share = net.share(&source_folder);
+        share.wait_until_folder_is_hashed(&net, NAME);
+
+        net.get(NAME, &target).arg("--delete").run().done();
+
+        other.expect_in(&target);
+        expect_nothing_left(&folder);
+        expect_nothing_left(&target.join("other"));
+        let blocks = fs::metadata(target.join("other/holes")).expect("it is there").blocks();
+        assert!(blocks * 512 < MIB as u64, "{blocks} blocks for a hole");
+        assert_eq!(net.get(NAME, &target).run().bytes_of_sources(), 0);
+    });
+}
+
+#[test]
 fn a_read_only_disk_is_told_by_a_get_of_a_folder() {
     inside::run(Namespaces::OwnRoot, || {
         let net = net!();
@@ -138,10 +159,6 @@ fn a_disk_that_breaks_under_a_folder_is_told_and_another_goes_on() {
     });
 }
 
-fn set_mode(path: &Path, mode: u32) {
-    fs::set_permissions(path, Permissions::from_mode(mode)).expect("its mode is set");
-}
-
 #[test]
 fn a_place_that_may_not_be_written_is_told_by_a_get_of_a_folder() {
     let net = net!();
@@ -173,22 +190,11 @@ fn a_folder_within_the_target_that_may_not_be_written_is_told() {
     expect_to_go_on(&machine, &tree, &folder, tree.size() - 16 * 1024);
 }
 
-/// Starts a get into `to` within a fresh folder, does something to it in the middle, and waits for the end.
-fn with_place_changed(net: &TestNet, change: impl FnOnce(&Path)) -> (PathBuf, Finished) {
-    let above = net.folder();
-    let folder = above.join("to");
-    fs::create_dir(&folder).expect("made");
-    let mut get = net.get(NAME, &folder.join(NAME)).start();
-    get.wait_for_bytes(2 * MIB as u64);
-    change(&above);
-    (above, get.finish())
-}
-
 #[test]
 fn a_place_that_is_removed_is_told_by_a_get_of_a_folder() {
     let net = net!();
     let (tree, _source) = source(&net, 2408, "5M");
-    let (above, ended) = with_place_changed(&net, |above| {
+    let (above, ended) = with_folder_changed(&net, NAME, |above| {
         // Files may come into being while they are removed.
         while fs::remove_dir_all(above.join("to")).is_err() {}
     });
@@ -203,7 +209,11 @@ fn a_staging_folder_that_is_removed_is_told() {
     let net = net!();
     let (tree, _source) = source(&net, 2409, "5M");
     let (above, ended) =
-        with_place_changed(&net, |above| while fs::remove_dir_all(above.join("to").join(PART)).is_err() {});
+        with_folder_changed(
+            &net,
+            NAME,
+            |above| while fs::remove_dir_all(above.join("to").join(PART)).is_err() {},
+        );
     expect_error(ended, 1, "other", &["removed", "same command", NAME]);
     expect_to_go_on(&net, &tree, &above.join("to"), 0);
 }
@@ -212,7 +222,7 @@ fn a_staging_folder_that_is_removed_is_told() {
 fn files_that_are_removed_from_the_staging_folder_are_told_or_made_again() {
     let net = net!();
     let (tree, _source) = source(&net, 2410, "5M");
-    let (above, ended) = with_place_changed(&net, |above| {
+    let (above, ended) = with_folder_changed(&net, NAME, |above| {
         let part = above.join("to").join(PART);
         for (path, _) in
             Tree::read(&part).only(|_, entry| matches!(entry, ftx_tests::tree::Entry::File { .. })).entries()
@@ -234,7 +244,7 @@ fn files_that_are_removed_from_the_staging_folder_are_told_or_made_again() {
 fn a_place_that_is_renamed_gets_the_folder_and_done_says_where() {
     let net = net!();
     let (tree, _source) = source(&net, 2411, "5M");
-    let (above, ended) = with_place_changed(&net, |above| {
+    let (above, ended) = with_folder_changed(&net, NAME, |above| {
         fs::rename(above.join("to"), above.join("elsewhere")).expect("renamed");
     });
     let told = PathBuf::from(ended.done()["path"].as_str().expect("done says where it is"));
@@ -249,7 +259,7 @@ fn a_link_that_takes_the_place_of_the_target_is_not_followed() {
     let net = net!();
     let (tree, _source) = source(&net, 2412, "5M");
     let victim = net.folder();
-    let (above, ended) = with_place_changed(&net, |above| {
+    let (above, ended) = with_folder_changed(&net, NAME, |above| {
         fs::rename(above.join("to"), above.join("elsewhere")).expect("renamed");
         symlink(&victim, above.join("to")).expect("linked");
     });
@@ -277,7 +287,7 @@ fn a_link_that_takes_the_place_of_the_target_is_not_followed() {
 fn a_target_that_comes_into_being_meanwhile_is_not_replaced() {
     let net = net!();
     let (tree, _source) = source(&net, 2413, "5M");
-    let (above, ended) = with_place_changed(&net, |above| {
+    let (above, ended) = with_folder_changed(&net, NAME, |above| {
         put(&above.join("to").join(NAME), "theirs", b"theirs");
     });
     expect_error(ended, 9, "exists", &[NAME]);

@@ -4,6 +4,8 @@ use ftx_tests::data::MIB;
 use ftx_tests::share::put;
 use ftx_tests::{Content, Share, TestNet, listing, net};
 
+use crate::folders::{NAME, SMALL, shared};
+
 /// Two nodes with different contents under one name, both known to the network by their roots.
 fn two_contents(net: &TestNet, seed: u64) -> ([Content; 2], [Share; 2]) {
     let contents = [Content::new(seed, MIB + 5), Content::new(seed + 1, 2 * MIB)];
@@ -35,6 +37,26 @@ fn both_are_shown_and_nothing_is_fetched() {
         assert_eq!(group["size"], content.size(), "{}", refused.said());
         assert!(group["nodes"].to_string().contains(share.node()), "{}", refused.said());
     }
+}
+
+/// A folder is begun with the first offer; what was begun is gone again once the second one says something else.
+#[test]
+fn of_two_folders_nothing_is_left() {
+    let net = net!();
+    let [(_, first, share), (_, second, _other)] = [651, 652].map(|seed| shared(&net, seed, SMALL, &[]));
+    let folder = net.folder();
+    let target = folder.join("fetched");
+
+    net.get(NAME, &target).run().expect_error(4, "ambiguous");
+    assert_eq!(listing(&folder), Vec::<String>::new());
+
+    // Into one that is there nothing is begun either.
+    net.get(NAME, &target).args(["--from", share.node()]).run().done();
+    first.as_fetched().expect_in(&target);
+    net.get(NAME, &target).run().expect_error(4, "ambiguous");
+    assert_eq!(listing(&folder), ["fetched"]);
+    first.as_fetched().expect_in(&target);
+    assert!(!second.differences(&target).is_empty());
 }
 
 #[test]

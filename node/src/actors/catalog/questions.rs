@@ -8,11 +8,15 @@
 //! making   -> answered        with its root; or, if the folder was changed meanwhile, with how far hashing is
 //! ```
 //!
+//! What a manifest is made of is copied from the table in steps, between which other questions are answered. Once all is
+//! hashed, the roots of folders are found out before anybody asks for them, those at the top first.
+//!
 //! All of that is bounded: beyond it, what the table knows is the answer. Before the table of the last run is there,
 //! questions wait.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{self, AssertUnwindSafe};
+use std::time::{Duration, Instant};
 
 use ftx_proto::name::RelativePath;
 use ftx_proto::wire::discovery::{OfferEntry, Want};
@@ -20,7 +24,7 @@ use ractor::RpcReplyPort;
 
 use super::{CatalogMessage, CatalogState, Event, Looked, tell};
 use crate::catalog::SharedFile;
-use crate::catalog::folder::Made;
+use crate::catalog::folder::{Gathered, Gathering, Made};
 use crate::catalog::scan::{SkipReason, Skipped};
 
 /// Most looks at single names under way.
@@ -31,6 +35,13 @@ const MAKING_MAX: usize = 4;
 
 /// Most questions that wait for one manifest.
 const MAKING_ASKERS_MAX: usize = 256;
+
+/// Entries that are copied before others have their turn: some milliseconds.
+const GATHERED_AT_ONCE: usize = 4096;
+
+/// How long after the last hash the roots of folders are found out, and how much longer than that took it rests then.
+const UNASKED_DELAY: Duration = Duration::from_secs(1);
+const UNASKED_SHARE: u32 = 20;
 
 /// Most questions that wait for the table of the last run; those beyond are asked again by those who ask.
 const LOADING_MAX: usize = 1024;
@@ -52,8 +63,13 @@ pub(super) struct Questions {
     looks: usize,
     /// Who waits for the manifest of a folder.
     making: HashMap<RelativePath, Vec<LookupReply>>,
-    /// The roots of the folders at the top are being found out, one after the other.
-    makes_tops: bool,
+    /// Folders whose roots are being found out, one after the other, though nobody has asked for them by name.
+    unasked: VecDeque<RelativePath>,
+    /// When that began, while it goes on; and when it may begin again.
+    unasked_since: Option<Instant>,
+    unasked_rest: Option<Instant>,
+    /// It is going to begin.
+    unasked_due: bool,
     /// While the table of the last run is read, the questions that came.
     loading: Option<Vec<CatalogMessage>>,
 }
@@ -62,6 +78,11 @@ impl Questions {
     /// Questions wait from now on.
     pub(super) fn wait(&mut self) {
         self.loading = Some(Vec::new());
+    }
+
+    /// Whether they do.
+    pub(super) fn are_waiting(&self) -> bool {
+        self.loading.is_some()
     }
 
     /// They do not any more. Those that do.
@@ -108,8 +129,11 @@ impl CatalogState {
         if answer.0.is_empty() && matches!(want, Want::Root(_)) {
             self.want_scan();
             // It may be that of a folder, which nobody has asked for since the start.
-            self.questions.makes_tops = true;
-            self.make_tops();
+            if self.questions.unasked_rest.is_none_or(|until| until <= Instant::now()) {
+                self.find_roots();
+            } else {
+                self.find_roots_soon();
+            }
         }
         let _ = reply.send(answer);
     }
@@ -181,21 +205,75 @@ impl CatalogState {
         if self.questions.making.len() >= MAKING_MAX || self.questions.making.contains_key(name) {
             return false;
         }
-        let Some(snapshot) = self.index.to_be_made(name) else { return false };
+        let Some(gathering) = self.index.to_be_made(name) else { return false };
         self.questions.making.insert(name.clone(), Vec::new());
-        let (myself, name) = (self.myself.clone(), name.clone());
+        // Later, so that nobody is answered before there is anybody to be.
+        tell(&self.myself, Event::Gathering(Box::new(gathering)));
+        true
+    }
+
+    /// Goes on with copying what a folder is made of.
+    pub(super) fn gather(&mut self, gathering: Gathering) {
+        let (myself, name) = (self.myself.clone(), gathering.name().clone());
+        let snapshot = match gathering.go_on(&self.index, GATHERED_AT_ONCE) {
+            Gathered::More(gathering) => return tell(&myself, Event::Gathering(gathering)),
+            Gathered::Changed => return self.making_failed(&name),
+            Gathered::All(snapshot) => snapshot,
+        };
         tokio::task::spawn_blocking(move || {
             let made = panic::catch_unwind(AssertUnwindSafe(|| snapshot.make()));
             tell(&myself, made.map_or(Event::MakingFailed(name), |made| Event::Made(Box::new(made))));
         });
-        true
     }
 
-    /// Goes on with the folders at the top, if it has to.
-    fn make_tops(&mut self) {
-        if self.questions.makes_tops && self.questions.making.is_empty() {
-            let next = self.index.top_to_be_made();
-            self.questions.makes_tops = next.is_some_and(|name| self.make(&name));
+    /// A folder has changed before its manifest was there, or it cannot be made.
+    pub(super) fn making_failed(&mut self, name: &RelativePath) {
+        self.answer_for_folder(name);
+        self.make_unasked();
+    }
+
+    /// Everything is hashed, or something has changed: finds out the roots of folders soon, before anybody asks.
+    pub(super) fn find_roots_soon(&mut self) {
+        let questions = &mut self.questions;
+        if questions.unasked_due || questions.unasked_since.is_some() || self.shares.is_empty() {
+            return;
+        }
+        questions.unasked_due = true;
+        let rest = questions
+            .unasked_rest
+            .map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
+        self.tell_later(rest.max(UNASKED_DELAY), Event::RootsDue);
+    }
+
+    /// The time for that has come. While files wait to be hashed, it would be for nothing.
+    pub(super) fn roots_due(&mut self) {
+        self.questions.unasked_due = false;
+        if self.is_hashed() {
+            self.find_roots();
+        }
+    }
+
+    /// Finds out the roots of folders that nobody has asked for.
+    fn find_roots(&mut self) {
+        if self.questions.unasked.is_empty() {
+            self.questions.unasked = self.index.folders_to_be_made();
+            self.questions.unasked_since = Some(Instant::now());
+        }
+        self.make_unasked();
+    }
+
+    /// Goes on with that, if nobody waits for a folder.
+    fn make_unasked(&mut self) {
+        while self.questions.making.is_empty() {
+            let Some(name) = self.questions.unasked.pop_front() else {
+                if let Some(since) = self.questions.unasked_since.take() {
+                    let now = Instant::now();
+                    // What changes all the time is not made all the time.
+                    self.questions.unasked_rest = Some(now + now.duration_since(since) * UNASKED_SHARE);
+                }
+                return;
+            };
+            self.make(&name);
         }
     }
 
@@ -207,7 +285,7 @@ impl CatalogState {
             self.skipped.note(skipped, self.scanning.number());
         }
         self.answer_for_folder(&name);
-        self.make_tops();
+        self.make_unasked();
     }
 
     /// Answers those who wait for a folder, as it is known now.

@@ -34,6 +34,9 @@ const GAP_MIN: Duration = Duration::from_secs(1);
 const REGULAR_SHARE: u32 = 10;
 const WANTED_SHARE: u32 = 2;
 
+/// How much looking through the shares gives way to others on the machine.
+const NICENESS: i32 = 10;
+
 /// Where the catalog is with its scans.
 pub(super) struct Scanning {
     interval: Duration,
@@ -195,6 +198,7 @@ impl CatalogState {
             self.want_scan();
         }
         self.save_soon();
+        self.find_roots_soon();
     }
 
     /// Walks the shares on a thread of its own.
@@ -208,7 +212,7 @@ impl CatalogState {
         let (stop, permits) = (self.background.stop.clone(), self.background.batch_permits.clone());
         let runtime = tokio::runtime::Handle::current();
         let watching = (!std::mem::replace(&mut self.scanning.watching, true)).then(|| self.watching());
-        self.background.scan = Some(tokio::task::spawn_blocking(move || {
+        self.background.scan = Some(politely("scan", move || {
             // Before the first scan, so that no change is missed between the two.
             if let Some(watching) = watching {
                 watching();
@@ -241,6 +245,7 @@ impl CatalogState {
         self.save_soon();
         self.skipped.scan_ended(self.scanning.number);
         self.scanning.completed += 1;
+        self.find_roots_soon();
         self.rest();
     }
 
@@ -293,6 +298,24 @@ impl CatalogState {
 
 fn next_walk(walks: &AtomicU64) -> u64 {
     walks.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// Does something that nobody waits for on a thread of its own, which gives way to those who answer questions.
+fn politely(name: &str, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    let (ended, end) = tokio::sync::oneshot::channel::<()>();
+    let work = move || {
+        // On Linux this is a property of the thread. Where it is refused, it is just not as polite.
+        let _ = rustix::process::nice(NICENESS);
+        work();
+        drop(ended);
+    };
+    if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(work) {
+        tracing::error!(%error, "cannot start a thread to look through the shares");
+    }
+    tokio::spawn(async move {
+        // It ends when the thread does, or when there is none.
+        let _ = end.await;
+    })
 }
 
 /// Walks, and says what to tell of the end. Nothing if the walk was told to end. Somebody always hears of a panic, or

@@ -25,9 +25,8 @@ use crate::error::Error;
 use crate::fetch::lane::{Described, LaneEnd};
 use crate::fetch::meter::LaneMeter;
 use crate::fetch::report::{Progress, Report};
-use crate::fetch::search::FoundRuns;
 use crate::net::tls::Tls;
-use crate::store::{Part, StoreError};
+use crate::store::{Found, Part, StoreError};
 
 /// What a fetch is started with.
 #[derive(Debug)]
@@ -36,8 +35,10 @@ pub struct FetcherArguments {
     pub have: PieceSet,
     /// What of it is not wanted.
     pub skipped: BTreeMap<PieceIndex, ChunkMask>,
+    /// Pieces of which others can be given all the same what is skipped of them.
+    pub spared: PieceSet,
     /// What may be right and is on this machine already; looked at before anybody is asked for chunks.
-    pub found: Option<FoundRuns>,
+    pub found: Option<Found>,
     /// When it was last changed, in seconds and nanoseconds since 1970; a source may say it more exactly.
     pub mtime: (i64, u32),
     /// Only this node is asked, if one is given.
@@ -85,6 +86,8 @@ pub struct FetchSettings {
     pub progress: watch::Sender<Progress>,
     /// Which pieces are verified; for whoever reads along.
     pub pieces: watch::Sender<Arc<PieceSet>>,
+    /// Whether it may get its final name.
+    pub is_meant: watch::Receiver<bool>,
 }
 
 /// What a fetch is told.

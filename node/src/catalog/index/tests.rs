@@ -7,7 +7,7 @@ use ftx_proto::merkle::PieceLayer;
 use ftx_proto::wire::discovery::{OfferedKind, OfferedRoot, Want};
 
 use super::*;
-use crate::catalog::folder::Made;
+use crate::catalog::folder::{Folder, Gathered, Made, Snapshot};
 
 /// As many as an answer has room for.
 const LOOKUP_ENTRIES: usize = 16;
@@ -77,10 +77,25 @@ fn make(index: &mut Index, text: &str) -> Option<Root> {
 impl Index {
     /// Makes a folder and remembers it.
     fn made_for_test(&mut self, text: &str) -> Option<Made> {
-        let made = self.to_be_made(&name(text))?.make();
-        let again = self.to_be_made(&name(text))?.make();
+        let made = self.gathered(text, 1000)?.make();
+        // In however many steps.
+        let again = self.gathered(text, 1)?.make();
+        let root = |made: &Made| made.result.as_ref().map(Folder::root).ok();
+        assert_eq!(root(&made), root(&again));
         assert_eq!(self.made(made), None);
         Some(again)
+    }
+
+    /// What a folder is made of, copied in steps of so many entries.
+    fn gathered(&self, text: &str, entries: usize) -> Option<Snapshot> {
+        let mut gathering = self.to_be_made(&name(text))?;
+        loop {
+            match gathering.go_on(self, entries) {
+                Gathered::More(more) => gathering = *more,
+                Gathered::All(snapshot) => return Some(snapshot),
+                Gathered::Changed => panic!("nothing has changed"),
+            }
+        }
     }
 }
 
@@ -254,11 +269,18 @@ fn a_folder_is_offered_once_all_of_it_is_known() {
     // Whatever changes below it: it is another one.
     let mut roots = vec![root];
     index.found(folder(0, "f/empty/more"), 2);
-    assert_eq!(index.top_to_be_made(), None, "it was not listed to its end");
+    assert!(index.folders_to_be_made().is_empty(), "it was not listed to its end");
     assert!(index.lookup(&Want::Root(prefix), &|_| 0).entries.is_empty());
     assert!(index.open(&offered.root).is_none());
     index.listed(0, Some(&name("f/empty/more")), 2);
-    assert_eq!(index.top_to_be_made(), Some(name("f")));
+    assert_eq!(index.folders_to_be_made(), ["f", "f/empty", "f/empty/more"].map(name));
+
+    // What changes while it is copied is not what was there at any time.
+    let step = index.to_be_made(&name("f")).unwrap().go_on(&index, 1);
+    let Gathered::More(begun) = step else { panic!("there is more in it") };
+    index.found(folder(0, "f/empty/later"), 2);
+    assert!(matches!(begun.go_on(&index, 1000), Gathered::Changed));
+    index.remove(&name("f/empty/later"));
     roots.extend(make(&mut index, "f"));
     index.remove(&name("f/link"));
     roots.extend(make(&mut index, "f"));
@@ -339,7 +361,7 @@ fn what_a_walk_did_not_see_is_gone_when_it_leaves_the_folder() {
 impl Sums {
     /// What the folder of everything counts itself for.
     fn with_top(self) -> Self {
-        Sums { unlisted_folders: 1, ..self }
+        Sums { folders: 1, unlisted_folders: 1, ..self }
     }
 }
 

@@ -45,6 +45,8 @@ pub(crate) struct Tree {
     layers: HashMap<Id, Arc<PieceLayer>>,
     /// The first four bytes of the root of each hashed file, with the file.
     by_root: BTreeSet<([u8; 4], Id)>,
+    /// Sums over what is in each share.
+    shares: Vec<Sums>,
     /// Those that came since [`Tree::begin_filling`].
     filling: Option<Vec<([u8; 4], Id)>>,
     /// Counts changes; see [`Tree::changed`].
@@ -161,6 +163,7 @@ impl Tree {
             devices: Vec::new(),
             layers: HashMap::new(),
             by_root: BTreeSet::new(),
+            shares: Vec::new(),
             filling: None,
             clock: 0,
         }
@@ -270,6 +273,11 @@ impl Tree {
         self.folder(folder).map_or(Sums::default(), |folder| folder.sums)
     }
 
+    /// Sums over what is in a share.
+    pub(crate) fn share_sums(&self, share: usize) -> Sums {
+        self.shares.get(share).copied().unwrap_or_default()
+    }
+
     /// The piece hashes of a hashed file.
     pub(crate) fn layer(&self, id: Id) -> Option<Arc<PieceLayer>> {
         let Kind::File(File { size, state: State::Hashed(root), .. }) = &self.node(id).kind else {
@@ -335,15 +343,15 @@ impl Tree {
         });
         self.count_hashed(id, hashes);
         let sums = self.sums_of(id);
-        self.account(folder, Sums::default(), sums);
+        self.account(share, folder, Sums::default(), sums);
         Some(id)
     }
 
     /// Takes out an entry and all that is below it; tells of each before it is gone.
     pub(crate) fn remove(&mut self, id: Id, each: &mut dyn FnMut(&Tree, Id)) {
-        let parent = self.node(id).parent;
+        let Node { parent, share, .. } = *self.node(id);
         let before = self.take_out(id, each);
-        self.account(parent, before, Sums::default());
+        self.account(share, parent, before, Sums::default());
         self.with_children(parent, |tree, children| {
             children.remove(&|other| tree.name_order(other, id));
         });
@@ -363,8 +371,9 @@ impl Tree {
             return;
         }
         for id in &gone {
+            let share = self.node(*id).share;
             let before = self.take_out(*id, each);
-            self.account(folder, before, Sums::default());
+            self.account(share, folder, before, Sums::default());
         }
         gone.sort_unstable();
         self.with_children(folder, |_, children| {
@@ -385,7 +394,8 @@ impl Tree {
         node.kind = Kind::File(File { size, inode, device, executable, state });
         self.count_hashed(id, hashes);
         let after = self.sums_of(id);
-        self.account(self.node(id).parent, before, after);
+        let Node { parent, share, .. } = *self.node(id);
+        self.account(share, parent, before, after);
     }
 
     /// A folder was changed then. No change of what is in it.
@@ -393,7 +403,7 @@ impl Tree {
         if self.mtime(id) != mtime {
             let node = self.node_mut(id);
             (node.mtime, node.mtime_nanos) = mtime;
-            self.account(id, Sums::default(), Sums::default());
+            self.account(self.node(id).share, id, Sums::default(), Sums::default());
         }
     }
 
@@ -403,7 +413,7 @@ impl Tree {
             Kind::Folder(folder) if !folder.listed => folder.listed = true,
             _ => return,
         }
-        self.account(id, Sums::of_new_folder(), Sums::default());
+        self.account(self.node(id).share, id, Sums::of_unlisted(), Sums::default());
     }
 
     fn node(&self, id: Id) -> &Node {
@@ -527,8 +537,13 @@ impl Tree {
         }
     }
 
-    /// Something in `folder` counts for something else now.
-    fn account(&mut self, folder: Id, before: Sums, after: Sums) {
+    /// Something in `folder`, of this share, counts for something else now.
+    fn account(&mut self, share: u32, folder: Id, before: Sums, after: Sums) {
+        let share = share as usize;
+        if self.shares.len() <= share {
+            self.shares.resize(share + 1, Sums::default());
+        }
+        self.shares[share] = self.shares[share].replaced(before, after);
         self.clock += 1;
         let now = self.clock;
         let mut next = Some(folder);

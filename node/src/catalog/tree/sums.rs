@@ -12,6 +12,8 @@ pub(crate) struct Sums {
     /// Files that cannot be read.
     pub(crate) failed_files: u64,
     pub(crate) failed_bytes: u64,
+    /// Folders, this one included.
+    pub(crate) folders: u64,
     /// Folders, this one included, of which it is not known that everything in them was seen.
     pub(crate) unlisted_folders: u64,
 }
@@ -19,6 +21,11 @@ pub(crate) struct Sums {
 impl Sums {
     /// Those of a folder that was just heard of.
     pub(super) fn of_new_folder() -> Self {
+        Sums { folders: 1, unlisted_folders: 1, ..Sums::default() }
+    }
+
+    /// What is missing of one while it is not known that everything in it was seen.
+    pub(super) fn of_unlisted() -> Self {
         Sums { unlisted_folders: 1, ..Sums::default() }
     }
 
@@ -48,6 +55,7 @@ impl Sums {
             hashed_bytes: replaced(self.hashed_bytes, before.hashed_bytes, after.hashed_bytes),
             failed_files: replaced(self.failed_files, before.failed_files, after.failed_files),
             failed_bytes: replaced(self.failed_bytes, before.failed_bytes, after.failed_bytes),
+            folders: replaced(self.folders, before.folders, after.folders),
             unlisted_folders: replaced(
                 self.unlisted_folders,
                 before.unlisted_folders,

@@ -83,6 +83,11 @@ proptest! {
         prop_assert_eq!(sums.hashed_files as usize, hashed.clone().count());
         prop_assert_eq!(sums.hashed_bytes, hashed.map(|(size, _)| size).sum::<u64>());
         prop_assert_eq!(tree.by_root.len() as u64, sums.hashed_files);
+        // All is in one share, and the folder that everything is in belongs to none.
+        let of_share = tree.share_sums(0);
+        prop_assert_eq!((of_share.files, of_share.bytes, of_share.hashed_bytes), (sums.files, sums.bytes, sums.hashed_bytes));
+        prop_assert_eq!(of_share.folders + 1, sums.folders);
+        prop_assert_eq!(of_share.folders as usize, all.iter().filter(|path| tree.find(path).is_some_and(|id| tree.is_folder(id))).count());
     }
 }
 
@@ -141,7 +146,7 @@ fn every_change_below_a_folder_shows_in_it_and_no_other_does() {
     assert!(is_new(&tree));
     tree.remove(b, &mut |_, _| ());
     assert!(is_new(&tree));
-    assert_eq!(tree.sums(a), Sums::default());
+    assert_eq!(tree.sums(a), Sums { folders: 1, ..Sums::default() });
     assert_eq!(tree.changed(other), before);
     assert!(link != empty && tree.len() == 3);
 }

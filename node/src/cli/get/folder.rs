@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ftx_proto::manifest::Manifest;
 use ftx_proto::name::printable;
 use serde_json::json;
 
+use super::meant::Meant;
 use super::{FetchOptions, Interrupt, follow, tell_sources};
 use crate::cli::args::{CommonOptions, GetOptions};
 use crate::cli::json::{self, Output};
@@ -13,10 +15,8 @@ use crate::cli::progress::Display;
 use crate::cli::text;
 use crate::error::{Code, Error};
 use crate::fetch::report::Report;
-use crate::fetch::resolve::Resolved;
-use crate::fetch::search::FoundRuns;
 use crate::node::{FolderRequest, Node};
-use crate::store::{FolderOptions, FolderPart, Opened, Selection, Summary, Target};
+use crate::store::{FolderOptions, FolderPart, Opened, Part, Selection, Summary, Target};
 
 /// What the user asks for.
 pub(super) struct Asked<'a> {
@@ -26,16 +26,21 @@ pub(super) struct Asked<'a> {
 }
 
 /// Fetches the folder, and tells of it.
+///
+/// Where nothing is there yet, it is begun before it is certain that nobody else has another folder of the name; it gets its
+/// name only then, and nothing is left of it otherwise.
 pub(super) async fn fetch(
     node: &Node,
-    resolved: Resolved,
+    mut meant: Meant<'_>,
     asked: &Asked<'_>,
     mut display: Display,
     output: &Output,
     interrupt: &Interrupt,
 ) -> Result<(), Error> {
     let Asked { options, common, how } = *asked;
+    let resolved = meant.resolved().clone();
     if options.to_stdout() {
+        meant.certain().await?;
         let message = format!("{} is a folder; it cannot go to stdout", resolved.name);
         return Err(Error::new(Code::Usage, message));
     }
@@ -43,23 +48,64 @@ pub(super) async fn fetch(
     let target = Target::of_folder(&place, &resolved.name)?;
     let folder_options = folder_options(options, common)?;
     display.waiting("listing", "asking what is in it", 0, resolved.size);
-    let manifest = Arc::new(node.manifest(&resolved, how).await?);
+    let manifest = Arc::new(list(node, &mut meant, how).await?);
+    if !target.is_untouched()? {
+        meant.certain().await?;
+    }
     display.waiting("comparing", "looking at what is here already", 0, resolved.size);
     let wanted = Arc::clone(&manifest);
     let opening = tokio::task::spawn_blocking(move || FolderPart::open(target, wanted, folder_options));
-    let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))??;
-    let Opened { part, have, skipped, found, summary } = opened;
+    let opened = opening.await.map_err(|_| Error::other("the target could not be opened"))?;
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            meant.certain().await?;
+            return Err(error.into());
+        }
+    };
+    let Opened { part, have, skipped, spared, found, summary } = opened;
     announce(&summary, options.delete, output);
-    let found = (!found.is_empty()).then(|| FoundRuns(Box::new(found)));
-    let part = Arc::new(part);
+    let found = (!found.is_empty()).then_some(found);
+    let (part, is_meant) = (Arc::new(part), meant.watch());
+    let files = Arc::clone(&part);
     let request =
-        FolderRequest { resolved, manifest: Arc::clone(&manifest), part, have, skipped, found, how };
-    let mut fetch = node.fetch_folder(request).await?;
-    interrupt.the_fetch_has_begun();
-    let report = follow(&mut fetch, &mut display, interrupt, true).await;
+        FolderRequest { resolved, manifest, part: files, have, skipped, spared, found, how, is_meant };
+    let fetching = async {
+        let mut fetch = node.fetch_folder(request).await?;
+        interrupt.the_fetch_has_begun();
+        follow(&mut fetch, &mut display, interrupt, true).await
+    };
+    let report = meant.meanwhile(fetching).await;
+    if !meant.is_certain() {
+        let discarding = tokio::task::spawn_blocking(move || part.discard());
+        discarding.await.map_err(|_| Error::other("what was begun could not be removed"))??;
+    }
     drop(display);
     tell(&report?, &summary, output);
     Ok(())
+}
+
+/// What is in the folder: from whoever spoke first if they are quick, else from everybody.
+async fn list(node: &Node, meant: &mut Meant<'_>, how: FetchOptions) -> Result<Manifest, Error> {
+    let first = meant.resolved().clone();
+    let mut asking = Box::pin(node.manifest(&first, how));
+    let early = tokio::select! {
+        biased;
+        certain = meant.certain() => certain.map(|()| None)?,
+        listed = &mut asking => Some(listed),
+    };
+    if let Some(Ok(manifest)) = early {
+        return Ok(manifest);
+    }
+    meant.certain().await?;
+    match early {
+        _ if meant.resolved().holders != first.holders => {
+            drop(asking);
+            node.manifest(meant.resolved(), how).await
+        }
+        Some(listed) => listed,
+        None => asking.await,
+    }
 }
 
 fn folder_options(options: &GetOptions, common: &CommonOptions) -> Result<FolderOptions, Error> {
@@ -121,7 +167,7 @@ fn tell(report: &Report, summary: &Summary, output: &Output) {
         notes.push_str(&format!(", {} files were there already", summary.same.files));
     }
     if summary.copied.files > 0 {
-        notes.push_str(&format!(", {} under another name", summary.copied.files));
+        notes.push_str(&format!(", {} are copies", summary.copied.files));
     }
     if report.resumed > 0 {
         notes.push_str(&format!(", {} from an earlier try", text::bytes(report.resumed)));

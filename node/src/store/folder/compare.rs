@@ -8,6 +8,7 @@ use ftx_proto::manifest::{EntryKind, Manifest, may_lead_out};
 use rustix::io::Errno;
 
 use super::hashing::{Hashing, roots};
+use super::near::Near;
 use super::record::Record;
 use super::select::{Selection, Standing};
 use super::tree::{Seen, Tree};
@@ -40,6 +41,8 @@ pub(super) struct Comparison {
     pub(super) in_the_way: Vec<usize>,
     /// What is in the target and not in the folder, and goes if that is wanted; what is in a folder behind it.
     pub(super) extras: Vec<PathBuf>,
+    /// What may be older versions of files that have none at their places.
+    pub(super) near: Near,
     /// Where in the target contents are.
     pub(super) places: HashMap<Root, (PathBuf, Seen)>,
     /// Whether files were hashed, which is worth remembering.
@@ -181,6 +184,10 @@ impl Comparison {
         };
         // On a file system that is blind to case, the name in a listing may be another one than was asked for.
         let known: HashSet<(u64, u64)> = self.files.values().map(|seen| seen.inode).collect();
+        let path_of = |number: usize| Path::new(entries[number].path.as_str());
+        let missing = self.missing(asked.manifest).filter(|(number, ..)| !self.files.contains_key(number));
+        let mut near = Near::sought(missing.map(|(number, size, _)| (number, path_of(number), size)));
+        self.files.iter().for_each(|(number, seen)| near.look(path_of(*number), seen));
         let mut candidates = Vec::new();
         let mut folders = vec![(PathBuf::new(), asked.selection.top())];
         while let Some((folder, above)) = folders.pop() {
@@ -205,12 +212,16 @@ impl Comparison {
                 if seen.is_some_and(|seen| known.contains(&seen.inode) && seen.links == 1) {
                     continue;
                 }
+                if let Some(seen) = &seen {
+                    near.look(&path, seen);
+                }
                 if let Some(seen) = seen.filter(|seen| seen.is_file() && sizes.contains(&seen.size)) {
                     candidates.push(Hashing { tree, path: path.clone(), seen });
                 }
                 self.extra(asked, tree, standing, path)?;
             }
         }
+        self.near = near;
         // A folder before what is in it.
         self.extras.sort();
         let (remembered, unknown): (Vec<_>, Vec<_>) =

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,7 +16,7 @@ use rustix::io::Errno;
 
 use super::FolderPart;
 use super::compare::Fate;
-use super::copy::move_by_copy;
+use super::copy::{copy, move_by_copy};
 use super::record::Record;
 use super::staging::{set_executable, set_mode, sync_folders};
 use super::tree::{Tree, mutation, rename_new, times};
@@ -28,8 +29,9 @@ const LINK: &str = ".link.ftx-part";
 const SETTLING: Duration = Duration::from_millis(20);
 
 impl FolderPart {
-    /// Gives everything its final name. All files are written and synced.
+    /// Gives everything its final name. All files that are fetched are written and synced.
     pub(super) fn put_in_place(&self, mtime: (i64, u32), force: bool) -> Result<(), StoreError> {
+        self.make_twins()?;
         self.finish_files()?;
         match &self.target {
             None => self.put_new(mtime, force),
@@ -45,28 +47,49 @@ impl FolderPart {
         wanted.map(|(entry, _)| (entry, Path::new(entry.path.as_str())))
     }
 
-    /// Makes the empty files, and gives all their times.
-    fn finish_files(&self) -> Result<(), StoreError> {
+    /// Makes the files that are the same as others.
+    fn make_twins(&self) -> Result<(), StoreError> {
         let tree = self.staging.tree();
-        for (entry, path) in self.wanted() {
-            let EntryKind::File { size, executable, mtime, .. } = entry.kind else { continue };
-            if size == 0 {
-                self.staging.make_empty(path, executable)?;
-            }
-            if size > PIECE_SIZE {
-                let seen = tree.stat(path).map_err(|error| tree.failed("look at", path, error))?;
-                if !seen.is_some_and(|seen| seen.is_file() && seen.size == size) {
-                    return Err(StoreError::Lost(tree.path_of(path)));
-                }
-            }
-            match tree.set_mtime(path, mtime) {
-                Err(Errno::NOENT) => return Err(StoreError::Lost(tree.path_of(path))),
-                set => self.warn(tree, "time of change", path, set),
+        for twin in self.twins.iter().filter(|twin| !twin.is_there) {
+            let (path, ..) = self.staging.file(twin.first);
+            let seen = tree.stat(path).map_err(|error| tree.failed("look at", path, error))?;
+            let copied = seen.map(|seen| copy(&self.staging, twin.number, tree, path, &seen)).transpose()?;
+            if copied != Some(true) {
+                return Err(StoreError::Lost(tree.path_of(path)));
             }
         }
+        Ok(())
+    }
+
+    /// Makes the empty files, and gives all their times.
+    fn finish_files(&self) -> Result<(), StoreError> {
+        let wanted: Vec<_> = self.wanted().collect();
+        let results = in_shares(&wanted, |share| {
+            share.iter().try_for_each(|(entry, path)| self.finish_file(entry, path))
+        });
+        results.into_iter().collect::<Result<(), _>>()?;
         let wanted = (0..self.wanted.len()).filter(|number| self.wanted[*number]);
         wanted.for_each(|number| self.staging.touched(number));
         self.staging.sync_all().map_err(|error| self.failed("sync", error))
+    }
+
+    fn finish_file(&self, entry: &Entry, path: &Path) -> Result<(), StoreError> {
+        let tree = self.staging.tree();
+        let EntryKind::File { size, executable, mtime, .. } = entry.kind else { return Ok(()) };
+        if size == 0 {
+            self.staging.make_empty(path, executable)?;
+        }
+        if size > PIECE_SIZE {
+            let seen = tree.stat(path).map_err(|error| tree.failed("look at", path, error))?;
+            if !seen.is_some_and(|seen| seen.is_file() && seen.size == size) {
+                return Err(StoreError::Lost(tree.path_of(path)));
+            }
+        }
+        match tree.set_mtime(path, mtime) {
+            Err(Errno::NOENT) => return Err(StoreError::Lost(tree.path_of(path))),
+            set => self.warn(tree, "time of change", path, set),
+        }
+        Ok(())
     }
 
     /// The staging folder becomes the target.
@@ -282,15 +305,21 @@ impl FolderPart {
             return;
         }
         let tree = self.target.as_ref().unwrap_or(self.staging.tree());
-        let entries = self.manifest.entries().iter().zip(&self.comparison.fates);
-        let files = entries.filter_map(|(entry, fate)| {
+        let entries: Vec<_> = self.manifest.entries().iter().zip(&self.comparison.fates).collect();
+        let look = |(entry, fate): &(&'_ Entry, &Fate)| {
             let EntryKind::File { size, root, mtime, .. } = entry.kind else { return None };
-            let path = Path::new(entry.path.as_str());
-            let seen =
-                tree.stat(path).ok().flatten().filter(|_| matches!(fate, Fate::Wanted | Fate::Same))?;
+            if !matches!(fate, Fate::Wanted | Fate::Same) {
+                return None;
+            }
+            let seen = tree.stat(Path::new(entry.path.as_str())).ok().flatten()?;
             // With another time it was changed by somebody else.
             let is_ours = seen.is_file() && seen.size == size && seen.mtime == mtime && is_settled(mtime);
-            is_ours.then_some((path, seen, root))
+            is_ours.then_some((seen, root))
+        };
+        let looks = in_shares(&entries, |share| share.iter().map(look).collect::<Vec<_>>());
+        let files = entries.iter().zip(looks.into_iter().flatten()).filter_map(|((entry, _), found)| {
+            let (seen, root) = found?;
+            Some((Path::new(entry.path.as_str()), seen, root))
         });
         let saved = Record::save(records, &self.path, files);
         saved.unwrap_or_else(|error| tracing::info!(%error, "the finished folder is not remembered"));
@@ -308,6 +337,31 @@ impl FolderPart {
             })
     }
 }
+
+/// Does something with all of these, where they are many with a share of them on each core. The results are in order.
+fn in_shares<T: Sync, R: Send>(all: &[T], work: impl Fn(&[T]) -> R + Sync) -> Vec<R> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(THREADS_MAX);
+    let share = all.len().div_ceil(cores).max(SHARE_MIN);
+    let Some((own, others)) = all.split_at_checked(share).filter(|(_, others)| !others.is_empty()) else {
+        return vec![work(all)];
+    };
+    std::thread::scope(|scope| {
+        let work = &work;
+        let others: Vec<_> = others.chunks(share).map(|share| scope.spawn(move || work(share))).collect();
+        let own = work(own);
+        let others = others.into_iter().map(|thread| match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        std::iter::once(own).chain(others).collect()
+    })
+}
+
+/// Fewer files than this are not worth a thread.
+const SHARE_MIN: usize = 512;
+
+/// Most threads at once.
+const THREADS_MAX: usize = 8;
 
 fn folder_of(path: &Path) -> PathBuf {
     path.parent().unwrap_or(Path::new("")).to_owned()

@@ -2,6 +2,9 @@
 //!
 //! A file that only grew, or was changed in one place, has most of its chunks at their places in the version that is there.
 //! Nobody knows which: they are read, and whoever reads them writes, hashes and judges them like what came from a source.
+//!
+//! Where it is a guess that a file is an older version, up to eight pieces of it are compared with the hashes that
+//! they should have, and without one that is right it is left alone.
 
 use std::collections::VecDeque;
 use std::os::unix::fs::FileExt;
@@ -9,11 +12,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ftx_proto::chunk_set::PieceSet;
-use ftx_proto::geometry::{Geometry, Span};
+use ftx_proto::geometry::{Geometry, PieceIndex, Span};
 use ftx_proto::limits::RUN_CHUNKS_MAX;
+use ftx_proto::merkle::PieceLayer;
 
 use super::tree::Tree;
+use crate::hash;
 use crate::store::sparse;
+
+/// Most pieces of a guess that are looked at.
+const PROBES_MAX: usize = 8;
 
 /// Runs of chunks that are on this machine already and may be right, in order. Blocks on the disk.
 ///
@@ -24,6 +32,9 @@ pub struct Found {
     geometry: Geometry,
     have: PieceSet,
     files: VecDeque<OldFile>,
+    layer: Option<Arc<PieceLayer>>,
+    /// The file for which a guess was right.
+    guessed: Option<usize>,
     /// Of the first file: the file, and the runs that are left.
     open: Option<(std::fs::File, VecDeque<Span>)>,
 }
@@ -48,11 +59,18 @@ pub(super) struct OldFile {
     pub(super) path: PathBuf,
     /// Whether it is what is left of an earlier fetch, where zeros are what never came.
     pub(super) is_part: bool,
+    /// Whether nothing says that it is an older version but its name or its size.
+    pub(super) is_guess: bool,
 }
 
 impl Found {
     pub(super) fn new(geometry: Geometry, have: PieceSet, files: Vec<OldFile>) -> Self {
-        Found { geometry, have, files: files.into(), open: None }
+        Found { geometry, have, files: files.into(), layer: None, guessed: None, open: None }
+    }
+
+    /// The same with the hashes of all pieces, without which no guess is taken.
+    pub fn judged_by(self, layer: Arc<PieceLayer>) -> Self {
+        Found { layer: Some(layer), ..self }
     }
 
     /// Whether there is nothing older at all.
@@ -88,6 +106,32 @@ impl Found {
             })
     }
 
+    /// Whether one of a few pieces, all over the file, is right. Zeros say nothing.
+    fn is_right_somewhere(&self, old: &OldFile, from: &std::fs::File) -> bool {
+        let file = self.geometry.folder().and_then(|folder| folder.files().get(old.number));
+        let (Some(layer), Some(file)) = (&self.layer, file) else { return false };
+        let end = |piece| self.geometry.bytes_of(self.geometry.span_of(piece)).end - file.offset();
+        let pieces: Vec<PieceIndex> = file
+            .span()
+            .pieces()
+            .filter(|piece| !self.have.contains(*piece) && end(*piece) <= old.size)
+            .collect();
+        let step = pieces.len().div_ceil(PROBES_MAX).max(1);
+        let (mut bytes, mut leaves) = (Vec::new(), Vec::new());
+        pieces.into_iter().step_by(step).any(|piece| {
+            let span = self.geometry.span_of(piece);
+            let place = self.geometry.bytes_of(span);
+            bytes.resize((place.end - place.start) as usize, 0);
+            leaves.clear();
+            from.read_exact_at(&mut bytes, place.start - file.offset()).is_ok()
+                && !sparse::is_zero(&bytes)
+                && {
+                    hash::leaves_of(&self.geometry, span, &bytes, &mut leaves);
+                    layer.proves(piece, &leaves)
+                }
+        })
+    }
+
     /// The next run of the file at the front; nothing at its end, or if it cannot be read any more.
     fn next_of_file(&mut self) -> Option<FoundRun> {
         let old = self.files.front()?;
@@ -95,6 +139,12 @@ impl Found {
             Some(open) => open,
             None => {
                 let file = old.tree.open_file(&old.path).ok()?;
+                if old.is_guess {
+                    if self.guessed == Some(old.number) || !self.is_right_somewhere(old, &file) {
+                        return None;
+                    }
+                    self.guessed = Some(old.number);
+                }
                 let runs = self.runs_of(old);
                 self.open.insert((file, runs))
             }

@@ -21,7 +21,9 @@
 //!    the hash in the hint.
 //! 2. With a journal for something else, what lies in the staging folder is hashed before it counts.
 //! 3. A target that is new appears by one rename, behind a sync of everything in it.
-//! 4. Into a target that is there, files are moved one by one, each complete and synced, then links are made, then
+//! 4. Files that are the same as another one of the folder are copied from that at the end, before anything has its final
+//!    name. A record claims nothing of them; what a killed run made of them is hashed.
+//! 5. Into a target that is there, files are moved one by one, each complete and synced, then links are made, then
 //!    what is not in the folder is removed, if that was asked for. A run that is killed in the middle of it leaves a target
 //!    that is partly new, and the rest in the staging folder: the next one finds the former right, the latter staged, and
 //!    goes on. The journal goes last.
@@ -32,14 +34,18 @@ mod finish;
 mod found;
 mod hashing;
 mod names;
+mod near;
 mod open;
 mod record;
 mod resume;
+#[cfg(test)]
+mod reuse_tests;
 mod select;
 mod staging;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod twins;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -49,13 +55,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use ftx_proto::chunk_set::{ChunkMask, PieceSet};
 use ftx_proto::digest::Digest;
-use ftx_proto::geometry::{Geometry, PieceIndex};
+use ftx_proto::geometry::{Geometry, PieceIndex, Span};
 use ftx_proto::manifest::Manifest;
 use ftx_proto::name::RelativePath;
 
 use self::compare::Comparison;
 use self::staging::Staging;
 use self::tree::{Seen, Tree};
+use self::twins::Twins;
 use super::journal::Journal;
 use super::part::{Lock, Stage, ranges_of};
 use super::target::{Folder, path_of_open};
@@ -88,6 +95,9 @@ pub struct Opened {
     pub have: PieceSet,
     /// Chunks that need not be fetched; those of a piece that is in `have` as well.
     pub skipped: BTreeMap<PieceIndex, ChunkMask>,
+    /// Pieces of which nothing is skipped but what can be read all the same: copies of other files of the folder, and files
+    /// that are here.
+    pub spared: PieceSet,
     /// Chunks that are on this machine and may be right.
     pub found: Found,
     /// For people.
@@ -105,7 +115,7 @@ pub struct Summary {
     pub links: u64,
     /// Files that the target has as they should be.
     pub same: Tally,
-    /// Files that are copied from elsewhere in the target.
+    /// Files that are copied from elsewhere in the target, or from another one of the folder.
     pub copied: Tally,
     /// Files that are not whole on this machine.
     pub missing: Tally,
@@ -153,10 +163,13 @@ pub struct FolderPart {
     comparison: Comparison,
     /// Which files with bytes go into the staging folder.
     wanted: Vec<bool>,
+    twins: Twins,
     /// Bytes that are still to be written.
     missing: AtomicU64,
     /// Whether it was said that an attribute cannot be set.
     has_warned: AtomicBool,
+    /// Whether anything may still be written. Changed by whoever holds the stage; held by whoever writes.
+    is_open: RwLock<bool>,
     /// Held while something is synced; so [`Part::note`] does without.
     stage: Mutex<Stage>,
     /// None at the end. Changed by whoever holds the stage, and only for a moment.
@@ -280,6 +293,11 @@ impl Part for FolderPart {
 
     /// What is not wanted is not written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let is_open = self.is_open.read().unwrap_or_else(PoisonError::into_inner);
+        if !*is_open {
+            let error = io::Error::other("it was given up");
+            return Err(StoreError::from_io("write", &self.path, error));
+        }
         self.for_files(offset, bytes.len(), |number, at, range| {
             if self.wanted[number] {
                 let len = range.len() as u64;
@@ -293,8 +311,16 @@ impl Part for FolderPart {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
         self.for_files(offset, buffer.len(), |number, at, range| {
+            let number = self.twins.first_of(number).unwrap_or(number);
             self.staging.read_at(number, at, &mut buffer[range])
         })
+    }
+
+    fn borrows_from(&self, span: Span) -> Vec<PieceIndex> {
+        let geometry = self.geometry();
+        let files = geometry.folder().map_or(&[][..], |folder| folder.files());
+        let firsts = geometry.segments(span).filter_map(|segment| self.twins.first_of(segment.file));
+        firsts.filter_map(|first| files.get(first)).flat_map(|file| file.span().pieces()).collect()
     }
 
     fn commit(&self, pieces: &[PieceIndex]) -> Result<(), StoreError> {
@@ -333,6 +359,8 @@ impl Part for FolderPart {
         let mut stage = self.stage();
         if let Stage::Writing | Stage::Broken = *stage {
             *stage = Stage::Discarded;
+            // Nobody must make anew what is removed here.
+            *self.is_open.write().unwrap_or_else(PoisonError::into_inner) = false;
             // The journal first: a part without a journal is worth little, a journal must not outlive its data.
             self.folder.remove(&self.folder.journal)?;
             self.remove_staging()?;

@@ -1,6 +1,6 @@
 //! Getting ready: what the target has, what an earlier run left, what is elsewhere; and so what is to be fetched.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -16,9 +16,10 @@ use super::copy::copy;
 use super::found::OldFile;
 use super::hashing::{Hashing, roots};
 use super::record::Record;
-use super::resume::{self, Resumed, State};
+use super::resume::{self, Plan, Resumed, State};
 use super::staging::{Staging, Survey};
 use super::tree::Tree;
+use super::twins::{Twin, Twins};
 use super::{FolderOptions, FolderPart, Found, Opened, Summary, available, names};
 use crate::store::part::{Lock, Stage, lock};
 use crate::store::target::{Folder, Place};
@@ -151,22 +152,29 @@ impl Opening {
             .map(|entry| comparison.fates[*entry as usize] == Fate::Wanted)
             .collect();
         let geometry = self.manifest.geometry();
-        let root = resume::binding(self.manifest.data_root(), &wanted);
+        let mut twins = Twins::find(geometry.folder().map_or(&[][..], |folder| folder.files()), &wanted);
+        let mut fetched = wanted.clone();
+        twins.iter().for_each(|twin| fetched[twin.number] = false);
+        let root = resume::binding(self.manifest.data_root(), &fetched);
         let failed = |error| StoreError::from_io("resume", &self.path, error);
         let journal = resume::read(&self.lock, geometry, root).map_err(failed)?;
         let staging = self.open_staging()?;
         let survey = staging.survey(&comparison.fates)?;
         names::check(&self.manifest, &comparison.fates, staging.tree())?;
-        let resumed = resume::check(journal, &self.lock, root, &staging, &survey, &wanted, geometry);
+        let resumed = resume::check(journal, &self.lock, root, &staging, &survey, &fetched, geometry);
         let Resumed { journal, mut pieces, is_ours } = resumed.map_err(failed)?;
-        let mut states = self.settle(&staging, &survey, &wanted, &pieces, is_ours);
+        let mut states = self.settle(&staging, &survey, (&wanted, &fetched), &pieces, is_ours);
         let missing = self.check_room(&states, &pieces, &survey, staging.tree())?;
         staging.make_folders(self.folders(&comparison.fates))?;
+        self.settle_twins(&staging, &pieces, &mut twins, &mut states)?;
         let mut summary = self.summarize(&comparison);
         self.copy(&staging, &comparison, &pieces, &mut states, &mut summary)?;
+        twins.iter().filter(|twin| !twin.is_there).for_each(|twin| {
+            summary.copied.add(geometry.folder().map_or(0, |folder| folder.files()[twin.number].size()));
+        });
         let have_before = pieces.clone();
-        let (added, skipped) = resume::plan(geometry, &states, &mut pieces);
-        let old = self.old_files(&staging, &survey, &comparison, &states, is_ours);
+        let Plan { added, skipped, spared } = resume::plan(geometry, &states, &mut pieces);
+        let old = self.old_files(&staging, &survey, &comparison, &states, (is_ours, &twins));
         for (number, file) in geometry.folder().into_iter().flat_map(|folder| folder.files()).enumerate() {
             let is_here = || file.span().pieces().all(|piece| have_before.contains(piece));
             if states[number] == State::Open && !is_here() {
@@ -192,12 +200,14 @@ impl Opening {
             replaces: self.found.replaces,
             comparison,
             wanted,
+            twins,
             missing: AtomicU64::new(missing),
             has_warned: AtomicBool::new(false),
+            is_open: RwLock::new(true),
             stage: Mutex::new(Stage::Writing),
             journal: RwLock::new(Some((journal, self.lock))),
         };
-        Ok(Opened { part, have: pieces, skipped, found, summary })
+        Ok(Opened { part, have: pieces, skipped, spared, found, summary })
     }
 
     /// Compares the target with the folder, and remembers what had to be hashed for that.
@@ -253,7 +263,12 @@ impl Opening {
                 if states[segment.file] != State::NotWanted {
                     all = all.saturating_add(in_blocks(&segment.bytes));
                 }
-                if states[segment.file] == State::Open && !pieces.contains(piece) {
+                let is_missing = match states[segment.file] {
+                    State::Open => !pieces.contains(piece),
+                    State::Twin => true,
+                    State::NotWanted | State::Settled => false,
+                };
+                if is_missing {
                     missing += segment.bytes.end - segment.bytes.start;
                     room = room.saturating_add(in_blocks(&segment.bytes));
                 }
@@ -275,18 +290,27 @@ impl Opening {
         &self,
         staging: &Staging,
         survey: &Survey,
-        wanted: &[bool],
+        (wanted, fetched): (&[bool], &[bool]),
         pieces: &PieceSet,
         is_ours: bool,
     ) -> Vec<State> {
         let files = self.manifest.geometry().folder().map_or(&[][..], |folder| folder.files());
-        let mut states: Vec<State> =
-            wanted.iter().map(|wanted| if *wanted { State::Open } else { State::NotWanted }).collect();
+        let state = |(wanted, fetched): (&bool, &bool)| match (*wanted, *fetched) {
+            (_, true) => State::Open,
+            (true, false) => State::Twin,
+            (false, false) => State::NotWanted,
+        };
+        let mut states: Vec<State> = wanted.iter().zip(fetched).map(state).collect();
         let mut candidates = Vec::new();
         for (number, file) in files.iter().enumerate().filter(|(number, _)| survey.is_there[*number]) {
             let is_claimed = || file.span().pieces().all(|piece| pieces.contains(piece));
-            // Of a large file that is being fetched, the journal knows better.
-            if wanted[number] && !(is_ours && file.is_large()) && !is_claimed() {
+            let is_candidate = match states[number] {
+                // Of a large file that is being fetched, the journal knows better.
+                State::Open => !(is_ours && file.is_large() || is_claimed()),
+                State::Twin => true,
+                State::NotWanted | State::Settled => false,
+            };
+            if is_candidate {
                 candidates.push(number);
             }
         }
@@ -307,9 +331,39 @@ impl Opening {
         states
     }
 
+    /// What is known of files that are the same as another one. Where only such a one is there, that other one is copied
+    /// from it.
+    fn settle_twins(
+        &self,
+        staging: &Staging,
+        pieces: &PieceSet,
+        twins: &mut Twins,
+        states: &mut [State],
+    ) -> Result<(), StoreError> {
+        let files = self.manifest.geometry().folder().map_or(&[][..], |folder| folder.files());
+        let settled: Vec<Twin> = twins.iter().filter(|twin| states[twin.number] == State::Settled).collect();
+        for Twin { number, first, .. } in settled {
+            let is_claimed = || files[first].span().pieces().any(|piece| pieces.contains(piece));
+            // What is claimed already must not be written again.
+            if states[first] == State::Open && !is_claimed() {
+                let (path, tree) = (staging.file(number).0, staging.tree());
+                let seen = tree.stat(path).map_err(|error| tree.failed("look at", path, error))?;
+                if seen.is_some_and(|seen| copy(staging, first, tree, path, &seen).is_ok_and(|copied| copied))
+                {
+                    states[first] = State::Settled;
+                }
+            }
+            states[number] = State::Twin;
+            twins.is_there(number);
+        }
+        Ok(())
+    }
+
     /// The folders that the staging folder needs, in order: all, or those of files that are moved into the target.
     fn folders(&self, fates: &[Fate]) -> BTreeSet<&Path> {
         let mut folders = BTreeSet::new();
+        // Files follow each other folder by folder: most are in that of the one before.
+        let mut last = Path::new("");
         for (entry, _) in self.manifest.entries().iter().zip(fates).filter(|(_, fate)| **fate == Fate::Wanted)
         {
             let path = Path::new(entry.path.as_str());
@@ -317,9 +371,11 @@ impl Opening {
                 EntryKind::Folder { .. } if self.found.tree.is_none() => {
                     folders.insert(path);
                 }
+                EntryKind::File { .. } if path.parent().map(Path::as_os_str) == Some(last.as_os_str()) => {}
                 EntryKind::File { .. } => {
                     let above = path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
                     folders.extend(above);
+                    last = path.parent().unwrap_or(last);
                 }
                 EntryKind::Folder { .. } | EntryKind::Link { .. } => {}
             }
@@ -360,22 +416,37 @@ impl Opening {
         survey: &Survey,
         comparison: &Comparison,
         states: &[State],
-        is_ours: bool,
+        (is_ours, twins): (bool, &Twins),
     ) -> Vec<OldFile> {
         let files = self.manifest.geometry().folder().map_or(&[][..], |folder| folder.files());
+        let entry_of = |number: usize| self.manifest.with_bytes()[number] as usize;
+        // What was at the place of a copy is as good.
+        let of_twins: HashMap<usize, usize> = twins
+            .iter()
+            .filter(|twin| comparison.files.contains_key(&entry_of(twin.number)))
+            .map(|twin| (twin.first, twin.number))
+            .collect();
         let mut old = Vec::new();
         // A single chunk that is not right as a whole is not right at all.
         for (number, file) in files.iter().enumerate().filter(|(_, file)| file.span().count() > 1) {
             if states[number] != State::Open {
                 continue;
             }
-            let path = staging.file(number).0.to_owned();
-            let entry = self.manifest.with_bytes()[number] as usize;
             if survey.is_there[number] && !is_ours {
-                let tree = Arc::clone(staging.tree());
-                old.push(OldFile { number, size: file.size(), tree, path, is_part: true });
-            } else if let (Some(seen), Some(tree)) = (comparison.files.get(&entry), &self.found.tree) {
-                old.push(OldFile { number, size: seen.size, tree: Arc::clone(tree), path, is_part: false });
+                let (tree, path) = (Arc::clone(staging.tree()), staging.file(number).0.to_owned());
+                old.push(OldFile { number, size: file.size(), tree, path, is_part: true, is_guess: false });
+                continue;
+            }
+            let Some(tree) = &self.found.tree else { continue };
+            let at = |number: usize| Some((staging.file(number).0, comparison.files.get(&entry_of(number))?));
+            let known = at(number).or_else(|| at(*of_twins.get(&number)?));
+            let guesses = if known.is_none() { comparison.near.guesses(entry_of(number)) } else { &[] };
+            let guesses = guesses.iter().map(|(path, seen)| (path.as_path(), seen, true));
+            for (path, seen, is_guess) in
+                known.map(|(path, seen)| (path, seen, false)).into_iter().chain(guesses)
+            {
+                let (tree, path) = (Arc::clone(tree), path.to_owned());
+                old.push(OldFile { number, size: seen.size, tree, path, is_part: false, is_guess });
             }
         }
         old

@@ -149,25 +149,40 @@ pub(super) enum State {
     Settled,
     /// Pieces of it are missing, as far as the journal does not have them.
     Open,
+    /// It is not to be fetched: it will be, or is, a copy of another one that is wanted.
+    Twin,
+}
+
+/// What follows from what is known of the files.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Pieces that are here and were not claimed.
+    pub(super) added: PieceSet,
+    /// Chunks that need not be fetched.
+    pub(super) skipped: BTreeMap<PieceIndex, ChunkMask>,
+    /// Pieces of which all that is skipped can be read, now or when what it is a copy of is here.
+    pub(super) spared: PieceSet,
 }
 
 /// Adds to the pieces that are here those of which everything wanted is, and returns what need not be fetched of each.
-pub(super) fn plan(
-    geometry: &Geometry,
-    states: &[State],
-    have: &mut PieceSet,
-) -> (PieceSet, BTreeMap<PieceIndex, ChunkMask>) {
-    let mut added = PieceSet::empty(geometry.clone());
-    let mut skipped = BTreeMap::new();
+pub(super) fn plan(geometry: &Geometry, states: &[State], have: &mut PieceSet) -> Plan {
+    let (mut added, mut skipped) = (PieceSet::empty(geometry.clone()), BTreeMap::new());
+    let mut spared = added.clone();
     for piece in geometry.pieces() {
-        let (mut not_wanted, mut settled, mut is_open) = (ChunkMask::EMPTY, ChunkMask::EMPTY, false);
+        let (mut not_wanted, mut settled, mut twins) = (ChunkMask::EMPTY, ChunkMask::EMPTY, ChunkMask::EMPTY);
+        let mut is_open = false;
         for segment in geometry.segments(geometry.span_of(piece)) {
             match states[segment.file] {
                 State::NotWanted => not_wanted = not_wanted.union(ChunkMask::of(segment.span)),
                 State::Settled => settled = settled.union(ChunkMask::of(segment.span)),
                 State::Open => is_open = true,
+                State::Twin => twins = twins.union(ChunkMask::of(segment.span)),
             }
         }
+        if not_wanted.is_empty() && (is_open || !settled.is_empty()) {
+            spared.insert(piece);
+        }
+        not_wanted = not_wanted.union(twins);
         let is_here = have.contains(piece) || !is_open;
         if !is_here {
             not_wanted = not_wanted.union(settled);
@@ -178,7 +193,7 @@ pub(super) fn plan(
             skipped.insert(piece, not_wanted);
         }
     }
-    (added, skipped)
+    Plan { added, skipped, spared }
 }
 
 const _: () = assert!(PIECE_CHUNKS.is_multiple_of(RUN_CHUNKS_MAX));

@@ -12,20 +12,20 @@ use super::tree::kill;
 use super::*;
 
 #[path = "../../../tests/folder_support/mod.rs"]
-mod support;
+pub(super) mod support;
 
 use proptest::prelude::*;
 use support::{Model, Node, any_model, layer_of_folder, noise};
 
 const MTIME: (i64, u32) = (1_000_000_007, 5);
 
-fn open(target: &Path, model: &Model, options: &FolderOptions) -> Result<Opened, StoreError> {
+pub(super) fn open(target: &Path, model: &Model, options: &FolderOptions) -> Result<Opened, StoreError> {
     let target = Target::new(target.parent().unwrap(), &"tree".parse().unwrap()).unwrap();
     FolderPart::open(target, model.manifest(), options.clone())
 }
 
 /// Fetches what is missing; returns how many bytes that were.
-fn fetch(opened: &Opened, model: &Model) -> Result<u64, StoreError> {
+pub(super) fn fetch(opened: &Opened, model: &Model) -> Result<u64, StoreError> {
     let (geometry, bytes) = (opened.part.geometry(), model.bytes());
     let layer = layer_of_folder(&model.manifest(), &bytes);
     let mut fetched = 0;
@@ -45,7 +45,7 @@ fn fetch(opened: &Opened, model: &Model) -> Result<u64, StoreError> {
 }
 
 /// Gets a folder with a kill before each change to the disk, one after the other, and once more after each.
-fn kill_everywhere(old: Option<&Model>, model: &Model, kept: &Model) {
+pub(super) fn kill_everywhere(old: Option<&Model>, model: &Model, kept: &Model) {
     let mut finishing = 0;
     for changes in 0.. {
         let folder = tempfile::tempdir().unwrap();

@@ -34,8 +34,9 @@ const COPY_GAP: Duration = Duration::from_millis(50);
 /// How often an answer is sent, if so many are no larger than the query.
 const COPIES: usize = 2;
 
-/// How long the catalog may take before the asker is better served by its next asking.
-const LOOKUP_MAX: Duration = Duration::from_secs(2);
+/// How long the catalog may take: reading what it knew in its last run takes seconds where that is a lot. Until then, a
+/// question that is repeated is answered by the same look, as soon as there is an answer.
+pub const LOOKUP_MAX: Duration = Duration::from_secs(8);
 
 /// A query as it was heard: who asked, and the nonce.
 type Asked = (SocketAddr, u64);

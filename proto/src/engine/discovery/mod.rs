@@ -15,7 +15,7 @@
 //!      │ Lookup
 //!      ▼
 //!   looking ── Answer ──▶ waiting ── its moment comes ──▶ sent, a copy follows, remembered for 200 ms
-//!      └── no answer within 2 s ──▶ nothing
+//!      └── no answer within 8 s ──▶ nothing
 //! ```
 //!
 //! **Invariants.** No address is sent more bytes than came from it, except our broadcasts and those that our own user
@@ -41,6 +41,7 @@ use crate::time::Time;
 use crate::wire::discovery::{Announce, Datagram, Offer, OfferEntry, Query, Want};
 
 use answers::Answers;
+pub use answers::LOOKUP_MAX;
 pub use counters::Counters;
 use peers::Peers;
 pub use peers::{Peer, TwoPlaces, places_apart};
@@ -276,13 +277,7 @@ impl DiscoveryEngine {
 
     fn received(&mut self, now: Time, from: SocketAddr, on_link: bool, datagram: Datagram) {
         self.counters.received += 1;
-        let sender = match &datagram {
-            Datagram::Query(query) => query.instance,
-            Datagram::Offer(Offer { from, .. }) | Datagram::Hello(from) | Datagram::Bye(from) => {
-                from.instance
-            }
-        };
-        if sender == self.me.instance {
+        if datagram.instance() == self.me.instance {
             self.counters.own += 1;
             if on_link {
                 self.own.retain(|known| known.ip() != from.ip());

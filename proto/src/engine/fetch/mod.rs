@@ -82,6 +82,8 @@ pub struct FetchEngine {
     have: PieceSet,
     /// Chunks that are not wanted, by their pieces.
     skipped: BTreeMap<PieceIndex, ChunkMask>,
+    /// Pieces of which others can be given all the same what is skipped of them.
+    spared: PieceSet,
     /// How many pieces there is still something to get of.
     unfinished: u32,
     /// Bytes that are here and verified, and that are wanted in all.
@@ -161,6 +163,7 @@ impl FetchEngine {
                 unfinished -= 1;
             }
         }
+        let spared = PieceSet::empty(geometry.clone());
         let mut engine = FetchEngine {
             config,
             geometry,
@@ -171,6 +174,7 @@ impl FetchEngine {
             layer: None,
             have,
             skipped,
+            spared,
             unfinished,
             bytes,
             bytes_total,
@@ -292,7 +296,7 @@ impl FetchEngine {
         self.stats.iter().map(|(&source, &stats)| (source, stats))
     }
 
-    /// The verified pieces. One of which something is not wanted is never among them.
+    /// The verified pieces. One of which something is not wanted is never among them, unless it is spared.
     pub fn have(&self) -> &PieceSet {
         &self.have
     }

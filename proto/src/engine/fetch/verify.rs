@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::chunk_set::ChunkMask;
+use crate::chunk_set::{ChunkMask, PieceSet};
 use crate::digest::Digest;
 use crate::geometry::{ChunkIndex, PieceIndex};
 use crate::merkle::PieceLayer;
@@ -13,6 +13,18 @@ use super::piece::Narrowing;
 use super::{DropReason, FetchEngine, Lie, Output, SourceId};
 
 impl FetchEngine {
+    /// Says that others can be given all of these pieces once what is wanted of them is verified: what is skipped of them
+    /// is on this machine in another way. To be said before anything else.
+    ///
+    /// Panics if they are not of this geometry.
+    pub fn spare(&mut self, pieces: PieceSet) {
+        assert_eq!(pieces.geometry(), &self.geometry, "the pieces are those of this content");
+        for piece in pieces.iter().filter(|piece| !self.fresh.contains(self.order.place_of(piece.get()))) {
+            self.have.insert(piece);
+        }
+        self.spared = pieces;
+    }
+
     pub(super) fn arrived(
         &mut self,
         id: SourceId,
@@ -133,7 +145,7 @@ impl FetchEngine {
             }
         }
         self.unfinished -= 1;
-        if !self.skipped.contains_key(&piece) {
+        if !self.skipped.contains_key(&piece) || self.spared.contains(piece) {
             self.have.insert(piece);
         }
         self.outputs.push_back(Output::Verified { piece });
