@@ -218,7 +218,8 @@ impl Swarm {
                     "only what is there is asked for"
                 );
                 let (session, content) = (SessionId(from as u64), ContentKey(0));
-                self.serve(to, serve::Input::Asked { session, request, content, span });
+                let geometry = self.content.geometry.clone();
+                self.serve(to, serve::Input::Asked { session, request, content, geometry, span });
             }
             Event::Cancelled(from, to, request) if self.nodes[to].here => {
                 self.serve(to, serve::Input::Cancelled { session: SessionId(from as u64), request });

@@ -9,7 +9,6 @@ use crate::wire::session::RequestId;
 
 use super::piece::Asked;
 use super::source::{Holding, Source};
-use super::swarm::Choice;
 use super::{FetchEngine, Output, SourceId, first_run};
 
 impl FetchEngine {
@@ -124,14 +123,7 @@ impl FetchEngine {
     /// rarest of a sample; from one that is spared, see [`super::swarm`].
     fn pick_fresh(&mut self, id: SourceId, is_spared: bool) -> Option<PieceIndex> {
         if is_spared {
-            return match self.choose_spared(id) {
-                Choice::Piece(piece) => Some(piece),
-                Choice::Later => {
-                    self.holds_back = true;
-                    None
-                }
-                Choice::Nothing => None,
-            };
+            return self.choose_spared(id);
         }
         let source = self.sources.get_mut(&id)?;
         let fresh = match &source.holding {

@@ -5,6 +5,7 @@ use crate::geometry::PieceIndex;
 use crate::wire::session::RequestId;
 
 use super::source::Source;
+use super::swarm::SOON_SECONDS;
 use super::{FetchEngine, Output, SourceId, first_run, last_run};
 
 impl FetchEngine {
@@ -32,7 +33,7 @@ impl FetchEngine {
             return false;
         }
         // A source that is spared does not help others out that will soon be done.
-        let spared = if self.is_spared(id) { self.patience() } else { 0.0 };
+        let spared = if self.is_spared(id) { SOON_SECONDS } else { 0.0 };
         let mut victims: Vec<&Source> = self
             .sources
             .iter()

@@ -5,70 +5,16 @@
 //! them: each knows the names of the others, weighs every piece for every name, and the heaviest has it (rendezvous
 //! hashing, Thaler and Ravishankar 1996). Who comes or goes changes the owner of few pieces.
 //!
-//! A *whole* source is asked for what is this fetcher's own and nobody has; then for what belongs to others, but not for
-//! what is about to come from them: they have it already, or have so little left to get that they will have it soon. What
-//! is *soon* is measured in the time that the whole source itself would need. One that has stopped getting anything is
-//! not waited for. Only a choice is made here; whatever a fellow does, nothing is held back for ever.
+//! A *whole* source is asked for what is this fetcher's own and nobody has. Where that is asked for, it is kept at work
+//! with what belongs to others, one piece after the other, so that nobody who is slow or dead is waited for. What a
+//! fellow has is asked from the fellow, unless it has much else to give first.
 
 use std::time::Duration;
 
-use crate::geometry::{PIECE_CHUNKS, PieceIndex};
-use crate::time::Time;
+use crate::geometry::PieceIndex;
 
 use super::source::{Holding, Source};
 use super::{FetchEngine, SourceId};
-
-/// A source that is fetching the content itself.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Fellow {
-    name: u64,
-    /// Seconds from one piece that it was the first to have to the next; `None` until it has been measured.
-    gap: Option<f64>,
-    /// When it last had such a piece, or came.
-    news_at: Time,
-    /// It has told what it had when it came.
-    told: bool,
-}
-
-impl Fellow {
-    pub(super) fn new(name: u64, now: Time) -> Self {
-        Fellow { name, gap: None, news_at: now, told: false }
-    }
-
-    /// It has pieces, of which these many were new to us.
-    pub(super) fn has_more(&mut self, now: Time, new: u32) {
-        // What it had before it was met says nothing about how fast it is.
-        if std::mem::replace(&mut self.told, true) && new > 0 {
-            let sample = now.since(self.news_at).as_secs_f64() / f64::from(new);
-            self.gap = Some(self.gap.map_or(sample, |gap| gap + (sample - gap) / 4.0));
-        }
-        if new > 0 {
-            self.news_at = now;
-        }
-    }
-
-    /// Whether it will have `left` more pieces within `patience` seconds, as far as can be told.
-    fn is_soon_done(&self, now: Time, left: u32, patience: f64) -> bool {
-        let gap = self.gap.unwrap_or(patience / f64::from(LEFT_SOON));
-        let silence = now.since(self.news_at).as_secs_f64();
-        silence < SILENT_GAPS * gap + SILENT_SECONDS && f64::from(left) * gap < patience
-    }
-
-    fn weight(&self, piece: u32) -> u64 {
-        weight(self.name, piece)
-    }
-}
-
-/// What a whole source may be asked for next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Choice {
-    /// This piece.
-    Piece(PieceIndex),
-    /// Nothing for now: what is left will soon come from others.
-    Later,
-    /// It has nothing that is missing.
-    Nothing,
-}
 
 impl FetchEngine {
     /// The name that this fetch goes by among all that fetch the same content; see
@@ -78,9 +24,8 @@ impl FetchEngine {
     }
 
     pub(super) fn source_fetches(&mut self, id: SourceId, name: u64) {
-        let now = self.now;
         if let Some(source) = self.sources.get_mut(&id) {
-            source.fellow = Some(Fellow::new(name, now));
+            source.fellow = Some(name);
         }
     }
 
@@ -95,9 +40,8 @@ impl FetchEngine {
         fellows > 0 && self.sources.values().filter(|source| is_whole(source)).count() <= fellows
     }
 
-    /// Whether a fellow will give the piece before the sources that are spared would.
+    /// Whether a fellow will soon give the piece.
     pub(super) fn comes_from_fellow(&self, piece: PieceIndex) -> bool {
-        let patience = self.patience();
         // Who did not deliver it the last time is not asked for it as long as there is somebody else.
         let shunned = self.active.get(&piece).and_then(|active| active.shunned).map(|(source, _)| source);
         self.sources.iter().any(|(&id, source)| {
@@ -106,86 +50,48 @@ impl FetchEngine {
                 && source.is_responsive()
                 && !source.is_busy(self.now)
                 && source.has(piece)
-                && source.seconds_left() < patience
+                && source.seconds_left() < SOON_SECONDS
         })
     }
 
-    /// The next fresh piece for a source that is spared: one that nobody has and that is ours; else one of others that
-    /// they will not have soon, rather one where we come right behind them.
-    pub(super) fn choose_spared(&mut self, id: SourceId) -> Choice {
-        let (Some(name), Some(source)) = (self.name, self.sources.get(&id)) else { return Choice::Nothing };
-        let Some(mut place) = self.fresh.next_around(source.cursor) else { return Choice::Nothing };
+    /// The next fresh piece for a source that is spared: one that is ours and nobody has. If it has hardly anything to do
+    /// for us, also one of others, rather one where we come right behind them; then what will not come from them soon.
+    pub(super) fn choose_spared(&mut self, id: SourceId) -> Option<PieceIndex> {
+        let (name, source) = (self.name?, self.sources.get(&id)?);
+        let mut place = self.fresh.next_around(source.cursor)?;
+        let is_idle = source.outstanding == 0 || source.seconds_left() < IDLE_SECONDS;
         let responsive = self.sources.values().filter(|source| source.is_responsive());
-        let mut owners: Vec<Owner> =
-            responsive.filter_map(|source| Some(Owner::new(source.fellow?))).collect();
-        let mut elsewhere = None;
-        let looks = self.fresh.count().min(LOOKS_MAX);
-        for _ in 0..looks {
+        let fellows: Vec<u64> = responsive.filter_map(|source| source.fellow).collect();
+        let (mut of_others, mut elsewhere): (Option<(usize, PieceIndex)>, _) = (None, None);
+        for _ in 0..self.fresh.count().min(LOOKS_MAX) {
             let number = self.order.piece_at(place);
+            let piece = self.geometry.piece(number)?;
             if self.availability.get(number as usize).is_some_and(|&count| count > 0) {
-                elsewhere = elsewhere.or(Some(number));
+                if is_idle && elsewhere.is_none() && !self.comes_from_fellow(piece) {
+                    elsewhere = Some(piece);
+                }
             } else {
                 let own = weight(name, number);
-                let before = owners.iter().filter(|owner| owner.fellow.weight(number) > own).count();
-                match owners.iter_mut().max_by_key(|owner| owner.fellow.weight(number)) {
-                    Some(owner) if before > 0 => owner.add(before, number),
-                    _ => {
-                        self.move_cursor(id, place);
-                        return self.chosen(number);
-                    }
+                let before = fellows.iter().filter(|&&fellow| weight(fellow, number) > own).count();
+                if before == 0 {
+                    self.move_cursor(id, place);
+                    return Some(piece);
+                }
+                if of_others.is_none_or(|(least, _)| before < least) {
+                    of_others = Some((before, piece));
                 }
             }
-            place = self.fresh.next_around((place + 1) % self.geometry.piece_count()).unwrap_or(place);
+            place = self.fresh.next_around((place + 1) % self.geometry.piece_count())?;
         }
         self.move_cursor(id, place);
-        let (patience, knows_all) = (self.patience(), looks == self.fresh.count());
-        // Of those that others will not have soon, or may have many more of than were looked at.
-        let late =
-            owners.iter().filter(|it| !knows_all || !it.fellow.is_soon_done(self.now, it.left, patience));
-        if let Some((_, number)) = late.filter_map(|owner| owner.best).min() {
-            return self.chosen(number);
-        }
-        match elsewhere.and_then(|number| self.geometry.piece(number)) {
-            Some(piece) if !self.comes_from_fellow(piece) => Choice::Piece(piece),
-            _ => Choice::Later,
-        }
+        let chosen = of_others.map(|(_, piece)| piece).or(elsewhere).filter(|_| is_idle);
+        self.holds_back |= chosen.is_none();
+        chosen
     }
 
     fn move_cursor(&mut self, id: SourceId, place: u32) {
         if let Some(source) = self.sources.get_mut(&id) {
             source.cursor = place;
-        }
-    }
-
-    fn chosen(&self, number: u32) -> Choice {
-        self.geometry.piece(number).map_or(Choice::Nothing, Choice::Piece)
-    }
-
-    /// Seconds that it is worth to wait for fellows: in which all sources that are spared would give so many pieces.
-    pub(super) fn patience(&self) -> f64 {
-        let whole = self.sources.values().filter(|source| matches!(source.holding, Holding::Whole));
-        let rate: f64 = whole.map(|source| source.pace.rate()).sum();
-        (f64::from(LEFT_SOON) * f64::from(PIECE_CHUNKS) / rate.max(1.0)).min(PATIENCE_SECONDS_MAX)
-    }
-}
-
-/// A fellow, and the pieces among those that were looked at that nobody has and that belong to it.
-struct Owner {
-    fellow: Fellow,
-    left: u32,
-    /// How many fellows come before us for the piece where we come soonest, and that piece.
-    best: Option<(usize, u32)>,
-}
-
-impl Owner {
-    fn new(fellow: Fellow) -> Self {
-        Owner { fellow, left: 0, best: None }
-    }
-
-    fn add(&mut self, before: usize, number: u32) {
-        self.left += 1;
-        if self.best.is_none_or(|(least, _)| before < least) {
-            self.best = Some((before, number));
         }
     }
 }
@@ -201,16 +107,11 @@ fn weight(name: u64, piece: u32) -> u64 {
 /// Most fresh pieces that are looked at for one choice.
 const LOOKS_MAX: u32 = 128;
 
-/// So many pieces, at the pace of the spared source, are soon there: about what a fellow that is as fast as we are has
-/// asked for, and has not yet told.
-const LEFT_SOON: u32 = 8;
+/// A source has hardly anything to do if it is done with what it was asked for in less than this.
+const IDLE_SECONDS: f64 = 0.05;
 
-/// Fellows are not waited for longer than this, however slow the source was when it was last asked for something.
-const PATIENCE_SECONDS_MAX: f64 = 0.3;
-
-/// A fellow has stopped when it had nothing new for so many of its gaps and so many seconds.
-const SILENT_GAPS: f64 = 4.0;
-const SILENT_SECONDS: f64 = 0.3;
+/// What a fellow will give within this comes soon.
+pub(super) const SOON_SECONDS: f64 = 0.3;
 
 /// When to look again whether what was to come from others has come.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -227,19 +128,5 @@ mod tests {
             counts[heaviest as usize] += 1;
         }
         assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
-    }
-
-    #[test]
-    fn a_fellow_is_waited_for_as_long_as_it_goes_on() {
-        let mut now = Time::ZERO;
-        let mut fellow = Fellow::new(1, now);
-        fellow.has_more(now, 100);
-        for _ in 0..20 {
-            now += Duration::from_millis(100);
-            fellow.has_more(now, 1);
-        }
-        assert!(fellow.is_soon_done(now, 3, 0.5), "three pieces take it 0.3 s");
-        assert!(!fellow.is_soon_done(now, 8, 0.5), "eight take it 0.8 s");
-        assert!(!fellow.is_soon_done(now + Duration::from_secs(1), 1, 0.5), "it has stopped");
     }
 }
