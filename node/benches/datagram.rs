@@ -40,8 +40,8 @@ fn main() -> Result<(), Failure> {
         stage.rate(seconds),
         stage.rate(stream),
         stream / seconds,
-        median(datagrams.iter().map(|it| it.cpu_seconds)) / gib,
-        median(streams.iter().map(|it| it.cpu_seconds)) / gib,
+        median(datagrams.iter().map(|it| it.cpu_seconds())) / gib,
+        median(streams.iter().map(|it| it.cpu_seconds())) / gib,
         datagrams.iter().map(|it| it.peak_bytes).max().unwrap_or(0) >> 20
     );
     Ok(())

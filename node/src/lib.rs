@@ -11,9 +11,9 @@
 //! * [`status`]: what a running node tells its owner;
 //! * [`interop`]: the older systems: what stands behind their servers, and their clients, by [`Url`](interop::Url).
 //!
-//! Two [`runtimes`]: one for actors and discovery, one ([`node::Node::start`]'s `data`) for connections, whose tasks hash,
-//! read and write what they carry themselves. A slow disk holds up the second, never the first. What carries datagrams has
-//! threads of its own.
+//! Two [`runtimes`]: one for actors and discovery, one ([`node::Node::start`]'s `data`) for the connections of the older
+//! systems, whose tasks hash, read and write what they carry themselves. A slow disk holds up the second, never the first.
+//! Sessions and lanes share a few threads, and what carries datagrams has threads of its own.
 
 pub mod actors;
 pub mod catalog;

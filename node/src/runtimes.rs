@@ -1,4 +1,7 @@
-//! The two runtimes that nodes run on; see the crate's documentation for why.
+//! The two runtimes that nodes run on, and the threads that carry bytes; see the crate's documentation for why.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::runtime::{Builder, EnterGuard, Handle, Runtime};
 use tokio::sync::oneshot;
@@ -56,6 +59,67 @@ impl Apart {
     }
 }
 
+/// Starts the task of a connection that carries chunks, on the thread of the [`Crew`] that has the fewest of them; among
+/// the `others` where there are no such threads.
+pub(crate) fn carry(task: impl Future<Output = ()> + Send + 'static, others: &Handle) -> AbortHandle {
+    static CREW: OnceLock<Crew> = OnceLock::new();
+    let crew = CREW.get_or_init(Crew::start);
+    let Some(carrier) = crew.0.iter().min_by_key(|carrier| carrier.tasks.load(Ordering::Relaxed)) else {
+        return others.spawn(task).abort_handle();
+    };
+    carrier.tasks.fetch_add(1, Ordering::Relaxed);
+    let counted = Counted(&carrier.tasks);
+    let task = async move {
+        let _counted = counted;
+        task.await;
+    };
+    carrier.runtime.spawn(task).abort_handle()
+}
+
+/// As many threads as there are cores, for the connections of all nodes of this process, however many these are.
+///
+/// A connection stays on its thread: what comes wakes that one and no other, and what it works with stays near its core.
+/// Like the cores they are there as long as the process.
+#[derive(Debug)]
+struct Crew(Vec<Carrier>);
+
+#[derive(Debug)]
+struct Carrier {
+    runtime: Handle,
+    tasks: AtomicUsize,
+}
+
+/// One of a carrier's tasks, until it is dropped.
+struct Counted(&'static AtomicUsize);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Crew {
+    fn start() -> Self {
+        let start = |number: usize| {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let carrier = Carrier { runtime: runtime.handle().clone(), tasks: AtomicUsize::new(0) };
+            let work = move || runtime.block_on(std::future::pending::<()>());
+            std::thread::Builder::new().name(format!("carrier-{number}")).spawn(work)?;
+            std::io::Result::Ok(carrier)
+        };
+        let started = (0..cores()).map_while(|number| {
+            let warn = |error: &std::io::Error| tracing::warn!(%error, "a thread less for connections");
+            start(number).inspect_err(warn).ok()
+        });
+        Crew(started.collect())
+    }
+}
+
+/// Threads that work where each could keep a core busy.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 16)
+}
+
 /// One for actors, one for connections; any number of nodes may share them.
 #[derive(Debug)]
 pub struct Runtimes {
@@ -77,8 +141,7 @@ impl Runtimes {
                 .build()
                 .map_err(|error| Error::other(format!("cannot start threads: {error}")))
         };
-        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        Ok(Runtimes { control: start("control", 2)?, data: start("data", cores.clamp(2, 16))? })
+        Ok(Runtimes { control: start("control", 2)?, data: start("data", cores())? })
     }
 
     /// Where connections do their work: the `data` of [`Node::start`](crate::Node::start).
@@ -95,5 +158,40 @@ impl Runtimes {
     pub fn stop(self) {
         self.data.shutdown_background();
         self.control.shutdown_background();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_are_spread_over_few_threads_and_end_when_they_are_aborted() {
+        let threads = Arc::new(Mutex::new(BTreeSet::new()));
+        let (here, mut seen) = tokio::sync::mpsc::channel::<()>(100);
+        let tasks: Vec<AbortHandle> = (0..100)
+            .map(|_| {
+                let (threads, here) = (Arc::clone(&threads), here.clone());
+                let task = async move {
+                    let name = std::thread::current().name().map(str::to_owned);
+                    threads.lock().unwrap().insert(name);
+                    let _ = here.send(()).await;
+                    std::future::pending::<()>().await;
+                };
+                carry(task, &Handle::current())
+            })
+            .collect();
+        drop(here);
+        for _ in 0..100 {
+            seen.recv().await.unwrap();
+        }
+        assert_eq!(threads.lock().unwrap().len(), cores());
+        tasks.iter().for_each(AbortHandle::abort);
+        // The last one to end drops the last sender.
+        assert_eq!(seen.recv().await, None);
     }
 }

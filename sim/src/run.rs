@@ -290,7 +290,13 @@ async fn fetch(
     let found = (node.name().to_owned(), resolved.clone(), begun.elapsed());
     telling.change(|stand| stand.found = Some(found));
     let target = Target::new(&folder.join(""), &resolved.name)?;
-    let how = FetchOptions { force: false, patience: FETCH_PATIENCE, only: None, lane: LaneMode::Auto };
+    let how = FetchOptions {
+        force: false,
+        patience: FETCH_PATIENCE,
+        only: None,
+        lane: LaneMode::Auto,
+        nameless: false,
+    };
     let mut fetch = node.fetch(FetchRequest { resolved, target, how }).await?;
     let mut progress = fetch.progress.clone();
     loop {

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use ftx_node::identity::Identity;
 use ftx_node::net::connection::{self, Connection};
-use ftx_node::net::frame::{FrameReader, FrameWriter};
 use ftx_node::net::tls::{Tls, server_name};
 use ftx_proto::digest::{Digest, Instance, Root};
 use ftx_proto::geometry::{Geometry, PieceIndex, Span};
@@ -19,8 +18,8 @@ use ftx_proto::merkle::{leaf_hash, piece_hash};
 use ftx_proto::wire::discovery::{
     Announce, Datagram, Offer, OfferEntry, OfferedKind, OfferedManifest, OfferedRoot, Query, Want,
 };
-use ftx_proto::wire::session::{Hello, Message, WhichHashes};
-use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use ftx_proto::wire::session::{HEADER_LEN, Header, Hello, Message, WhichHashes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -255,11 +254,9 @@ pub struct Stranger {
     addr: SocketAddr,
 }
 
-/// An established session, with the bytes in the stranger's hands.
+/// An established session, with the bytes in the stranger's hands: its TLS is that of everybody, not the node's own.
 pub struct Raw {
-    /// What the node says.
-    pub reader: FrameReader<ReadHalf<TlsStream<TcpStream>>>,
-    writer: WriteHalf<TlsStream<TcpStream>>,
+    stream: TlsStream<TcpStream>,
 }
 
 impl Stranger {
@@ -291,10 +288,9 @@ impl Stranger {
     /// A session, both sides having said hello.
     pub async fn session(&self) -> Raw {
         let stream = self.handshake(&[b"ftx/1"]).await.expect("the handshake is an honest one");
-        let (read, write) = tokio::io::split(stream);
-        let mut raw = Raw { reader: FrameReader::new(read), writer: write };
+        let mut raw = Raw { stream };
         raw.say(&Message::Hello(Hello { instance: Instance(666), name: "stranger".to_owned() })).await;
-        assert!(matches!(raw.reader.read().await, Ok(Some(Message::Hello(_)))));
+        assert!(matches!(raw.read().await, Some(Message::Hello(_))));
         raw
     }
 
@@ -321,32 +317,46 @@ impl Raw {
 
     /// Sends a message; `false` if the session is over.
     pub async fn try_say(&mut self, message: &Message) -> bool {
-        FrameWriter::new(&mut self.writer).write(message, b"").await.is_ok()
+        let sent = async {
+            self.stream.write_all(&message.encode(0)).await?;
+            self.stream.flush().await
+        };
+        sent.await.is_ok()
     }
 
     /// Sends bytes.
     pub async fn send(&mut self, bytes: &[u8]) {
         let sent = async {
-            self.writer.write_all(bytes).await?;
-            self.writer.flush().await
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
         };
         sent.await.expect("the session is open");
     }
 
     /// Says that nothing follows.
     pub async fn finish(&mut self) {
-        let _ = self.writer.shutdown().await;
+        let _ = self.stream.shutdown().await;
     }
 
     /// The next message.
     pub async fn hear(&mut self) -> Message {
-        self.reader.read().await.ok().flatten().expect("the session goes on")
+        self.read().await.expect("the session goes on")
+    }
+
+    /// The next message, as long as there is one. What it carries is thrown away.
+    async fn read(&mut self) -> Option<Message> {
+        let mut header = [0; HEADER_LEN];
+        self.stream.read_exact(&mut header).await.ok()?;
+        let Header { meta_len, payload_len } = Header::decode(header).ok()?;
+        let mut bytes = vec![0; meta_len + payload_len];
+        self.stream.read_exact(&mut bytes).await.ok()?;
+        Message::decode(&bytes[..meta_len], payload_len).ok()
     }
 
     /// Reads to the end of the session; the reason that the node gave, if it gave one.
     pub async fn farewell(&mut self) -> Option<String> {
         let mut reason = None;
-        while let Ok(Some(message)) = self.reader.read().await {
+        while let Some(message) = self.read().await {
             if let Message::Goodbye(text) = message {
                 reason = Some(text);
             }

@@ -16,6 +16,10 @@ use rand::{Rng, SeedableRng};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub mod others;
+
+use others::Taken;
+
 pub type Failure = Box<dyn Error + Send + Sync>;
 
 /// Whether this was started by `cargo bench`. `cargo test --all-targets` starts benchmarks too, which would take minutes.
@@ -145,36 +149,32 @@ impl Stage {
     }
 
     /// Fetches the file by its name, on this lane.
-    pub fn get(&self, shares: &[Node], lane: &str, compare: bool) -> Result<Transfer, Failure> {
+    pub fn get(&self, shares: &[Node], lane: &str, compare: bool) -> Result<Taken, Failure> {
         let target = self.target();
-        let before = cpu_of(shares)?;
+        let serving =
+            || shares.iter().map(|share| cpu_of_process(share.child.id())).sum::<Result<f64, Failure>>();
+        let (children, served) = (cpu_of_children()?, serving()?);
         let mut get =
             Node::start(self.node("fetcher").args(["get", NAME, "--lane", lane, "-o"]).arg(&target))?;
         let (done, own_peak) = get.wait_for("done")?;
         if !get.child.wait()?.success() {
             return Err("the fetch failed".into());
         }
-        let cpu_seconds = cpu_of(shares)? - before;
+        let (cpu_fetching, cpu_serving) = (cpu_of_children()? - children, serving()? - served);
         let seconds = done["seconds"].as_f64().ok_or("`done` does not tell the seconds")?;
         let peaks = shares.iter().filter_map(|share| peak_of(share.child.id()));
         if std::fs::metadata(&target)?.len() != self.size || (compare && !same_bytes(&self.file, &target)?) {
             return Err("the file that was fetched is not the one that was shared".into());
         }
         std::fs::remove_file(&target)?;
-        Ok(Transfer { seconds, cpu_seconds, peak_bytes: peaks.max().unwrap_or(0).max(own_peak) })
+        let peak_bytes = peaks.max().unwrap_or(0).max(own_peak);
+        Ok(Taken { seconds, cpu_fetching, cpu_serving, peak_bytes })
     }
 
     /// Megabytes (millions) per second, if all of the file takes so long.
     pub fn rate(&self, seconds: f64) -> f64 {
         self.size as f64 / 1e6 / seconds
     }
-}
-
-/// One transfer by nodes.
-pub struct Transfer {
-    pub seconds: f64,
-    pub cpu_seconds: f64,
-    pub peak_bytes: u64,
 }
 
 /// A running node. Dropped, it is killed.
@@ -216,19 +216,26 @@ impl Drop for Node {
     }
 }
 
-/// Seconds that these processes have worked so far, and all children of this one that have ended.
-pub fn cpu_of(nodes: &[Node]) -> Result<f64, Failure> {
-    // Numbers of the fields in proc(5), of those behind the name, which may contain anything but ends with the last ')'.
-    let ticks = |pid: &str, fields: [usize; 2]| -> Result<u64, Failure> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let (_, behind) = stat.rsplit_once(')').ok_or("a malformed stat file")?;
-        let behind: Vec<&str> = behind.split_whitespace().collect();
-        fields.iter().map(|field| Ok(behind.get(field - 3).ok_or("a short stat file")?.parse::<u64>()?)).sum()
+/// Seconds that the children of this process have worked that have ended, and theirs.
+pub fn cpu_of_children() -> Result<f64, Failure> {
+    cpu_seconds("self", &[16, 17])
+}
+
+/// Seconds that this process has worked so far, and its children that have ended.
+pub fn cpu_of_process(pid: u32) -> Result<f64, Failure> {
+    cpu_seconds(&pid.to_string(), &[14, 15, 16, 17])
+}
+
+/// The sum of these fields of proc(5), by their numbers there.
+fn cpu_seconds(pid: &str, fields: &[usize]) -> Result<f64, Failure> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // They are behind the name, which may contain anything but ends with the last ')'.
+    let (_, behind) = stat.rsplit_once(')').ok_or("a malformed stat file")?;
+    let behind: Vec<&str> = behind.split_whitespace().collect();
+    let ticks = |field: &usize| -> Result<u64, Failure> {
+        Ok(behind.get(field - 3).ok_or("a short stat file")?.parse::<u64>()?)
     };
-    let mut sum = ticks("self", [16, 17])?;
-    for node in nodes {
-        sum += ticks(&node.child.id().to_string(), [14, 15])?;
-    }
+    let sum = fields.iter().map(ticks).sum::<Result<u64, Failure>>()?;
     Ok(sum as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 

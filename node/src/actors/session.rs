@@ -2,7 +2,7 @@
 //!
 //! Two tasks carry its bytes: one reads messages and hands them over, at most [`SESSION_MESSAGES_MAX`] at a time, so
 //! that a peer that asks faster than it is answered waits in its own socket; one writes, reading each granted span of
-//! a file into one buffer and sending it from there. The actor between them holds the facts: who the peer is, which
+//! a file to where it is sent from. The actor between them holds the facts: who the peer is, which
 //! contents it has subscribed to, what it was granted. It ends with its connection, and loses nothing that matters.
 
 use std::collections::HashMap;
@@ -37,6 +37,7 @@ use crate::net::datagram::serving::{DatagramConnection, Datagrams, Served};
 use crate::net::frame::FrameError;
 use crate::net::serving::{Outgoing, write_outgoing};
 use crate::net::tls::Tls;
+use crate::runtimes;
 
 /// The Session actor.
 #[derive(Debug)]
@@ -153,7 +154,7 @@ impl Actor for Session {
         let (outgoing, queue) = mpsc::channel(SESSION_MESSAGES_MAX + GRANTS_MAX + 1);
         let feeding = Arc::clone(&permits);
         let told = (myself, server.clone(), catalog.clone());
-        let connection = data.spawn(async move {
+        let connection = async move {
             let (session_actor, server, catalog) = told;
             let ended = match connection::accept(tcp, addr, &tls, hello).await {
                 Ok(connection) => {
@@ -171,7 +172,7 @@ impl Actor for Session {
                 }
             };
             let _ = session_actor.cast(SessionMessage::Ended(ended));
-        });
+        };
         Ok(SessionState {
             session,
             server,
@@ -183,7 +184,7 @@ impl Actor for Session {
             permits,
             contents: HashMap::new(),
             by_number: HashMap::new(),
-            connection: connection.abort_handle(),
+            connection: runtimes::carry(connection, &data),
             closing: false,
             _permit: permit,
         })

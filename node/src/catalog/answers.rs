@@ -64,9 +64,9 @@ impl Index {
             }
         }
         let partials = self.partials.values().filter(|content| match want {
-            Want::Name(name) => content.name() == name,
+            Want::Name(name) => content.is_named() && content.name() == name,
             Want::Root(prefix) => prefix.matches(&root_of(content)),
-            Want::All => true,
+            Want::All => content.is_named(),
         });
         for content in partials {
             // Whole is better than in part.

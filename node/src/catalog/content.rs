@@ -59,6 +59,7 @@ pub struct Content {
     executable: bool,
     source: Source,
     folder: Option<PartOfFolder>,
+    is_named: bool,
 }
 
 #[derive(Debug)]
@@ -162,7 +163,15 @@ impl Content {
     pub(crate) fn files(layer: Arc<PieceLayer>, name: RelativePath, places: Places) -> Self {
         let Stamp { size, mtime, executable, .. } = places.stamp();
         assert_eq!(layer.geometry().size(), size, "the layer is that of the files");
-        Content { layer, name, mtime, executable, source: Source::Files(places), folder: None }
+        Content {
+            layer,
+            name,
+            mtime,
+            executable,
+            source: Source::Files(places),
+            folder: None,
+            is_named: true,
+        }
     }
 
     /// The bytes of all files of the folder of this name.
@@ -174,13 +183,29 @@ impl Content {
     ) -> Self {
         let files = layer.geometry().folder().map(|folder| folder.files().len());
         assert_eq!(files, Some(bundle.len()), "the layer is that of these files");
-        Content { layer, name, mtime, executable: false, source: Source::Tree(bundle), folder: None }
+        Content {
+            layer,
+            name,
+            mtime,
+            executable: false,
+            source: Source::Tree(bundle),
+            folder: None,
+            is_named: true,
+        }
     }
 
     /// Bytes that are in memory: the encoded manifest of the folder of this name.
     pub fn memory(layer: Arc<PieceLayer>, name: RelativePath, mtime: (i64, u32), bytes: Arc<[u8]>) -> Self {
         assert_eq!(layer.geometry().size(), bytes.len() as u64, "the layer is that of these bytes");
-        Content { layer, name, mtime, executable: false, source: Source::Memory(bytes), folder: None }
+        Content {
+            layer,
+            name,
+            mtime,
+            executable: false,
+            source: Source::Memory(bytes),
+            folder: None,
+            is_named: true,
+        }
     }
 
     /// A content that is being fetched: `have` tells the pieces that are verified and written to `part`.
@@ -193,7 +218,15 @@ impl Content {
         have: watch::Receiver<Arc<PieceSet>>,
     ) -> Self {
         assert_eq!(layer.geometry(), part.geometry(), "the layer is that of the part");
-        Content { layer, name, mtime, executable, source: Source::Part { part, have }, folder: None }
+        Content {
+            layer,
+            name,
+            mtime,
+            executable,
+            source: Source::Part { part, have },
+            folder: None,
+            is_named: true,
+        }
     }
 
     /// The bytes of all files of a folder that is being fetched, as [`Content::partial`].
@@ -208,6 +241,16 @@ impl Content {
         assert!(layer.geometry().folder().is_some(), "the layer is that of a folder");
         let content = Content::partial(layer, name, mtime, false, part, have);
         Content { folder: Some(folder), ..content }
+    }
+
+    /// Something that is asked for by its root only, whatever the name that it is fetched for: the list of what is in a folder.
+    pub fn nameless(self) -> Self {
+        Content { is_named: false, ..self }
+    }
+
+    /// Whether it is what its name stands for.
+    pub fn is_named(&self) -> bool {
+        self.is_named
     }
 
     /// The folder that is being fetched, if this is one.

@@ -57,6 +57,13 @@ impl Landing {
         Ok(Self::landed(span, ours, &leaves))
     }
 
+    /// Hashes and writes chunks as [`Landing::land`] does, each from a place of its own.
+    pub fn land_chunks(&self, span: Span, chunks: &[&[u8]]) -> Result<Vec<Option<Digest>>, StoreError> {
+        let mut leaves = Vec::new();
+        hash::hash_many(chunks, &mut leaves);
+        self.land_hashed(span, chunks, &leaves)
+    }
+
     /// Writes chunks as [`Landing::land`] does, each from a place of its own, where their leaf hashes are known.
     pub fn land_hashed(
         &self,

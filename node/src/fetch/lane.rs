@@ -10,10 +10,10 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ftx_proto::digest::Root;
+use ftx_proto::digest::{Digest, Root};
 use ftx_proto::engine::fetch::{Input, SourceId};
 use ftx_proto::engine::pull::choice::Carried;
-use ftx_proto::geometry::{Geometry, PieceIndex, Span};
+use ftx_proto::geometry::{ChunkIndex, Geometry, PieceIndex, Span};
 use ftx_proto::limits::SESSION_REQUESTS_MAX;
 use ftx_proto::name::printable;
 use ftx_proto::wire::datagram::ConnectionId;
@@ -34,7 +34,7 @@ use crate::net::connection::{self, Dialling, HANDSHAKE_TIMEOUT, Peer};
 use crate::net::datagram::seal::DatagramSecret;
 use crate::net::frame::{FrameError, FrameReader, FrameWriter};
 use crate::net::tcp_info::TcpWatch;
-use crate::runtimes::Apart;
+use crate::runtimes::{self, Apart};
 
 /// What a lane needs to know.
 #[derive(Debug, Clone)]
@@ -151,8 +151,8 @@ impl Lane {
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
         let geometry = arguments.landing.geometry().clone();
         let lane = Lane { commands, asked: Arc::default(), meter: Arc::default(), geometry };
-        let task = data.spawn(run(arguments, queue, Arc::clone(&lane.asked), Arc::clone(&lane.meter)));
-        (lane, task.abort_handle())
+        let task = run(arguments, queue, Arc::clone(&lane.asked), Arc::clone(&lane.meter));
+        (lane, runtimes::carry(task, data))
     }
 
     /// Starts a datagram lane, on a thread of its own. Its task ends when nothing comes any more, or when the lane is dropped.
@@ -333,8 +333,19 @@ async fn read<R: AsyncRead + Unpin>(
     pongs: mpsc::Sender<u64>,
 ) -> Result<(), LaneEnd> {
     let haves = Arc::new(Semaphore::new(HAVES_WAITING_MAX));
+    let mut arrivals = Arrivals { arguments, run: None, due: tokio::time::Instant::now() };
     loop {
-        let message = match timeout(SESSION_IDLE_MAX, reader.read()).await {
+        let read = tokio::select! {
+            biased;
+            read = timeout(SESSION_IDLE_MAX, reader.read()) => read,
+            () = tokio::time::sleep_until(arrivals.due), if arrivals.run.is_some() => {
+                if arrivals.tell().is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
+        };
+        let message = match read {
             Ok(Ok(Some(message))) => message,
             Ok(Ok(None)) => return Err(broke("it closed the connection")),
             Ok(Err(error)) => return Err(error.into()),
@@ -365,17 +376,66 @@ async fn read<R: AsyncRead + Unpin>(
                 None
             }
             message => {
-                watched.came(reader.payload().len() as u64);
-                take(message, reader.payload(), arguments, asked)?
+                watched.came(reader.payload_len() as u64);
+                take(message, reader, arguments, asked)?
             }
         };
         if let Some(told) = told
-            && arguments.fetcher.cast(told).is_err()
+            && arrivals.add(told, asked).is_err()
         {
             return Ok(());
         }
+        // What is to be asked goes out in between, however much has come.
+        tokio::task::yield_now().await;
     }
 }
+
+/// Chunks that landed and of which the fetch has not heard: what follows each other in a request is told together, as soon
+/// as the request is answered or nothing more has come for a moment. Telling somebody wakes a thread, which costs as much as
+/// a chunk does.
+struct Arrivals<'a> {
+    arguments: &'a LaneArguments,
+    run: Option<(RequestId, ChunkIndex, Vec<Option<Digest>>)>,
+    due: tokio::time::Instant,
+}
+
+impl Drop for Arrivals<'_> {
+    /// However the lane ends: what is claimed and not told would never be complete.
+    fn drop(&mut self) {
+        // It is over for the fetch as well, if that does not listen any more.
+        let _ = self.tell();
+    }
+}
+
+impl Arrivals<'_> {
+    /// Tells the fetch of this, now or, if that can wait, a little later. Fails if the fetch is over.
+    fn add(&mut self, told: FetcherMessage, asked: &Mutex<Asked>) -> Result<(), LaneBroken> {
+        let FetcherMessage::Fact(Input::Arrived { request, first, leaves, .. }) = told else {
+            self.tell()?;
+            return self.arguments.fetcher.cast(told).map_err(|_| LaneBroken);
+        };
+        match &mut self.run {
+            Some((last, begin, run)) if *last == request && begin.get() + run.len() as u32 == first.get() => {
+                run.extend(leaves);
+            }
+            _ => {
+                self.tell()?;
+                self.run = Some((request, first, leaves));
+                self.due = tokio::time::Instant::now() + TOLD_WITHIN;
+            }
+        }
+        if locked(asked).is_open(request) { Ok(()) } else { self.tell() }
+    }
+
+    fn tell(&mut self) -> Result<(), LaneBroken> {
+        let Some((request, first, leaves)) = self.run.take() else { return Ok(()) };
+        let arrived = Input::Arrived { source: self.arguments.source, request, first, leaves };
+        self.arguments.fetcher.cast(FetcherMessage::Fact(arrived)).map_err(|_| LaneBroken)
+    }
+}
+
+/// How long what has landed may wait to be told with what follows it.
+const TOLD_WITHIN: Duration = Duration::from_millis(2);
 
 /// The meter of a lane, and what the system counts for it.
 struct Watched<'a> {
@@ -401,33 +461,35 @@ impl Watched<'_> {
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What the fetcher has to know of a message, if anything. Chunks are hashed and written here.
-fn take(
+fn take<R: AsyncRead + Unpin>(
     message: Message,
-    payload: &[u8],
+    reader: &mut FrameReader<R>,
     arguments: &LaneArguments,
     asked: &Mutex<Asked>,
 ) -> Result<Option<FetcherMessage>, LaneEnd> {
     let LaneArguments { source, landing, .. } = arguments;
     let (source, geometry) = (*source, landing.geometry());
+    let landed = |request, span: Span, landed| match landed {
+        Ok(leaves) => FetcherMessage::Fact(Input::Arrived { source, request, first: span.first(), leaves }),
+        Err(error) => FetcherMessage::StoreFailed(error),
+    };
+    let arrived = |request, first, len| {
+        locked(asked).arrived(geometry, request, first, len).map_err(LaneEnd::Violation)
+    };
     Ok(match message {
-        Message::Chunks { request, first } => {
-            let arrived = locked(asked).arrived(geometry, request, first, payload.len());
-            let Some(span) = arrived.map_err(LaneEnd::Violation)? else { return Ok(None) };
-            Some(match landing.land(span, payload) {
-                Ok(leaves) => {
-                    FetcherMessage::Fact(Input::Arrived { source, request, first: span.first(), leaves })
-                }
-                Err(error) => FetcherMessage::StoreFailed(error),
-            })
-        }
+        Message::Chunks { request, first } => arrived(request, first, reader.payload_len())?.map(|span| {
+            let lengths = span.chunks().map(|chunk| geometry.chunk_len(chunk) as usize).collect::<Vec<_>>();
+            landed(request, span, landing.land_chunks(span, &reader.parts(&lengths)))
+        }),
         Message::Zeros { request, first, count } => {
             let none = || violation("it sent zeros for chunks that do not exist");
             let span = geometry.span(first, count).ok_or_else(none)?;
             let bytes = vec![0; geometry.len_of(span) as usize];
-            return take(Message::Chunks { request, first }, &bytes, arguments, asked);
+            arrived(request, first, bytes.len())?
+                .map(|span| landed(request, span, landing.land(span, &bytes)))
         }
         Message::Hashes { request, first, last } => {
-            let arrived = locked(asked).hashes_arrived(geometry, request, first, last, payload);
+            let arrived = locked(asked).hashes_arrived(geometry, request, first, last, reader.payload());
             arrived.map_err(LaneEnd::Violation)?.map(|here| match here {
                 HashesHere::Layer(hashes) => FetcherMessage::Fact(Input::Layer { source, hashes }),
                 HashesHere::Leaves(piece, leaves) => {

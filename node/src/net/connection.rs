@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use ftx_proto::digest::{Instance, NodeId};
 use ftx_proto::wire::session::{Hello, Message};
-use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::datagram::seal::{Aead, DatagramSecret, EXPORTER_LABEL, SECRET_LEN};
+use super::datagram::seal::DatagramSecret;
 use super::frame::{FrameError, FrameReader, FrameWriter};
+use super::handshake::{self, Shaken};
 use super::tcp_info::TcpWatch;
-use super::tls::{self, Tls};
+use super::tls::Tls;
 
 /// Who is at the other end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,9 +36,9 @@ pub struct Connection {
     /// Who is at the other end.
     pub peer: Peer,
     /// What it sends.
-    pub reader: FrameReader<ReadHalf<TlsStream<TcpStream>>>,
+    pub reader: FrameReader<OwnedReadHalf>,
     /// What we send.
-    pub writer: FrameWriter<WriteHalf<TlsStream<TcpStream>>>,
+    pub writer: FrameWriter<OwnedWriteHalf>,
     /// Tells how its network does, if it was dialled and descriptors are not short.
     pub watch: Option<TcpWatch>,
     /// From what the keys of its datagrams are made.
@@ -123,16 +123,15 @@ async fn try_dial(dialling: Dialling) -> Result<Connection, ConnectError> {
     if let Some(local) = local.filter(|local| local.is_ipv4() == addr.is_ipv4()) {
         socket.bind(SocketAddr::new(local, 0))?;
     }
-    let tcp = socket.connect(addr).await?;
+    let mut tcp = socket.connect(addr).await?;
     be_prompt(&tcp)?;
     let watch = TcpWatch::new(&tcp).ok();
-    let connector = TlsConnector::from(tls.client.clone());
-    let stream = connector.connect(tls::server_name(), tcp).await?;
-    let connection = greet(TlsStream::Client(stream), addr, hello).await?;
+    let shaken = handshake::connect(&mut tcp, tls.client.clone()).await?;
+    let connection = greet(tcp, shaken, addr, hello).await?;
     Ok(Connection { watch, ..connection })
 }
 
-/// Answers a connection that came in from `addr`.
+/// Answers a connection that came in from `addr`. Within the runtime of the caller it is waited for from now on.
 pub async fn accept(
     tcp: TcpStream,
     addr: SocketAddr,
@@ -140,9 +139,11 @@ pub async fn accept(
     me: Hello,
 ) -> Result<Connection, ConnectError> {
     let accepting = async {
+        // Otherwise whoever took it from the queue would be woken for all that comes.
+        let mut tcp = TcpStream::from_std(tcp.into_std()?)?;
         be_prompt(&tcp)?;
-        let stream = TlsAcceptor::from(tls.server.clone()).accept(tcp).await?;
-        greet(TlsStream::Server(stream), addr, me).await
+        let shaken = handshake::accept(&mut tcp, tls.server.clone()).await?;
+        greet(tcp, shaken, addr, me).await
     };
     timeout(HANDSHAKE_TIMEOUT, accepting).await.unwrap_or(Err(ConnectError::Timeout))
 }
@@ -157,14 +158,15 @@ fn be_prompt(tcp: &TcpStream) -> io::Result<()> {
 }
 
 async fn greet(
-    stream: TlsStream<TcpStream>,
+    tcp: TcpStream,
+    shaken: Shaken,
     addr: SocketAddr,
     me: Hello,
 ) -> Result<Connection, ConnectError> {
-    let node = tls::peer_of(stream.get_ref().1).ok_or(ConnectError::NotANode)?;
-    let datagram_secret = datagram_secret(&stream)?;
-    let (read, write) = tokio::io::split(stream);
-    let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
+    let Shaken { node, datagram_secret, sealer, opener, begun } = shaken;
+    let node = node.ok_or(ConnectError::NotANode)?;
+    let (read, write) = tcp.into_split();
+    let (mut reader, mut writer) = (FrameReader::new(read, opener, begun), FrameWriter::new(write, sealer));
     writer.write(&Message::Hello(me), b"").await?;
     match reader.read().await? {
         Some(Message::Hello(Hello { instance, name })) => {
@@ -173,15 +175,4 @@ async fn greet(
         }
         _ => Err(ConnectError::NotANode),
     }
-}
-
-/// What both sides of this session know, and nobody else.
-fn datagram_secret(stream: &TlsStream<TcpStream>) -> io::Result<DatagramSecret> {
-    let secret = [0; SECRET_LEN];
-    let exported = match stream {
-        TlsStream::Client(stream) => stream.get_ref().1.export_keying_material(secret, EXPORTER_LABEL, None),
-        TlsStream::Server(stream) => stream.get_ref().1.export_keying_material(secret, EXPORTER_LABEL, None),
-    };
-    let secret = exported.map_err(io::Error::other)?;
-    Ok(DatagramSecret::new(secret, Aead::of(stream.get_ref().1)))
 }

@@ -3,8 +3,10 @@
 pub mod connection;
 pub mod datagram;
 pub mod frame;
+mod handshake;
 pub mod interfaces;
 pub mod pace;
+pub mod records;
 pub mod serving;
 pub mod tcp;
 pub mod tcp_info;

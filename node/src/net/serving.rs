@@ -1,6 +1,6 @@
 //! The writing side of a session that came in: messages, hashes and chunks, in the order they were queued.
 //!
-//! A granted span is read into one buffer, which is used again, and sent from there; nobody else ever holds its bytes.
+//! A granted span is read to where it is sealed and sent from; nobody else ever holds its bytes.
 //! A file that is not what was hashed is refused, and the catalog is told to look again.
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ftx_proto::digest::{Digest, Root};
 use ftx_proto::engine::serve::SessionId;
 use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PieceIndex, Span};
-use ftx_proto::limits::{FRAME_HASHES_MAX, FRAME_PAYLOAD_MAX, RUN_CHUNKS_MAX};
+use ftx_proto::limits::{FRAME_HASHES_MAX, RUN_CHUNKS_MAX};
 use ftx_proto::merkle::PieceLayer;
 use ftx_proto::wire::session::{Message, Refusal, RequestId};
 use ractor::ActorRef;
@@ -20,7 +20,7 @@ use super::frame::FrameWriter;
 use crate::actors::catalog::CatalogMessage;
 use crate::actors::link::Link;
 use crate::actors::server::ServerMessage;
-use crate::catalog::{ContentReader, ReadError};
+use crate::catalog::{ChunkPart, ContentReader, ReadError};
 use crate::limits::FRAME_WRITE_MAX;
 
 /// Something to be written to a peer. A permit goes with it and is given back once it is written.
@@ -73,7 +73,6 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
     server: ActorRef<ServerMessage>,
     catalog: Link<CatalogMessage>,
 ) -> String {
-    let mut buffer = Vec::new();
     let refused = |request, root, error: &ReadError| {
         if error.is_news() {
             catalog.cast(CatalogMessage::Rescan);
@@ -81,6 +80,8 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
         Message::Refused { request: Some(request), root, reason: Refusal::from(error) }
     };
     let mut last_word = None;
+    // Bytes of grants that were sent, and of which the server has not heard.
+    let mut unsaid = Vec::with_capacity(SENT_AT_ONCE);
     while last_word.is_none()
         && let Some(outgoing) = queue.recv().await
     {
@@ -102,21 +103,19 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
                     }
                 }
                 Outgoing::Run { request, root, span, reader } => {
-                    let bytes = reader.len_of(span);
-                    buffer.resize(FRAME_PAYLOAD_MAX, 0);
-                    let run = &mut buffer[..bytes as usize];
                     let mut sent = 0;
-                    let written = match reader.read(span, run) {
+                    let written = match fill_places(&mut writer, &reader, span) {
                         Ok(()) => {
-                            sent = bytes;
-                            write_run(&mut writer, request, reader.geometry(), span, run).await
+                            sent = reader.len_of(span);
+                            write_run(&mut writer, request, span).await
                         }
                         Err(error) => {
                             let _ = server.cast(ServerMessage::Cancelled { session, request, permit: None });
                             writer.write(&refused(request, root, &error), b"").await
                         }
                     };
-                    let _ = server.cast(ServerMessage::Sent { session, bytes: sent });
+                    writer.release_places();
+                    unsaid.push(sent);
                     written
                 }
             }
@@ -126,41 +125,64 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
             Ok(Err(error)) => return format!("the connection broke: {error}"),
             Err(_) => return format!("the peer took nothing for {} s", FRAME_WRITE_MAX.as_secs()),
         }
+        if unsaid.len() >= SENT_AT_ONCE || queue.is_empty() {
+            for bytes in unsaid.drain(..) {
+                let _ = server.cast(ServerMessage::Sent { session, bytes });
+            }
+        }
+        // What the peer asks is heard in between, however fast it takes.
+        tokio::task::yield_now().await;
     }
     // The session is over; the peer is told that nothing follows. It may be gone already.
     let _ = timeout(FRAME_WRITE_MAX, writer.close()).await;
     last_word.unwrap_or_else(|| "stopped".to_owned())
 }
 
-/// Writes chunks; of those that are all zeros only that they are.
+/// Grants that are told to be sent together, while others wait: waking the server costs about as much as sending a chunk.
+const SENT_AT_ONCE: usize = 2;
+
+/// Reads chunks to where they are sent from. On an error there is nothing that may be sent.
+fn fill_places<W: AsyncWrite + Unpin>(
+    writer: &mut FrameWriter<W>,
+    reader: &ContentReader,
+    span: Span,
+) -> Result<(), ReadError> {
+    let places = writer.places(lengths(reader.geometry(), span));
+    let part = |(chunk, buffer)| ChunkPart { chunk, from: 0, buffer };
+    reader.read_parts(&mut span.chunks().zip(places).map(part).collect::<Vec<_>>())
+}
+
+/// Bytes of each chunk of a span.
+fn lengths(geometry: &Geometry, span: Span) -> impl Iterator<Item = usize> {
+    span.chunks().map(|chunk| geometry.chunk_len(chunk) as usize)
+}
+
+/// Writes the chunks in the places; of those that are all zeros only that they are.
 async fn write_run<W: AsyncWrite + Unpin>(
     writer: &mut FrameWriter<W>,
     request: RequestId,
-    geometry: &Geometry,
     span: Span,
-    bytes: &[u8],
 ) -> std::io::Result<()> {
-    let (mut first, mut rest) = (span.first().get(), bytes);
-    while !rest.is_empty() {
-        // How many chunks, and bytes, are like the first one in this.
-        let (mut count, mut len, mut are_zero) = (0, 0, false);
-        for chunk in span.chunks().filter(|chunk| chunk.get() >= first) {
-            let end = len + geometry.chunk_len(chunk) as usize;
-            let is_zero = rest[len..end] == ZEROS[..end - len];
-            if count > 0 && (is_zero != are_zero || is_zero && count >= RUN_CHUNKS_MAX) {
-                break;
-            }
-            (count, len, are_zero) = (count + 1, end, is_zero);
-        }
-        let (run, behind) = rest.split_at(len);
+    let all = span.count() as usize;
+    let mut from = 0;
+    while from < all {
+        let are_zero = is_zero(writer.place(from));
+        let to = (from..all).find(|place| is_zero(writer.place(*place)) != are_zero).unwrap_or(all);
+        let to = if are_zero { to.min(from + RUN_CHUNKS_MAX as usize) } else { to };
+        let first = span.first().get() + from as u32;
         if are_zero {
+            let count = (to - from) as u32;
             writer.write(&Message::Zeros { request, first, count }, b"").await?;
         } else {
-            writer.write(&Message::Chunks { request, first }, run).await?;
+            writer.write_places(&Message::Chunks { request, first }, from..to).await?;
         }
-        (first, rest) = (first + count, behind);
+        from = to;
     }
     Ok(())
+}
+
+fn is_zero(chunk: &[u8]) -> bool {
+    *chunk == ZEROS[..chunk.len()]
 }
 
 /// A chunk that is all zeros.
@@ -186,15 +208,20 @@ async fn write_hashes<W: AsyncWrite + Unpin>(
 mod tests {
     use super::*;
     use crate::net::frame::FrameReader;
+    use crate::net::records::tests::pair;
 
     /// What a peer gets of a first piece with these bytes.
-    async fn frames_of(geometry: &Geometry, bytes: &[u8]) -> Vec<(Message, Vec<u8>)> {
+    async fn frames_of(geometry: &Geometry, mut bytes: &[u8]) -> Vec<(Message, Vec<u8>)> {
         let span = geometry.span_of(geometry.piece(0).unwrap());
         let (near, far) = tokio::io::duplex(2 << 20);
-        let mut writer = FrameWriter::new(near);
-        write_run(&mut writer, RequestId(7), geometry, span, bytes).await.unwrap();
+        let (sealer, opener) = pair();
+        let mut writer = FrameWriter::new(near, sealer);
+        for place in writer.places(lengths(geometry, span)) {
+            place.copy_from_slice(bytes.split_off(..place.len()).unwrap());
+        }
+        write_run(&mut writer, RequestId(7), span).await.unwrap();
         writer.close().await.unwrap();
-        let mut reader = FrameReader::new(far);
+        let mut reader = FrameReader::new(far, opener, Vec::new());
         let mut frames = Vec::new();
         while let Some(message) = reader.read().await.unwrap() {
             frames.push((message, reader.payload().to_vec()));

@@ -46,6 +46,8 @@ impl Tls {
         server.alpn_protocols = vec![ALPN.to_vec()];
         // Every session proves its identity anew; there is nothing to resume.
         server.send_tls13_tickets = 0;
+        // The records behind the handshake are sealed and opened by `records`.
+        server.enable_secret_extraction = true;
 
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
@@ -56,6 +58,7 @@ impl Tls {
             .map_err(unusable)?;
         client.alpn_protocols = vec![ALPN.to_vec()];
         client.resumption = rustls::client::Resumption::disabled();
+        client.enable_secret_extraction = true;
 
         Ok(Tls { server: Arc::new(server), client: Arc::new(client) })
     }

@@ -52,6 +52,8 @@ pub struct FetchOptions {
     pub only: Option<NodeId>,
     /// On which lanes sources are asked.
     pub lane: LaneMode,
+    /// What is fetched is not what its name stands for: others are offered it by its root only.
+    pub nameless: bool,
 }
 
 /// A folder that is to be fetched, where it goes being open already.
@@ -252,6 +254,7 @@ impl Node {
         let wrong = |why: String| Error::new(Code::Integrity, format!("{}: {why}", resolved.name));
         let size = usize::try_from(list.size).ok().filter(|size| *size <= MANIFEST_BYTES_MAX);
         let size = size.ok_or_else(|| wrong("the list of what is in the folder is too long".to_owned()))?;
+        let how = FetchOptions { nameless: true, ..how };
         let request = FetchRequest { resolved: list, target: Target::temporary(), how };
         let mut fetch = self.fetch(request).await?;
         fetch.done().await?;
@@ -295,6 +298,7 @@ impl Node {
             geometry,
             folder,
             name: resolved.name.clone(),
+            nameless: how.nameless,
             part: Arc::clone(&part),
             force: how.force,
             patience: how.patience,

@@ -46,6 +46,7 @@ mod whole;
 
 use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use ftx_proto::digest::Digest;
 use ftx_proto::geometry::{Geometry, PieceIndex, Span};
@@ -115,3 +116,16 @@ pub trait Part: std::fmt::Debug + Send + Sync {
     /// Removes part and journal. What was finished stays.
     fn discard(&self) -> Result<(), StoreError>;
 }
+
+/// How many of at most so many things may stay open: fewer where the process may not open many.
+fn open_max(most: usize) -> usize {
+    static ALLOWED: OnceLock<usize> = OnceLock::new();
+    let allowed = ALLOWED.get_or_init(|| {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        limit.and_then(|limit| usize::try_from(limit / OPEN_SHARE).ok()).unwrap_or(usize::MAX)
+    });
+    most.min((*allowed).max(2))
+}
+
+/// What one kind of things may take of the files that the process may open.
+const OPEN_SHARE: u64 = 20;

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::compare::Fate;
 use super::tree::{Seen, Tree};
-use crate::store::{StoreError, sparse};
+use crate::store::{StoreError, open_max, sparse};
 
 /// Most files that stay open.
 const FILES_OPEN_MAX: usize = 12;
@@ -299,7 +299,7 @@ impl Staging {
     fn remember(&self, number: usize, file: File) -> Arc<File> {
         let file = Arc::new(file);
         let mut open = self.open();
-        if open.len() >= FILES_OPEN_MAX {
+        if open.len() >= open_max(FILES_OPEN_MAX) {
             open.remove(0);
         }
         open.push((number, Arc::clone(&file)));

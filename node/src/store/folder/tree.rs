@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
 use rustix::io::{Errno, Result};
 
-use crate::store::StoreError;
+use crate::store::{StoreError, open_max};
 
 /// Most folders that stay open.
 const FOLDERS_OPEN_MAX: usize = 8;
@@ -292,7 +292,7 @@ impl Tree {
         };
         let folder = Arc::new(folder);
         let mut open = self.opened();
-        if open.len() >= FOLDERS_OPEN_MAX {
+        if open.len() >= open_max(FOLDERS_OPEN_MAX) {
             open.remove(0);
         }
         open.push((path.to_owned(), Arc::clone(&folder)));
