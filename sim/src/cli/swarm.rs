@@ -32,7 +32,8 @@ pub(super) struct SwarmOptions {
 const AFTER_HELP: &str = "\
 First one node fetches the file alone, then all do at once. `ratio` is what the last of them needs, as a multiple of what
 one needs alone; `source_sent` is what the source has sent to all of them, as a multiple of the file. Both would be the
-number of nodes if they did not serve each other, and are near 1 since they do.
+number of nodes if they did not serve each other, and 1 if each byte left the source once and all had it at once. All nodes
+run in this process: where its processors are what is slow, both say little about a network.
 
 Exit status: 0 every fetch ended with the right bytes, 1 some did not, 2 usage, 130 interrupted.";
 
