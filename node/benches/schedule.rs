@@ -94,8 +94,7 @@ async fn fetch(stage: &Stage, node: &Node, name: &str) -> Result<Took, Failure> 
     let resolved = node.resolve(&wanted, None, PATIENCE, |_| {}).await?;
     let begun = Instant::now();
     let target = Target::new(&stage.folder.path().join("fetched").join(name), &resolved.name)?;
-    let how =
-        FetchOptions { force: false, patience: PATIENCE, only: None, lane: LaneMode::Auto, nameless: false };
+    let how = FetchOptions { force: false, patience: PATIENCE, only: None, lane: LaneMode::Auto };
     let mut fetch = node.fetch(FetchRequest { resolved, target, how }).await?;
     let mut pieces = fetch.pieces.clone();
     let total = pieces.borrow().geometry().piece_count();

@@ -11,13 +11,13 @@
 mod support;
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, RngExt, SeedableRng};
+use support::others::Server;
 use support::{Failure, Node, Stage, from_environment, is_wanted, median, same_bytes};
 
 fn main() -> Result<(), Failure> {
@@ -32,7 +32,7 @@ fn main() -> Result<(), Failure> {
         Tree::new(&stage, "mixed", files, 1 << 10..64 << 10)?,
         Tree::new(&stage, "tiny", 10 * files, 100..101)?,
     ];
-    let bench = Bench { share: stage.share(1)?, rsync: Rsync::start(&stage)?, stage };
+    let bench = Bench { share: stage.share(1)?, rsync: Server::rsync(&stage)?, stage };
     let [mixed, tiny] = &trees;
     let mut lines = Vec::new();
     let (first, line) = bench.case(mixed, runs, false)?;
@@ -76,7 +76,7 @@ impl Tree {
 
 struct Bench {
     share: Node,
-    rsync: Option<Rsync>,
+    rsync: Option<Server>,
     stage: Stage,
 }
 
@@ -90,7 +90,7 @@ impl Bench {
             // The first one waits for the hashes, fills the caches, and is looked at closely; it is not counted.
             let (seconds, own_peak) = self.get(tree, &ours)?;
             peak = peak.max(own_peak);
-            let rsync = self.rsync.as_ref().map(|rsync| rsync.copy(tree.name, &theirs)).transpose()?;
+            let rsync = self.rsync.as_ref().map(|rsync| rsync_copy(rsync, tree.name, &theirs)).transpose()?;
             if run == 0 {
                 compare(&self.stage.folder.path().join("share").join(tree.name), &ours, tree.files)?;
             } else {
@@ -138,56 +138,15 @@ impl Bench {
     }
 }
 
-/// An rsync daemon that gives the shared folder; it ends with this.
-struct Rsync {
-    daemon: Child,
-    port: u16,
-}
-
-impl Rsync {
-    fn start(stage: &Stage) -> Result<Option<Self>, Failure> {
-        if Command::new("rsync").arg("--version").stdout(Stdio::null()).status().is_err() {
-            return Ok(None);
-        }
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let config = stage.folder.path().join("rsyncd.conf");
-        let share = stage.folder.path().join("share");
-        let text = format!("use chroot = no\nreverse lookup = no\n[share]\npath = {}\n", share.display());
-        fs::write(&config, text)?;
-        let daemon = Command::new("rsync")
-            .args(["--daemon", "--no-detach", "--address=127.0.0.1", &format!("--port={port}")])
-            .arg(format!("--config={}", config.display()))
-            .stdin(Stdio::null())
-            .spawn()?;
-        let rsync = Rsync { daemon, port };
-        let begun = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            if begun.elapsed() > Duration::from_secs(10) {
-                return Err("the rsync daemon does not answer".into());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(Some(rsync))
+/// What `rsync -a` takes for a folder, in seconds from start to end.
+fn rsync_copy(server: &Server, name: &str, target: &Path) -> Result<f64, Failure> {
+    let begun = Instant::now();
+    let from = format!("rsync://127.0.0.1:{}/share/{name}/", server.port);
+    let done = Command::new("rsync").arg("-a").arg(from).arg(target).stdin(Stdio::null()).status()?;
+    if !done.success() {
+        return Err("rsync failed".into());
     }
-
-    /// Seconds from start to end.
-    fn copy(&self, name: &str, target: &Path) -> Result<f64, Failure> {
-        let begun = Instant::now();
-        let from = format!("rsync://127.0.0.1:{}/share/{name}/", self.port);
-        let done = Command::new("rsync").arg("-a").arg(from).arg(target).stdin(Stdio::null()).status()?;
-        if !done.success() {
-            return Err("rsync failed".into());
-        }
-        Ok(begun.elapsed().as_secs_f64())
-    }
-}
-
-impl Drop for Rsync {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-    }
+    Ok(begun.elapsed().as_secs_f64())
 }
 
 /// Fails unless both folders have the same files.

@@ -9,7 +9,8 @@
 //! * [`hash`]: the hashes of many chunks, side by side;
 //! * [`fetch`]: lanes and where their chunks land, from a name to a root, what is told of a fetch;
 //! * [`status`]: what a running node tells its owner;
-//! * [`interop`]: the older systems: what stands behind their servers, and their clients, by [`Url`](interop::Url).
+//! * [`interop`]: the older systems: what stands behind their servers, and their clients, by [`Url`](interop::Url);
+//! * [`sandbox`]: what keeps a process to its folders; the command line uses it, a program may.
 //!
 //! Two [`runtimes`]: one for actors and discovery, one ([`node::Node::start`]'s `data`) for the connections of the older
 //! systems, whose tasks hash, read and write what they carry themselves. A slow disk holds up the second, never the first.
@@ -29,6 +30,7 @@ pub mod limits;
 pub mod net;
 pub mod node;
 pub mod runtimes;
+pub mod sandbox;
 pub mod status;
 pub mod store;
 

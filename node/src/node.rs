@@ -10,7 +10,7 @@ pub use search::Search;
 pub use services::ServiceAddrs;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ use crate::net::connection::Dialling;
 use crate::net::datagram::serving::{Datagrams, DatagramsArguments};
 use crate::net::datagram::socket::Mode;
 use crate::net::tls::Tls;
-use services::{Started, make_inbox};
+use services::{Started, no_inbox, tidy_inbox};
 use telling::{RunningFetches, Telling};
 
 /// A running node. It stops when it is dropped; [`Node::stop`] says goodbye first.
@@ -70,14 +70,9 @@ impl Node {
     /// # Errors
     /// A share or the state folder that cannot be used, or no socket that can be opened.
     pub async fn start(config: NodeConfig, data: Handle) -> Result<Self, Error> {
-        make_inbox(&config)?;
-        check_shares(&config)?;
-        std::fs::create_dir_all(&config.state).map_err(|error| {
-            let state = config.state.display();
-            Error::other(format!(
-                "cannot create the state folder {state}: {error}; choose another with --state"
-            ))
-        })?;
+        let inbox = config.inbox.as_ref().map(|inbox| inbox.path.clone());
+        make_folders(inbox.as_deref(), &config.shares, &config.state)?;
+        tidy_inbox(inbox.as_deref());
         let identity = Identity::load_or_create(&config.state)?;
         let tls = Tls::new(&identity)?;
         let listener = match config.sessions {
@@ -96,7 +91,6 @@ impl Node {
         let (links, digests) = (Links::default(), Arc::new(Digests::default()));
         let services = Started::new(&config, &links, &digests, &data, clock)?;
         let service_addrs = services.addrs(&config);
-        let inbox = config.inbox.as_ref().map(|inbox| inbox.path.clone());
         let shares: Vec<PathBuf> = config.shares.iter().cloned().chain(inbox).collect();
         let arguments = NodeArguments {
             catalog: CatalogArguments {
@@ -270,14 +264,22 @@ fn lookup_in(links: &Links) -> Lookup {
     })
 }
 
-fn check_shares(config: &NodeConfig) -> Result<(), Error> {
-    for share in &config.shares {
+/// Makes the folders that a node needs, and looks whether what it is to share is there. What is wrong with them should be
+/// said before anything else happens.
+pub(crate) fn make_folders(inbox: Option<&Path>, shares: &[PathBuf], state: &Path) -> Result<(), Error> {
+    if let Some(inbox) = inbox {
+        std::fs::create_dir_all(inbox).map_err(|error| no_inbox(inbox, &error))?;
+    }
+    for share in shares {
         if let Err(error) = std::fs::metadata(share) {
             let message = format!("cannot share {}: {error}", share.display());
             return Err(Error::new(Code::Usage, message));
         }
     }
-    Ok(())
+    std::fs::create_dir_all(state).map_err(|error| {
+        let state = state.display();
+        Error::other(format!("cannot create the state folder {state}: {error}; choose another with --state"))
+    })
 }
 
 /// Opens the socket for sessions; at another port if that one is taken.
@@ -353,5 +355,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections that wait to be accepted.
 const LISTEN_BACKLOG: i32 = 1024;
 
+#[cfg(all(test, target_os = "linux"))]
+mod supervision;
 #[cfg(test)]
 mod tests;

@@ -62,8 +62,7 @@ impl Apart {
 /// Starts the task of a connection that carries chunks, on the thread of the [`Crew`] that has the fewest of them; among
 /// the `others` where there are no such threads.
 pub(crate) fn carry(task: impl Future<Output = ()> + Send + 'static, others: &Handle) -> AbortHandle {
-    static CREW: OnceLock<Crew> = OnceLock::new();
-    let crew = CREW.get_or_init(Crew::start);
+    let crew = crew();
     let Some(carrier) = crew.0.iter().min_by_key(|carrier| carrier.tasks.load(Ordering::Relaxed)) else {
         return others.spawn(task).abort_handle();
     };
@@ -74,6 +73,17 @@ pub(crate) fn carry(task: impl Future<Output = ()> + Send + 'static, others: &Ha
         task.await;
     };
     carrier.runtime.spawn(task).abort_handle()
+}
+
+/// Starts the threads that carry chunks, as the first connection would otherwise. They belong to the process and stay: for
+/// whoever counts what is left of nodes.
+pub fn start_carriers() {
+    crew();
+}
+
+fn crew() -> &'static Crew {
+    static CREW: OnceLock<Crew> = OnceLock::new();
+    CREW.get_or_init(Crew::start)
 }
 
 /// As many threads as there are cores, for the connections of all nodes of this process, however many these are.

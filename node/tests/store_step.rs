@@ -1,36 +1,18 @@
 //! The store of STEP on a disk that is really full: what clients are told, and that they can go on afterwards.
 
+mod small_disk;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use ftx_node::interop::step_store::{InboxUsage, StepStore, StepStoreConfig};
 use ftx_proto::interop::step::store::{Denial, FileState, StoreAnswer, StoreRequest};
 use ftx_proto::interop::step::value::{FileSize, Key, Md5Sum, UserName};
+use small_disk::on_a_small_disk;
 
 const BLOCK: usize = 20_480;
-
-/// Runs a test of this file again as root of a namespace of its own, on a tmpfs of 80 MiB, of which 64 have to stay free.
-fn on_a_small_disk(test: &str) {
-    let script =
-        "mount -t tmpfs -o size=80m tmpfs /mnt && exec \"$0\" --exact --include-ignored --nocapture \"$1\"";
-    let exe = std::env::current_exe().unwrap();
-    let probe = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).output();
-    if !probe.is_ok_and(|output| output.status.success()) {
-        assert!(
-            std::env::var_os("FTX_TESTS_NO_SKIP").is_none(),
-            "a small disk needs `unshare -rm` and mount"
-        );
-        eprintln!("SKIPPED: a small disk needs `unshare -rm` and mount, which are not allowed here");
-        return;
-    }
-    let output =
-        Command::new("unshare").args(["-rm", "sh", "-c", script]).arg(exe).arg(test).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-}
 
 fn store() -> StepStore {
     let inbox = Some(PathBuf::from("/mnt/inbox"));
@@ -76,7 +58,8 @@ fn make_room() {
 
 #[test]
 fn a_disk_that_fills_up_during_an_upload_costs_nothing_but_time() {
-    on_a_small_disk("inner_full_disk");
+    // Of which 64 MiB have to stay free.
+    on_a_small_disk(80, "inner_full_disk");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Each has a folder, a state and an identity of its own; they share threads and the discovery port, which the system
 //! chose. Dropped, they are all gone at once.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +24,9 @@ pub struct Fleet {
     folder: PathBuf,
     port: u16,
     data: Handle,
-    members: Vec<Member>,
+    members: BTreeMap<MemberIndex, Member>,
+    /// Nodes that were started so far, those that are forgotten included.
+    started: usize,
 }
 
 /// One of the nodes, alive or killed.
@@ -62,7 +65,7 @@ impl Fleet {
         // The nodes open it together, and tolerate others on it: it need not be held meanwhile.
         let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
         let port = port.map_err(|error| Error::other(format!("no port for discovery: {error}")))?.port();
-        Ok(Fleet { folder: folder.to_owned(), port, data, members: Vec::new() })
+        Ok(Fleet { folder: folder.to_owned(), port, data, members: BTreeMap::new(), started: 0 })
     }
 
     /// Starts a node that shares the original.
@@ -94,17 +97,20 @@ impl Fleet {
 
     /// All nodes, in the order in which they were started.
     pub fn members(&self) -> impl Iterator<Item = (MemberIndex, &Member)> {
-        self.members.iter().enumerate().map(|(index, member)| (MemberIndex(index), member))
+        self.members.iter().map(|(index, member)| (*index, member))
     }
 
     /// One of them.
+    ///
+    /// # Panics
+    /// If it is forgotten.
     pub fn member(&self, index: MemberIndex) -> &Member {
-        &self.members[index.0]
+        &self.members[&index]
     }
 
     /// A node that has not been killed.
     pub fn node(&self, index: MemberIndex) -> Option<Arc<Node>> {
-        self.members[index.0].node.clone()
+        self.members.get(&index)?.node.clone()
     }
 
     /// Ends a node as if its machine had lost its power: no goodbye, connections that just break.
@@ -112,10 +118,34 @@ impl Fleet {
     /// # Panics
     /// If somebody else holds the node, which would live on.
     pub fn kill(&mut self, index: MemberIndex) {
-        if let Some(node) = self.members[index.0].node.take() {
-            let node = Arc::into_inner(node);
-            assert!(node.is_some(), "a node is killed by dropping it, and this one is in use");
+        drop(self.take(index));
+    }
+
+    /// Ends a node in an orderly way: it says goodbye.
+    ///
+    /// # Panics
+    /// As with [`Fleet::kill`].
+    pub async fn leave(&mut self, index: MemberIndex) {
+        if let Some(node) = self.take(index) {
+            node.stop().await;
         }
+    }
+
+    /// Ends a node as [`Fleet::kill`] does, if it is alive, and removes all that there is of it.
+    ///
+    /// # Panics
+    /// As with [`Fleet::kill`].
+    pub fn forget(&mut self, index: MemberIndex) {
+        self.kill(index);
+        let Some(member) = self.members.remove(&index) else { return };
+        // What it is just making is removed with the folder of all.
+        let _ = std::fs::remove_dir_all(member.folder.parent().unwrap_or(&member.folder));
+    }
+
+    fn take(&mut self, index: MemberIndex) -> Option<Node> {
+        let node = Arc::into_inner(self.members.get_mut(&index)?.node.take()?);
+        assert!(node.is_some(), "a node is ended by whoever has it alone, and this one is in use");
+        node
     }
 
     /// Damages what a source shares, without any trace that it could notice.
@@ -135,7 +165,8 @@ impl Fleet {
     /// # Errors
     /// If a source does not take its file, or nothing has gone on for a long time.
     pub async fn hashed(&self, mut observe: impl FnMut(Hashing)) -> Result<(), Error> {
-        let mut waiting: Vec<&Member> = self.members.iter().filter(|member| member.file.is_some()).collect();
+        let mut waiting: Vec<&Member> =
+            self.members.values().filter(|member| member.file.is_some()).collect();
         let sources = waiting.len();
         let mut looking = interval(LOOK_INTERVAL);
         looking.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -181,19 +212,21 @@ impl Fleet {
             sessions: Sessions::Anywhere,
             peers: Vec::new(),
             state: folder.with_file_name("state"),
-            name: format!("node-{}", self.members.len() + 1),
+            name: format!("node-{}", self.started + 1),
             max_upload,
             inbox: None,
             services: Services::default(),
         };
         let name = config.name.clone();
         let node = Node::start(config, self.data.clone()).await?;
-        self.members.push(Member { name, id: node.id(), folder, file, node: Some(Arc::new(node)) });
-        Ok(MemberIndex(self.members.len() - 1))
+        let index = MemberIndex(self.started);
+        self.started += 1;
+        self.members.insert(index, Member { name, id: node.id(), folder, file, node: Some(Arc::new(node)) });
+        Ok(index)
     }
 
     fn make_folder(&self, name: &str) -> Result<PathBuf, Error> {
-        let folder = self.folder.join(format!("node-{}", self.members.len() + 1)).join(name);
+        let folder = self.folder.join(format!("node-{}", self.started + 1)).join(name);
         std::fs::create_dir_all(&folder).map_err(|error| cannot("make", &folder, &error))?;
         Ok(folder)
     }

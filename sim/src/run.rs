@@ -129,7 +129,7 @@ pub async fn run(
     })
 }
 
-async fn make(scenario: &Scenario, scratch: &Scratch) -> Result<Original, Error> {
+pub(crate) async fn make(scenario: &Scenario, scratch: &Scratch) -> Result<Original, Error> {
     let (content, seed, path) = (scenario.content.clone(), scenario.seed, scratch.path().join(RANDOM_NAME));
     let making = tokio::task::spawn_blocking(move || match content {
         Content::Random(size) => Original::generate(&path, size, seed),
@@ -290,13 +290,7 @@ async fn fetch(
     let found = (node.name().to_owned(), resolved.clone(), begun.elapsed());
     telling.change(|stand| stand.found = Some(found));
     let target = Target::new(&folder.join(""), &resolved.name)?;
-    let how = FetchOptions {
-        force: false,
-        patience: FETCH_PATIENCE,
-        only: None,
-        lane: LaneMode::Auto,
-        nameless: false,
-    };
+    let how = FetchOptions { force: false, patience: FETCH_PATIENCE, only: None, lane: LaneMode::Auto };
     let mut fetch = node.fetch(FetchRequest { resolved, target, how }).await?;
     let mut progress = fetch.progress.clone();
     loop {
@@ -318,7 +312,7 @@ async fn check(original: &Original, result: &Result<Report, Error>) -> Option<St
 
 impl Scenario {
     /// Bytes that a run of it may need on disk.
-    fn bytes_on_disk(&self) -> Result<u64, Error> {
+    pub(crate) fn bytes_on_disk(&self) -> Result<u64, Error> {
         let (size, copies) = match &self.content {
             Content::Random(size) => (*size, 1),
             Content::File(path) => {

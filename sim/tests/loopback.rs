@@ -160,6 +160,25 @@ fn the_command_tells_programs_everything() {
 }
 
 #[test]
+fn a_soak_tells_figures_and_that_nothing_has_grown() {
+    let args = ["loopback", "--soak", "0.05", "--nodes", "6", "--size", "1MiB", "--seed", "7", "--json"];
+    let output = ftx_sim(&args);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    let done: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    assert_eq!((&done["event"], &done["ok"]), (&Value::from("done"), &Value::from(true)), "{stdout}");
+    let number = |field: &str| done[field].as_u64().unwrap();
+    assert!(number("rounds") >= 2, "{stdout}");
+    // In each round one is killed, one lies, one leaves, and three fetch or are dropped.
+    assert_eq!(number("killed"), number("rounds"), "{stdout}");
+    assert_eq!(number("lied"), number("rounds"), "{stdout}");
+    assert_eq!(number("left"), number("rounds"), "{stdout}");
+    assert_eq!(number("right") + number("dropped"), 3 * number("rounds"), "{stdout}");
+    assert_eq!(done["after"]["descriptors"], done["before"]["descriptors"], "{stdout}");
+    assert!(done["usage"]["memory"].as_u64().unwrap() > 0, "{stdout}");
+}
+
+#[test]
 fn the_command_tells_people_that_it_was_right() {
     let output = ftx_sim(&["loopback", "--nodes", "3", "--size", "1MiB"]);
     let stdout = String::from_utf8(output.stdout).unwrap();
@@ -178,6 +197,9 @@ fn a_mistake_in_usage_is_told_as_that() {
         &["loopback", "--nodes", "0"],
         &["loopback", "--file", "/nothing/here"],
         &["loopback", "--size", "much"],
+        &["loopback", "--soak", "0"],
+        &["loopback", "--soak", "for ever"],
+        &["loopback", "--soak", "1", "--nodes", "3"],
         &["no-such-command"],
     ] {
         let output = ftx_sim(args);

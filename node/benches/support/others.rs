@@ -45,12 +45,44 @@ impl Taken {
 pub struct Other {
     pub name: &'static str,
     server: Server,
-    port: u16,
     fetch: Fetch,
 }
 
-struct Server {
+/// A server on a port of its own; it ends with this.
+pub struct Server {
     child: Child,
+    pub port: u16,
+}
+
+impl Server {
+    /// Starts a server with a folder of this name, and waits until it listens.
+    fn start(stage: &Stage, name: &str, start: StartServer) -> Result<Self, Failure> {
+        let folder = stage.folder.path().join(name);
+        fs::create_dir(&folder)?;
+        // Nothing listens there in between; whoever takes it before the server does makes that one fail.
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let mut command = start(stage, folder, port)?;
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let mut server = Server { child, port };
+        let begun = Instant::now();
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+            if server.child.try_wait()?.is_some() || begun.elapsed() > START_MAX {
+                let mut said = String::new();
+                let _ = server.child.kill();
+                if let Some(stderr) = &mut server.child.stderr {
+                    stderr.read_to_string(&mut said)?;
+                }
+                return Err(format!("its server does not start: {}", said.trim()).into());
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        Ok(server)
+    }
+
+    /// An rsync daemon that gives what is shared; none where rsync is not installed.
+    pub fn rsync(stage: &Stage) -> Result<Option<Self>, Failure> {
+        found("rsync").map(|_| Server::start(stage, "rsync", rsync_daemon)).transpose()
+    }
 }
 
 impl Drop for Server {
@@ -92,26 +124,7 @@ type Fetch = fn(u16, &str) -> Command;
 
 impl Other {
     fn start(stage: &Stage, name: &'static str, start: StartServer, fetch: Fetch) -> Result<Self, Failure> {
-        let folder = stage.folder.path().join(name);
-        fs::create_dir(&folder)?;
-        // Nothing listens there in between; whoever takes it before the server does makes that one fail.
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let mut command = start(stage, folder, port)?;
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-        let mut server = Server { child };
-        let begun = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            if server.child.try_wait()?.is_some() || begun.elapsed() > START_MAX {
-                let mut said = String::new();
-                let _ = server.child.kill();
-                if let Some(stderr) = &mut server.child.stderr {
-                    stderr.read_to_string(&mut said)?;
-                }
-                return Err(format!("its server does not start: {}", said.trim()).into());
-            }
-            std::thread::sleep(POLL_INTERVAL);
-        }
-        Ok(Other { name, server, port, fetch })
+        Ok(Other { name, server: Server::start(stage, name, start)?, fetch })
     }
 
     /// Fetches the file once.
@@ -121,7 +134,7 @@ impl Other {
         let server = self.server.child.id();
         let (children, serving) = (cpu_of_children()?, cpu_of_process(server)?);
         let begun = Instant::now();
-        let mut client = (self.fetch)(self.port, text)
+        let mut client = (self.fetch)(self.server.port, text)
             .current_dir(stage.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -197,7 +210,7 @@ fn rsync_daemon(stage: &Stage, folder: PathBuf, port: u16) -> Result<Command, Fa
     } else {
         String::new()
     };
-    let config = format!("use chroot = no\n{who}[share]\npath = {}\n", share.display());
+    let config = format!("use chroot = no\nreverse lookup = no\n{who}[share]\npath = {}\n", share.display());
     let file = folder.join("rsyncd.conf");
     fs::write(&file, config)?;
     let mut command = Command::new(found("rsync").ok_or("not installed")?);

@@ -44,7 +44,7 @@ use crate::catalog::folder::{Gathering, Made};
 use crate::catalog::hash::HashError;
 use crate::catalog::index::Index;
 use crate::catalog::pool::{CacheSlot, HashPool, Outcome, Ticket};
-use crate::catalog::scan::{Shares, SkipReason, Skipped};
+use crate::catalog::scan::{Shares, Skipped, unreadable};
 use crate::catalog::walk::{Batch, Look, Step};
 use crate::catalog::watch::Watch;
 use crate::catalog::{Content, SharedFile};
@@ -453,8 +453,7 @@ impl CatalogState {
             Err(HashError::Unreadable(error)) => {
                 let Some(name) = self.index.failed(id, ticket) else { return };
                 if let Some(path) = self.path_of(&name) {
-                    let reason = SkipReason::Unreadable(error.to_string());
-                    self.skipped.note(Skipped::new(&path, reason), self.scanning.number());
+                    self.skipped.note(Skipped::new(&path, unreadable(&path, &error)), self.scanning.number());
                 }
             }
             // By whoever withdrew it.

@@ -271,7 +271,7 @@ impl FetcherState {
                 Output::LayerReady(layer) => {
                     tracing::debug!(pieces = layer.hashes().len(), "the hashes of all pieces are known");
                     let content = self.partial(Arc::clone(&layer));
-                    let content = if self.settings.nameless { content.nameless() } else { content };
+                    let content = if self.settings.is_named { content } else { content.nameless() };
                     self.fed_at = now;
                     self.offered = Some((Arc::new(content), None));
                     self.offer_to_others();

@@ -101,8 +101,8 @@ pub enum ServerMessage {
     Sent {
         /// Which session.
         session: SessionId,
-        /// Bytes that were sent.
-        bytes: u64,
+        /// Bytes that were sent of each grant, in the order they were granted.
+        grants: Vec<u64>,
     },
     /// Chunks of a session have left in datagrams.
     SentDatagrams {
@@ -250,12 +250,15 @@ impl Actor for Server {
             ServerMessage::Cancelled { session, request, permit: _permit } => {
                 state.engine.handle(now, Input::Cancelled { session, request });
             }
-            ServerMessage::Sent { session, bytes } => {
+            ServerMessage::Sent { session, grants } => {
+                let bytes: u64 = grants.iter().sum();
                 state.statistics.bytes_sent += bytes;
                 if let Some(open) = state.is_active(session, now) {
                     open.stream_bytes += bytes;
                 }
-                state.engine.handle(now, Input::Sent { session, bytes });
+                for bytes in grants {
+                    state.engine.handle(now, Input::Sent { session, bytes });
+                }
             }
             ServerMessage::SentDatagrams { session, bytes } => {
                 state.statistics.bytes_sent += bytes;

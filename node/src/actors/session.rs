@@ -27,7 +27,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::catalog::CatalogMessage;
-use super::link::Link;
+use super::link::{LastWord, Link};
 use super::server::ServerMessage;
 use crate::catalog::{ContentReader, Have};
 use crate::limits::{HAVE_INTERVAL, SESSION_CONTENTS_MAX, SESSION_IDLE_MAX, SESSION_MESSAGES_MAX};
@@ -156,6 +156,8 @@ impl Actor for Session {
         let told = (myself, server.clone(), catalog.clone());
         let connection = async move {
             let (session_actor, server, catalog) = told;
+            let failed = format!("{addr}: it failed inside this program");
+            let last = LastWord::new(session_actor.clone(), SessionMessage::Ended(failed));
             let ended = match connection::accept(tcp, addr, &tls, hello).await {
                 Ok(connection) => {
                     let _ = session_actor
@@ -171,7 +173,7 @@ impl Actor for Session {
                     format!("{addr}: {error}")
                 }
             };
-            let _ = session_actor.cast(SessionMessage::Ended(ended));
+            last.say(SessionMessage::Ended(ended));
         };
         Ok(SessionState {
             session,

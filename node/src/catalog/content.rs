@@ -163,15 +163,7 @@ impl Content {
     pub(crate) fn files(layer: Arc<PieceLayer>, name: RelativePath, places: Places) -> Self {
         let Stamp { size, mtime, executable, .. } = places.stamp();
         assert_eq!(layer.geometry().size(), size, "the layer is that of the files");
-        Content {
-            layer,
-            name,
-            mtime,
-            executable,
-            source: Source::Files(places),
-            folder: None,
-            is_named: true,
-        }
+        Content { executable, ..Content::new(layer, name, mtime, Source::Files(places)) }
     }
 
     /// The bytes of all files of the folder of this name.
@@ -183,29 +175,13 @@ impl Content {
     ) -> Self {
         let files = layer.geometry().folder().map(|folder| folder.files().len());
         assert_eq!(files, Some(bundle.len()), "the layer is that of these files");
-        Content {
-            layer,
-            name,
-            mtime,
-            executable: false,
-            source: Source::Tree(bundle),
-            folder: None,
-            is_named: true,
-        }
+        Content::new(layer, name, mtime, Source::Tree(bundle))
     }
 
     /// Bytes that are in memory: the encoded manifest of the folder of this name.
     pub fn memory(layer: Arc<PieceLayer>, name: RelativePath, mtime: (i64, u32), bytes: Arc<[u8]>) -> Self {
         assert_eq!(layer.geometry().size(), bytes.len() as u64, "the layer is that of these bytes");
-        Content {
-            layer,
-            name,
-            mtime,
-            executable: false,
-            source: Source::Memory(bytes),
-            folder: None,
-            is_named: true,
-        }
+        Content::new(layer, name, mtime, Source::Memory(bytes))
     }
 
     /// A content that is being fetched: `have` tells the pieces that are verified and written to `part`.
@@ -218,15 +194,7 @@ impl Content {
         have: watch::Receiver<Arc<PieceSet>>,
     ) -> Self {
         assert_eq!(layer.geometry(), part.geometry(), "the layer is that of the part");
-        Content {
-            layer,
-            name,
-            mtime,
-            executable,
-            source: Source::Part { part, have },
-            folder: None,
-            is_named: true,
-        }
+        Content { executable, ..Content::new(layer, name, mtime, Source::Part { part, have }) }
     }
 
     /// The bytes of all files of a folder that is being fetched, as [`Content::partial`].
@@ -241,6 +209,10 @@ impl Content {
         assert!(layer.geometry().folder().is_some(), "the layer is that of a folder");
         let content = Content::partial(layer, name, mtime, false, part, have);
         Content { folder: Some(folder), ..content }
+    }
+
+    fn new(layer: Arc<PieceLayer>, name: RelativePath, mtime: (i64, u32), source: Source) -> Self {
+        Content { layer, name, mtime, executable: false, source, folder: None, is_named: true }
     }
 
     /// Something that is asked for by its root only, whatever the name that it is fetched for: the list of what is in a folder.

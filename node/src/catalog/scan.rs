@@ -17,6 +17,7 @@ use ftx_proto::name::{NameError, RelativePath, printable};
 
 use super::content::{Location, Stamp};
 use crate::interop::step_store::OWN_FOLDER;
+use crate::sandbox;
 use crate::store::is_own_file;
 
 /// Most entries that are offered; what is found beyond is left out, and that is told.
@@ -205,7 +206,7 @@ pub(super) fn classify(name: &RelativePath, path: &Path, metadata: &Metadata) ->
         return Ok(What::Folder { mtime });
     }
     if metadata.is_symlink() {
-        let target = path.read_link().map_err(|error| unreadable(&error))?;
+        let target = path.read_link().map_err(|error| unreadable(path, &error))?;
         let target = target.into_os_string().into_string().map_err(|_| SkipReason::LinkNotUtf8)?;
         let is_good = !target.is_empty() && target.len() <= LINK_TARGET_BYTES_MAX;
         return match is_good && !may_lead_out(name, &target) {
@@ -216,6 +217,6 @@ pub(super) fn classify(name: &RelativePath, path: &Path, metadata: &Metadata) ->
     Stamp::of(metadata).map(What::File).ok_or(SkipReason::Special)
 }
 
-pub(super) fn unreadable(error: &io::Error) -> SkipReason {
-    SkipReason::Unreadable(error.to_string())
+pub(crate) fn unreadable(path: &Path, error: &io::Error) -> SkipReason {
+    SkipReason::Unreadable(format!("{error}{}", sandbox::note(path, error)))
 }

@@ -113,7 +113,7 @@ impl Walk<'_> {
         let Some(only) = only else {
             return match folder.read_dir() {
                 Ok(entries) => self.entries(share, None, folder, entries),
-                Err(error) => self.skip(folder, unreadable(&error)),
+                Err(error) => self.skip(folder, unreadable(folder, &error)),
             };
         };
         let path = folder.join(only);
@@ -125,7 +125,7 @@ impl Walk<'_> {
                 Err(reason) => self.skip(&path, reason),
             },
             (Err(reason), _) => self.skip(&path, reason),
-            (_, Err(error)) => self.skip(&path, unreadable(&error)),
+            (_, Err(error)) => self.skip(&path, unreadable(&path, &error)),
         }
     }
 
@@ -139,7 +139,7 @@ impl Walk<'_> {
                 self.step(Step::Listed { share, folder: Some(name) })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => ControlFlow::Continue(()),
-            Err(error) => self.skip(path, unreadable(&error)),
+            Err(error) => self.skip(path, unreadable(path, &error)),
         }
     }
 
@@ -156,7 +156,7 @@ impl Walk<'_> {
             }
             match entry {
                 Ok(entry) => self.entry(share, folder, &entry)?,
-                Err(error) => self.skip(path, unreadable(&error))?,
+                Err(error) => self.skip(path, unreadable(path, &error))?,
             }
         }
         ControlFlow::Continue(())
@@ -171,7 +171,7 @@ impl Walk<'_> {
             Ok(metadata) => metadata,
             // It went away since the folder was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return ControlFlow::Continue(()),
-            Err(error) => return self.skip(&path, unreadable(&error)),
+            Err(error) => return self.skip(&path, unreadable(&path, &error)),
         };
         let file_name = entry.file_name();
         let name = match named(folder, file_name.to_str()) {

@@ -101,6 +101,11 @@ pub(super) struct CommonOptions {
     /// Take what is not given here or in the environment from this TOML file
     #[arg(long, global = true, value_name = "FILE", env = "FTX_CONFIG")]
     pub(super) config: Option<PathBuf>,
+    /// Do not confine the process to the folders that it needs. Where this is said to be `false`, a kernel that cannot
+    /// confine is warned about
+    #[arg(long, global = true, value_name = "BOOL", env = "FTX_NO_SANDBOX", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) no_sandbox: Option<bool>,
     /// Say more on stderr; twice for still more
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
@@ -313,6 +318,7 @@ struct File {
     peer: Vec<String>,
     state: Option<PathBuf>,
     timeout: Option<f64>,
+    no_sandbox: Option<bool>,
 }
 
 impl Options {
@@ -356,6 +362,7 @@ impl Options {
             common.peer = file.peer;
         }
         common.state = common.state.take().or(file.state);
+        common.no_sandbox = common.no_sandbox.or(file.no_sandbox);
         if let (None, Some(seconds)) = (common.timeout, file.timeout) {
             common.timeout = Some(super::text::parse_seconds(&seconds.to_string()).map_err(wrong)?);
         }
@@ -484,7 +491,7 @@ mod tests {
         std::fs::write(
             &path,
             "share = ['/a', '/b']\nport = 7\nmax-upload = '2MB'\ntimeout = 1.5\n\
-             inbox = '/in'\ninbox-quota = '1GiB'\nstep = '127.0.0.1:0'\nstep-auth = 'classic'\n",
+             inbox = '/in'\ninbox-quota = '1GiB'\nstep = '127.0.0.1:0'\nstep-auth = 'classic'\nno-sandbox = true\n",
         )
         .unwrap();
         let path = path.to_str().unwrap();
@@ -493,6 +500,7 @@ mod tests {
         assert_eq!(options.share.share, [PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(options.share.max_upload, Some(2_000_000));
         assert_eq!(options.common.timeout, Some(Duration::from_millis(1500)));
+        assert_eq!(options.common.no_sandbox, Some(true));
         let mut config = options.common.node_config(Sessions::None).unwrap();
         options.share.complete(&mut config).unwrap();
         assert_eq!(config.inbox.unwrap().limits.user_bytes_max, 1 << 30);

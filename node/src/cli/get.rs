@@ -100,13 +100,8 @@ async fn find_and_fetch(
         let holder = resolved.holders.iter().find(|h| is_named(from, h.announce.node, &h.announce.name));
         holder.map(|holder| holder.announce.node)
     });
-    let how = FetchOptions {
-        force: options.force,
-        patience: common.fetch_patience(),
-        only,
-        lane: options.lane,
-        nameless: false,
-    };
+    let how =
+        FetchOptions { force: options.force, patience: common.fetch_patience(), only, lane: options.lane };
     if is_folder {
         let asked = folder::Asked { options, common, how };
         return folder::fetch(node, Meant::new(search, resolved), &asked, display, output, interrupt).await;

@@ -5,6 +5,7 @@
 
 mod args;
 mod classic;
+mod confine;
 mod doctor;
 mod get;
 mod hash;
@@ -54,6 +55,8 @@ pub fn main() -> ExitCode {
 fn run(options: Options, output: &json::Output) -> Result<(), Error> {
     let options = options.with_file()?;
     log::start(&options.common);
+    // Before the first thread: threads that are there already stay as they are.
+    confine::confine(&options)?;
     match options.command {
         Some(Command::Hash { paths }) => hash::hash(&paths, &options.common, output),
         Some(Command::Verify { path, root }) => hash::verify(&path, &root, &options.common, output),

@@ -10,10 +10,10 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ftx_proto::digest::{Digest, Root};
+use ftx_proto::digest::Root;
 use ftx_proto::engine::fetch::{Input, SourceId};
 use ftx_proto::engine::pull::choice::Carried;
-use ftx_proto::geometry::{ChunkIndex, Geometry, PieceIndex, Span};
+use ftx_proto::geometry::{Geometry, PieceIndex, Span};
 use ftx_proto::limits::SESSION_REQUESTS_MAX;
 use ftx_proto::name::printable;
 use ftx_proto::wire::datagram::ConnectionId;
@@ -23,11 +23,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
+use super::arrived::ArrivedRun;
 use super::asked::{Asked, HashesHere, LAYER_REQUEST, leaves_request, piece_of_leaves};
 use super::landing::Landing;
 use super::meter::LaneMeter;
 use super::pull::{self, PullArguments};
 use crate::actors::fetcher::FetcherMessage;
+use crate::actors::link::LastWord;
 use crate::actors::source::SourceMessage;
 use crate::limits::{FRAME_WRITE_MAX, PING_INTERVAL, SESSION_IDLE_MAX};
 use crate::net::connection::{self, Dialling, HANDSHAKE_TIMEOUT, Peer};
@@ -234,9 +236,14 @@ async fn run(
     meter: Arc<LaneMeter>,
 ) {
     let lane = arguments.lane;
-    let source_actor = arguments.source_actor.clone();
+    let last = last_word(&arguments.source_actor, lane);
     let end = carry(arguments, commands, asked, &meter).await.err().unwrap_or_else(|| broke("closed"));
-    let _ = source_actor.cast(SourceMessage::LaneDown(lane, end));
+    last.say(SourceMessage::LaneDown(lane, end));
+}
+
+/// What the source hears of the end of a lane, whatever ends it.
+pub(super) fn last_word(source: &ActorRef<SourceMessage>, lane: usize) -> LastWord<SourceMessage> {
+    LastWord::new(source.clone(), SourceMessage::LaneDown(lane, broke("it failed inside this program")))
 }
 
 async fn carry(
@@ -395,7 +402,7 @@ async fn read<R: AsyncRead + Unpin>(
 /// a chunk does.
 struct Arrivals<'a> {
     arguments: &'a LaneArguments,
-    run: Option<(RequestId, ChunkIndex, Vec<Option<Digest>>)>,
+    run: Option<ArrivedRun>,
     due: tokio::time::Instant,
 }
 
@@ -414,23 +421,23 @@ impl Arrivals<'_> {
             self.tell()?;
             return self.arguments.fetcher.cast(told).map_err(|_| LaneBroken);
         };
-        match &mut self.run {
-            Some((last, begin, run)) if *last == request && begin.get() + run.len() as u32 == first.get() => {
-                run.extend(leaves);
-            }
-            _ => {
-                self.tell()?;
-                self.run = Some((request, first, leaves));
-                self.due = tokio::time::Instant::now() + TOLD_WITHIN;
-            }
+        let run = ArrivedRun { request, first, leaves };
+        let rest = match &mut self.run {
+            Some(last) => last.join(run),
+            None => Some(run),
+        };
+        if let Some(rest) = rest {
+            self.tell()?;
+            self.run = Some(rest);
+            self.due = tokio::time::Instant::now() + TOLD_WITHIN;
         }
         if locked(asked).is_open(request) { Ok(()) } else { self.tell() }
     }
 
     fn tell(&mut self) -> Result<(), LaneBroken> {
-        let Some((request, first, leaves)) = self.run.take() else { return Ok(()) };
-        let arrived = Input::Arrived { source: self.arguments.source, request, first, leaves };
-        self.arguments.fetcher.cast(FetcherMessage::Fact(arrived)).map_err(|_| LaneBroken)
+        let Some(run) = self.run.take() else { return Ok(()) };
+        let fact = run.fact(self.arguments.source);
+        self.arguments.fetcher.cast(FetcherMessage::Fact(fact)).map_err(|_| LaneBroken)
     }
 }
 

@@ -8,6 +8,7 @@
 //! * [`report`]: what is told of a fetch while it runs and when it is done;
 //! * [`resolve`]: from a name to a root, and to the nodes that have it.
 
+mod arrived;
 mod asked;
 pub mod candidates;
 pub mod landing;

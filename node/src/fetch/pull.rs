@@ -12,7 +12,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ftx_proto::digest::{Digest, Root};
-use ftx_proto::engine::fetch::{Input as FetchInput, SourceId};
+use ftx_proto::engine::fetch::SourceId;
 use ftx_proto::engine::pull::budget::{Budget, Member};
 use ftx_proto::engine::pull::{Fate, Input, Output, PullEngine};
 use ftx_proto::geometry::ChunkIndex;
@@ -21,9 +21,10 @@ use ftx_proto::wire::session::RequestId;
 use ractor::ActorRef;
 use tokio::sync::mpsc;
 
+use super::arrived::ArrivedRun;
 use super::asked::Asked;
 use super::landing::Landing;
-use super::lane::{LaneCommand, LaneEnd, locked, violation};
+use super::lane::{LaneCommand, LaneEnd, last_word, locked, violation};
 use super::meter::LaneMeter;
 use crate::actors::fetcher::FetcherMessage;
 use crate::actors::source::SourceMessage;
@@ -74,7 +75,8 @@ pub(super) async fn run(
     asked: Arc<Mutex<Asked>>,
     meter: Arc<LaneMeter>,
 ) {
-    let (lane, source_actor) = (arguments.lane, arguments.source_actor.clone());
+    let lane = arguments.lane;
+    let last = last_word(&arguments.source_actor, lane);
     let end = match Pull::begin(arguments, asked, meter) {
         Ok(mut pull) => {
             let carried = pull.carry(commands).await;
@@ -82,7 +84,7 @@ pub(super) async fn run(
         }
         Err(error) => LaneEnd::Broke(format!("no socket for datagrams: {error}")),
     };
-    let _ = source_actor.cast(SourceMessage::LaneDown(lane, end));
+    last.say(SourceMessage::LaneDown(lane, end));
 }
 
 impl Drop for Pull {
@@ -116,17 +118,12 @@ struct Pull {
     partial: HashMap<ChunkIndex, Box<[u8]>>,
     /// Buffers of a chunk that are used again.
     spare: Vec<Box<[u8]>>,
-    arrivals: Arrivals,
+    /// Chunks that landed and of which the fetch has not heard.
+    arrivals: Vec<ArrivedRun>,
     /// A datagram, as it goes out.
     outgoing: Vec<u8>,
     /// Something has come, and that has been told.
     is_up: bool,
-}
-
-/// Chunks that landed and of which the fetch has not heard, in runs.
-#[derive(Default)]
-struct Arrivals {
-    runs: Vec<(RequestId, ChunkIndex, Vec<Option<Digest>>)>,
 }
 
 /// A chunk of which everything has come, and which is not hashed yet.
@@ -186,7 +183,7 @@ impl Pull {
             engine,
             partial: HashMap::new(),
             spare: Vec::new(),
-            arrivals: Arrivals::default(),
+            arrivals: Vec::new(),
             outgoing: Vec::new(),
             is_up: false,
         })
@@ -356,7 +353,14 @@ impl Pull {
         let Some(span) = landing.geometry().span(first.chunk.get(), run.len() as u32) else { return };
         self.meter.came(landing.geometry().len_of(span));
         match landing.land_hashed(span, chunks, leaves) {
-            Ok(leaves) => self.arrivals.add(first.request, first.chunk, leaves),
+            Ok(leaves) => {
+                let run = ArrivedRun { request: first.request, first: first.chunk, leaves };
+                let rest = match self.arrivals.last_mut() {
+                    Some(last) => last.join(run),
+                    None => Some(run),
+                };
+                self.arrivals.extend(rest);
+            }
             Err(error) => {
                 let _ = self.arguments.fetcher.cast(FetcherMessage::StoreFailed(error));
             }
@@ -371,10 +375,9 @@ impl Pull {
 
     fn tell(&mut self) {
         let source = self.arguments.source;
-        for (request, first, leaves) in self.arrivals.runs.drain(..) {
-            let arrived = FetchInput::Arrived { source, request, first, leaves };
+        for run in self.arrivals.drain(..) {
             // The fetcher may have just ended, and this lane is about to.
-            let _ = self.arguments.fetcher.cast(FetcherMessage::Fact(arrived));
+            let _ = self.arguments.fetcher.cast(FetcherMessage::Fact(run.fact(source)));
         }
     }
 
@@ -404,19 +407,6 @@ impl Pull {
         // What the system does not take now is lost like any other datagram, and asked again.
         let _ = self.socket.try_send(self.arguments.peer, &self.outgoing, self.outgoing.len());
         Ok(())
-    }
-}
-
-impl Arrivals {
-    fn add(&mut self, request: RequestId, chunk: ChunkIndex, leaves: Vec<Option<Digest>>) {
-        if let Some((last, first, run)) = self.runs.last_mut()
-            && *last == request
-            && first.get() + run.len() as u32 == chunk.get()
-        {
-            run.extend(leaves);
-        } else {
-            self.runs.push((request, chunk, leaves));
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ftx_proto::digest::{Digest, Root};
 use ftx_proto::engine::serve::SessionId;
-use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PieceIndex, Span};
+use ftx_proto::geometry::{Geometry, PieceIndex, Span};
 use ftx_proto::limits::{FRAME_HASHES_MAX, RUN_CHUNKS_MAX};
 use ftx_proto::merkle::PieceLayer;
 use ftx_proto::wire::session::{Message, Refusal, RequestId};
@@ -22,6 +22,7 @@ use crate::actors::link::Link;
 use crate::actors::server::ServerMessage;
 use crate::catalog::{ChunkPart, ContentReader, ReadError};
 use crate::limits::FRAME_WRITE_MAX;
+use crate::store::is_zero;
 
 /// Something to be written to a peer. A permit goes with it and is given back once it is written.
 #[derive(Debug)]
@@ -81,7 +82,7 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
     };
     let mut last_word = None;
     // Bytes of grants that were sent, and of which the server has not heard.
-    let mut unsaid = Vec::with_capacity(SENT_AT_ONCE);
+    let mut unsaid = Vec::new();
     while last_word.is_none()
         && let Some(outgoing) = queue.recv().await
     {
@@ -125,10 +126,9 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
             Ok(Err(error)) => return format!("the connection broke: {error}"),
             Err(_) => return format!("the peer took nothing for {} s", FRAME_WRITE_MAX.as_secs()),
         }
-        if unsaid.len() >= SENT_AT_ONCE || queue.is_empty() {
-            for bytes in unsaid.drain(..) {
-                let _ = server.cast(ServerMessage::Sent { session, bytes });
-            }
+        if !unsaid.is_empty() && (unsaid.len() >= SENT_AT_ONCE || queue.is_empty()) {
+            let grants = std::mem::take(&mut unsaid);
+            let _ = server.cast(ServerMessage::Sent { session, grants });
         }
         // What the peer asks is heard in between, however fast it takes.
         tokio::task::yield_now().await;
@@ -138,7 +138,8 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
     last_word.unwrap_or_else(|| "stopped".to_owned())
 }
 
-/// Grants that are told to be sent together, while others wait: waking the server costs about as much as sending a chunk.
+/// Grants that are told to be sent together, while others wait: half of those that a session may have. Waking the server, which
+/// wakes the session, which wakes this task, costs about as much as sending a chunk.
 const SENT_AT_ONCE: usize = 2;
 
 /// Reads chunks to where they are sent from. On an error there is nothing that may be sent.
@@ -167,7 +168,7 @@ async fn write_run<W: AsyncWrite + Unpin>(
     let mut from = 0;
     while from < all {
         let are_zero = is_zero(writer.place(from));
-        let to = (from..all).find(|place| is_zero(writer.place(*place)) != are_zero).unwrap_or(all);
+        let to = (from + 1..all).find(|place| is_zero(writer.place(*place)) != are_zero).unwrap_or(all);
         let to = if are_zero { to.min(from + RUN_CHUNKS_MAX as usize) } else { to };
         let first = span.first().get() + from as u32;
         if are_zero {
@@ -180,13 +181,6 @@ async fn write_run<W: AsyncWrite + Unpin>(
     }
     Ok(())
 }
-
-fn is_zero(chunk: &[u8]) -> bool {
-    *chunk == ZEROS[..chunk.len()]
-}
-
-/// A chunk that is all zeros.
-static ZEROS: [u8; CHUNK_SIZE as usize] = [0; CHUNK_SIZE as usize];
 
 async fn write_hashes<W: AsyncWrite + Unpin>(
     writer: &mut FrameWriter<W>,
@@ -209,6 +203,7 @@ mod tests {
     use super::*;
     use crate::net::frame::FrameReader;
     use crate::net::records::tests::pair;
+    use ftx_proto::geometry::CHUNK_SIZE;
 
     /// What a peer gets of a first piece with these bytes.
     async fn frames_of(geometry: &Geometry, mut bytes: &[u8]) -> Vec<(Message, Vec<u8>)> {

@@ -52,8 +52,6 @@ pub struct FetchOptions {
     pub only: Option<NodeId>,
     /// On which lanes sources are asked.
     pub lane: LaneMode,
-    /// What is fetched is not what its name stands for: others are offered it by its root only.
-    pub nameless: bool,
 }
 
 /// A folder that is to be fetched, where it goes being open already.
@@ -89,6 +87,8 @@ struct Fetching {
     skipped: BTreeMap<PieceIndex, ChunkMask>,
     spared: PieceSet,
     found: Option<store::Found>,
+    /// Whether it is what its name stands for; otherwise others are offered it by its root only.
+    is_named: bool,
     is_meant: watch::Receiver<bool>,
 }
 
@@ -169,6 +169,10 @@ impl Node {
     /// # Errors
     /// What [`PartFile::open`] says of the target.
     pub async fn fetch(&self, request: FetchRequest) -> Result<Fetch, Error> {
+        self.fetch_file(request, true).await
+    }
+
+    async fn fetch_file(&self, request: FetchRequest, is_named: bool) -> Result<Fetch, Error> {
         let FetchRequest { resolved, target, how } = request;
         let geometry = Geometry::new(resolved.size)
             .map_err(|error| Error::other(format!("{}: {error}", resolved.name)))?;
@@ -189,6 +193,7 @@ impl Node {
             have,
             skipped: BTreeMap::new(),
             found: None,
+            is_named,
             is_meant: watch::channel(true).1,
         };
         self.start_fetch(fetching, &resolved, how).await
@@ -210,7 +215,9 @@ impl Node {
         });
         let manifest = encoding.await.ok().flatten();
         let folder = Some(PartOfFolder { root: resolved.root, manifest });
-        let fetching = Fetching { content, geometry, folder, part, have, skipped, spared, found, is_meant };
+        let is_named = true;
+        let fetching =
+            Fetching { content, geometry, folder, part, have, skipped, spared, found, is_named, is_meant };
         self.start_fetch(fetching, &resolved, how).await
     }
 
@@ -254,9 +261,8 @@ impl Node {
         let wrong = |why: String| Error::new(Code::Integrity, format!("{}: {why}", resolved.name));
         let size = usize::try_from(list.size).ok().filter(|size| *size <= MANIFEST_BYTES_MAX);
         let size = size.ok_or_else(|| wrong("the list of what is in the folder is too long".to_owned()))?;
-        let how = FetchOptions { nameless: true, ..how };
         let request = FetchRequest { resolved: list, target: Target::temporary(), how };
-        let mut fetch = self.fetch(request).await?;
+        let mut fetch = self.fetch_file(request, false).await?;
         fetch.done().await?;
         let part = Arc::clone(&fetch.part);
         let reading = tokio::task::spawn_blocking(move || {
@@ -281,7 +287,8 @@ impl Node {
         resolved: &Resolved,
         how: FetchOptions,
     ) -> Result<Fetch, Error> {
-        let Fetching { content, geometry, folder, part, have, skipped, spared, found, is_meant } = fetching;
+        let Fetching { content, geometry, folder, part, have, skipped, spared, found, is_named, is_meant } =
+            fetching;
         let (progress, watching) = watch::channel(Progress {
             phase: Phase::Waiting,
             size: resolved.size,
@@ -298,7 +305,7 @@ impl Node {
             geometry,
             folder,
             name: resolved.name.clone(),
-            nameless: how.nameless,
+            is_named,
             part: Arc::clone(&part),
             force: how.force,
             patience: how.patience,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -101,14 +102,12 @@ impl Started {
     }
 }
 
-/// Makes the inbox's folder, and tidies it up after a crash.
-pub(super) fn make_inbox(config: &NodeConfig) -> Result<(), Error> {
-    let Some(inbox) = &config.inbox else { return Ok(()) };
-    std::fs::create_dir_all(&inbox.path).map_err(|error| no_inbox(config, &error))?;
-    if let Err(error) = remove_abandoned(&inbox.path) {
-        tracing::warn!("{}: what a crash left cannot be removed: {error}", inbox.path.display());
+/// Tidies the inbox up after a crash.
+pub(super) fn tidy_inbox(inbox: Option<&Path>) {
+    let Some(inbox) = inbox else { return };
+    if let Err(error) = remove_abandoned(inbox) {
+        tracing::warn!("{}: what a crash left cannot be removed: {error}", inbox.display());
     }
-    Ok(())
 }
 
 /// What stands behind TCP put. The room of an inbox is counted by one, so `usage` is STEP's where both put into it.
@@ -120,16 +119,15 @@ fn tcp_put_server(
     let Some(inbox) = &config.inbox else { return Ok(TcpPutServer { inbox: None, usage: None, clock }) };
     let usage = match usage {
         Some(usage) => usage,
-        None => {
-            Arc::new(InboxUsage::open(&inbox.path, inbox.limits).map_err(|error| no_inbox(config, &error))?)
-        }
+        None => Arc::new(
+            InboxUsage::open(&inbox.path, inbox.limits).map_err(|error| no_inbox(&inbox.path, &error))?,
+        ),
     };
     Ok(TcpPutServer { inbox: Some(inbox.path.clone()), usage: Some(usage), clock })
 }
 
-fn no_inbox(config: &NodeConfig, error: &io::Error) -> Error {
-    let inbox = config.inbox.as_ref().map(|inbox| inbox.path.display().to_string()).unwrap_or_default();
-    Error::new(Code::Usage, format!("cannot use {inbox} as inbox: {error}"))
+pub(super) fn no_inbox(inbox: &Path, error: &io::Error) -> Error {
+    Error::new(Code::Usage, format!("cannot use {} as inbox: {error}", inbox.display()))
 }
 
 /// Opens what stands behind STEP, and the socket that its clients connect to.
@@ -166,7 +164,8 @@ fn start_step(
         shares: config.shares.clone(),
         state: Some(config.state.clone()),
     };
-    let store = StepStore::open(store, Arc::clone(digests)).map_err(|error| no_inbox(config, &error))?;
+    let inbox = store.inbox.clone().unwrap_or_default();
+    let store = StepStore::open(store, Arc::clone(digests)).map_err(|error| no_inbox(&inbox, &error))?;
     let listener = listen_for("STEP", step.at, ftx_proto::interop::step::DEFAULT_PORT, config)?;
     Ok(StepListenerArguments {
         listener: Arc::new(listener),

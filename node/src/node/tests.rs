@@ -47,7 +47,7 @@ async fn fetch(node: &Node, name: &str, into: &Path) -> Result<Report, Error> {
     let request = FetchRequest {
         resolved,
         target,
-        how: FetchOptions { force: true, patience, only: None, lane: LaneMode::Auto, nameless: false },
+        how: FetchOptions { force: true, patience, only: None, lane: LaneMode::Auto },
     };
     node.fetch(request).await?.done().await
 }

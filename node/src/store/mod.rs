@@ -51,6 +51,8 @@ use std::sync::OnceLock;
 use ftx_proto::digest::Digest;
 use ftx_proto::geometry::{Geometry, PieceIndex, Span};
 
+pub(crate) use sparse::is_zero;
+
 pub use error::StoreError;
 pub use folder::{FolderOptions, FolderPart, Found, FoundRun, Opened, Selection, Summary, Tally};
 pub use part::PartFile;

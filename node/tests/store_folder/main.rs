@@ -2,6 +2,8 @@
 
 #[path = "../folder_support/mod.rs"]
 mod folder_support;
+#[path = "../small_disk/mod.rs"]
+mod small_disk;
 
 mod fetching;
 mod harness;

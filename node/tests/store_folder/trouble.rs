@@ -10,6 +10,7 @@ use ftx_proto::geometry::{PIECE_SIZE, Span};
 
 use crate::folder_support::{Model, noise};
 use crate::harness::{CHUNK, MTIME, PIECE, Place, example, fetch, missing, missing_bytes};
+use crate::small_disk::on_a_small_disk;
 
 #[test]
 fn a_second_fetch_of_the_same_target_is_locked_out() {
@@ -146,25 +147,9 @@ fn a_target_that_is_a_link_is_not_followed() {
     assert_eq!(fs::read_dir(other).unwrap().count(), 0);
 }
 
-/// Runs a test of this file again as root of a namespace of its own, on a tmpfs of 3 MiB.
-fn on_a_small_disk(test: &str) {
-    let script =
-        "mount -t tmpfs -o size=3m tmpfs /mnt && exec \"$0\" --exact --include-ignored --nocapture \"$1\"";
-    let exe = std::env::current_exe().unwrap();
-    let probe = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).output();
-    if !probe.is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED: a small disk needs `unshare -rm` and mount, which are not allowed here");
-        return;
-    }
-    let output =
-        Command::new("unshare").args(["-rm", "sh", "-c", script]).arg(exe).arg(test).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-}
-
 #[test]
 fn a_full_disk_is_told_before_and_while_writing() {
-    on_a_small_disk("trouble::inner_full_disk");
+    on_a_small_disk(3, "trouble::inner_full_disk");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use ftx_proto::geometry::{CHUNK_SIZE, Geometry, PIECE_CHUNKS, PIECE_SIZE, PieceI
 use ftx_proto::merkle::{leaf_hash, piece_hash};
 
 use crate::harness::{Fetch, MTIME, ROOT};
+use crate::small_disk::on_a_small_disk;
 
 #[test]
 fn space_for_the_whole_file_is_reserved_at_once() {
@@ -86,25 +87,9 @@ fn inner_killed_process() {
     panic!("the other process went away");
 }
 
-/// Runs a test of this file again as root of a namespace of its own, on a tmpfs of 3 MiB.
-fn on_a_small_disk(test: &str) {
-    let script =
-        "mount -t tmpfs -o size=3m tmpfs /mnt && exec \"$0\" --exact --include-ignored --nocapture \"$1\"";
-    let exe = std::env::current_exe().unwrap();
-    let probe = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).output();
-    if !probe.is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED: a small disk needs `unshare -rm` and mount, which are not allowed here");
-        return;
-    }
-    let output =
-        Command::new("unshare").args(["-rm", "sh", "-c", script]).arg(exe).arg(test).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-}
-
 #[test]
 fn a_full_disk_is_told_before_and_while_writing() {
-    on_a_small_disk("disk::inner_full_disk");
+    on_a_small_disk(3, "disk::inner_full_disk");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use ftx_node::cli::text::parse_bytes;
@@ -11,6 +12,7 @@ use super::lan::LanOptions;
 use super::swarm::SwarmOptions;
 use crate::lan::run::SERVE_FILE;
 use crate::scenario::{Content, Scenario};
+use crate::soak::Soak;
 
 /// Run many nodes of ftx-node on one machine, and check that files arrive whole whatever happens to the nodes.
 ///
@@ -35,10 +37,11 @@ Examples:
   ftx-sim loopback --nodes 50 --sources 45 --size 64MiB   five nodes fetch from 45 at once
   ftx-sim loopback --nodes 9 --kill 3 --liars 2           three sources die, two have rotten disks
   ftx-sim loopback --nodes 4 --slow 1MB/s --seed 7 --json
+  ftx-sim loopback --soak 60                              an hour of everything that may happen
   ftx-sim swarm --nodes 8 --source-rate 50MB/s            eight fetch at once, and serve each other
   ftx-sim lan --sources 4 --loss 5                        hosts on a network of 1 Gbit/s that loses packets
 
-Exit status: 0 every fetch ended with the right bytes, 1 some did not, 2 usage, 77 this machine offers no network of
+Exit status: 0 every fetch ended with the right bytes, 1 some did not or something grew (--soak), 2 usage, 77 this machine offers no network of
 namespaces (lan), 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
@@ -64,41 +67,71 @@ pub(super) enum Command {
 #[command(after_help = AFTER_HELP)]
 pub(super) struct LoopbackOptions {
     /// Nodes in all
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    nodes: usize,
-    /// How many of them share the file; the others fetch it, all at once [default: all but one]
+    /// [default: 5, with --soak 8]
+    #[arg(long, value_name = "N")]
+    nodes: Option<usize>,
+    /// How many of them share the file; the others fetch it, all at once [default: all but one, with --soak all but three]
     #[arg(long, value_name = "S")]
     sources: Option<usize>,
-    /// How large the file is, which is made from the seed, such as 64MiB
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_bytes)]
-    size: u64,
+    /// How large the file is, which is made from the seed, such as 1MiB [default: 64MiB, with --soak 8MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    size: Option<u64>,
     /// Share this file instead; it is only read
     #[arg(long, value_name = "PATH", conflicts_with = "size")]
     file: Option<PathBuf>,
-    /// How many sources are killed in the middle
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    kill: usize,
-    /// How many sources send wrong bytes in good faith: their disks rot after they have hashed the file
-    #[arg(long, value_name = "L", default_value_t = 0)]
-    liars: usize,
+    /// How many sources are killed in the middle [default: none, with --soak one in each round]
+    #[arg(long, value_name = "K")]
+    kill: Option<usize>,
+    /// How many sources send wrong bytes in good faith: their disks rot after they have hashed the file [default:
+    /// none, with --soak one in each round]
+    #[arg(long, value_name = "L")]
+    liars: Option<usize>,
     /// One more source that sends at most so many bytes per second, such as 2MB/s; may be given several times
     #[arg(long, value_name = "RATE", value_parser = parse_bytes)]
     slow: Vec<u64>,
     /// What every other source sends at most, such as 12MB/s, which is a network of 100 Mbit/s [default: no limit]
     #[arg(long, value_name = "RATE", value_parser = parse_bytes)]
     max_upload: Option<u64>,
+    /// Go on for so many minutes, round after round, with sources that join and leave and fetches that are dropped; tell every
+    /// minute how things stand, and fail if memory, descriptors or threads have grown in the end
+    #[arg(long, value_name = "MINUTES", value_parser = parse_minutes)]
+    soak: Option<Duration>,
 }
+
+/// For how long, from minutes and parts of them.
+fn parse_minutes(text: &str) -> Result<Duration, String> {
+    let minutes: f64 = text.parse().map_err(|_| "minutes, such as 10 or 0.5".to_owned())?;
+    if !(minutes > 0.0 && minutes <= MINUTES_MAX) {
+        return Err(format!("more than none, and at most {MINUTES_MAX} minutes"));
+    }
+    Ok(Duration::from_secs_f64(minutes * 60.0))
+}
+
+/// Four weeks.
+const MINUTES_MAX: f64 = 28.0 * 24.0 * 60.0;
 
 impl LoopbackOptions {
     /// What the options describe.
     pub(super) fn scenario(&self, seed: u64) -> Result<Scenario, Error> {
-        let (nodes, kill, liars) = (self.nodes, self.kill, self.liars);
-        let sources = self.sources.or(nodes.checked_sub(1));
+        let is_soak = self.soak.is_some();
+        let nodes = self.nodes.unwrap_or(if is_soak { 8 } else { 5 });
+        let each_round = usize::from(is_soak);
+        let (kill, liars) = (self.kill.unwrap_or(each_round), self.liars.unwrap_or(each_round));
+        // With a soak, more than one fetch if there is somebody for that.
+        let fetchers = if is_soak && nodes > 5 { 3 } else { 1 };
+        let sources = self.sources.or(nodes.checked_sub(fetchers));
         let sources =
             sources.ok_or_else(|| Error::new(Code::Usage, "--nodes 0: there must be at least two"))?;
-        let content = self.file.clone().map_or(Content::Random(self.size), Content::File);
+        let size = self.size.unwrap_or(if is_soak { 8 << 20 } else { 64 << 20 });
+        let content = self.file.clone().map_or(Content::Random(size), Content::File);
         let (slow, max_upload) = (self.slow.clone(), self.max_upload);
         Ok(Scenario { nodes, sources, content, kill, liars, slow, max_upload, seed })
+    }
+
+    /// The soak that is asked for, if one is.
+    pub(super) fn soak(&self, seed: u64) -> Result<Option<Soak>, Error> {
+        let Some(duration) = self.soak else { return Ok(None) };
+        Ok(Some(Soak { scenario: self.scenario(seed)?, duration }))
     }
 }
 

@@ -7,6 +7,7 @@ mod args;
 mod json;
 mod lan;
 mod people;
+mod soak;
 mod swarm;
 
 use std::io::Write;
@@ -24,6 +25,7 @@ use crate::lan::process::{NODE_NAME, end_with_parent};
 use crate::outcome::Outcome;
 use crate::run::{Event, run};
 use crate::scenario::{Content, Scenario};
+use crate::soak::{Figures, Soak};
 use crate::threads;
 use args::{Command, Options};
 use lan::LanOptions;
@@ -56,7 +58,15 @@ pub fn main() -> ExitCode {
             start_log();
             return measure_swarm(swarm, options.seed, options.json);
         }
-        None | Some(Command::Loopback(_)) => start_log(),
+        Some(Command::Loopback(loopback)) => {
+            start_log();
+            match loopback.soak(options.seed) {
+                Ok(None) => {}
+                Ok(Some(soak)) => return watch(&soak, options.json),
+                Err(error) => return refused(options.json, &error),
+            }
+        }
+        None => start_log(),
     }
     let mut display: Box<dyn Display> =
         if options.json { Box::new(json::Lines) } else { Box::new(people::Text::new()) };
@@ -93,13 +103,7 @@ fn simulate(options: &Options, display: &mut dyn Display) -> Result<bool, Error>
         Some(Command::Loopback(loopback)) => loopback.scenario(options.seed)?,
         _ => Scenario::demonstration(DEMONSTRATION_BYTES, options.seed),
     };
-    // What cannot be run is refused before anything is said.
-    scenario.roles()?;
-    if let Content::File(path) = &scenario.content
-        && !path.is_file()
-    {
-        return Err(Error::new(Code::Usage, format!("--file {}: there is no such file", path.display())));
-    }
+    checked(&scenario)?;
     let runtimes = threads::start()?;
     display.begin(&scenario);
     let data = runtimes.data();
@@ -117,6 +121,57 @@ fn simulate(options: &Options, display: &mut dyn Display) -> Result<bool, Error>
     let outcome = outcome?;
     display.end(&outcome);
     Ok(outcome.problems().is_empty())
+}
+
+/// `ftx-sim loopback --soak`.
+fn watch(soak: &Soak, json: bool) -> ExitCode {
+    let display = soak::Display { json };
+    let outcome = checked(&soak.scenario).and_then(|()| {
+        let runtimes = threads::start()?;
+        display.begin(soak);
+        let data = runtimes.data();
+        let outcome = runtimes.block_on(async {
+            let mut observe = |figures: &Figures| display.figures(figures);
+            tokio::select! {
+                biased;
+                error = interrupted() => Err(error),
+                outcome = crate::soak::soak(soak, data, &mut observe) => outcome,
+            }
+        });
+        runtimes.stop();
+        outcome
+    });
+    match outcome {
+        Ok(outcome) => {
+            display.end(&outcome);
+            if outcome.problems.is_empty() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(Code::Other.exit_status())
+            }
+        }
+        Err(error) => refused(json, &error),
+    }
+}
+
+/// Says why nothing can be run, or why it was not run to its end.
+fn refused(json: bool, error: &Error) -> ExitCode {
+    soak::Display { json }.failed(error);
+    ExitCode::from(match error.code {
+        Code::Usage | Code::Interrupted => error.code.exit_status(),
+        _ => Code::Other.exit_status(),
+    })
+}
+
+/// What cannot be run is refused before anything is said.
+fn checked(scenario: &Scenario) -> Result<(), Error> {
+    scenario.roles()?;
+    if let Content::File(path) = &scenario.content
+        && !path.is_file()
+    {
+        return Err(Error::new(Code::Usage, format!("--file {}: there is no such file", path.display())));
+    }
+    Ok(())
 }
 
 /// `ftx-sim lan`.

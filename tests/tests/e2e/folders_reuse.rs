@@ -36,11 +36,11 @@ fn equal_files_come_once() {
     let folder = net.folder();
     let distinct = fill_with_equal_files(&folder.join(NAME));
     let tree = Tree::read(&folder.join(NAME));
-    let share = net.share_with(&folder, &["--max-upload", "8M"]);
+    let share = net.share_with(&folder, &["--max-upload", "2M"]);
     share.wait_until_folder_is_hashed(&net, NAME);
     let to = net.folder();
     let mut killed = net.get(NAME, &to.join(NAME)).start();
-    let bytes = killed.wait_for_bytes(3 * MIB as u64);
+    let bytes = killed.wait_for_bytes(2 * MIB as u64);
     killed.kill9();
 
     let fetched = net.get(NAME, &to.join(NAME)).run();

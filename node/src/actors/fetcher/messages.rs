@@ -62,8 +62,8 @@ pub struct FetchSettings {
     pub folder: Option<PartOfFolder>,
     /// The name under which this node serves what it has of it.
     pub name: RelativePath,
-    /// That name stands for something else, and what is fetched is offered by its root only.
-    pub nameless: bool,
+    /// Whether that name stands for it; otherwise it is offered by its root only.
+    pub is_named: bool,
     /// Where it goes.
     pub part: Arc<dyn Part>,
     /// Replace what has the final name.
