@@ -10,6 +10,7 @@ use crate::wire::session::RequestId;
 
 use super::order::PlaceSet;
 use super::pace::Pace;
+use super::swarm::Fellow;
 use super::{FetchEngine, Release, SourceId};
 
 /// What a source has of the content.
@@ -43,8 +44,8 @@ pub(super) struct Source {
     pub(super) layer_due: Option<Time>,
     /// It would not give the layer; not to be asked again before.
     pub(super) layer_retry_at: Time,
-    /// It is fetching the content itself, under this name.
-    pub(super) fellow: Option<u64>,
+    /// It is fetching the content itself.
+    pub(super) fellow: Option<Fellow>,
 }
 
 impl Source {
@@ -101,12 +102,14 @@ impl FetchEngine {
     pub(super) fn source_has(&mut self, id: SourceId, ranges: &[Range<u32>]) {
         let Some(source) = self.sources.get_mut(&id) else { return };
         let Holding::Part { has, fresh } = &mut source.holding else { return };
+        let mut first_hand = 0;
         for range in ranges {
             for number in range.start..range.end.min(self.geometry.piece_count()) {
                 if !self.geometry.piece(number).is_some_and(|piece| has.insert(piece)) {
                     continue;
                 }
                 if let Some(count) = self.availability.get_mut(number as usize) {
+                    first_hand += u32::from(*count == 0);
                     *count = count.saturating_add(1);
                 }
                 let place = self.order.place_of(number);
@@ -114,6 +117,9 @@ impl FetchEngine {
                     fresh.insert(place);
                 }
             }
+        }
+        if let Some(fellow) = &mut source.fellow {
+            fellow.has_first(self.now, first_hand);
         }
     }
 
