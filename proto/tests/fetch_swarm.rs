@@ -50,6 +50,20 @@ fn eight_have_it_hardly_later_than_one_alone() {
 }
 
 #[test]
+fn who_pauses_now_and_then_is_asked_for_nothing_in_vain() {
+    for seed in 1..4 {
+        let mut swarm = Swarm::new(seed, 128 * MIB, origin());
+        for _ in 0..8 {
+            swarm.add(Member { pauses: Duration::from_millis(200), ..Member::default() });
+        }
+        swarm.run(MINUTE);
+        eprintln!("seed {seed}: {:.3} s {:.3} {:.3}", swarm.seconds(), swarm.origin_sent(), swarm.asked());
+        assert!(swarm.asked() < 1.12, "seed {seed}: {} of what they need was asked for", swarm.asked());
+        assert!(swarm.origin_sent() < 1.2, "seed {seed}: the source sent {} of it", swarm.origin_sent());
+    }
+}
+
+#[test]
 fn knowing_each_other_spares_the_source() {
     let (named, unnamed) = (eight(7, true).origin_sent(), eight(7, false).origin_sent());
     eprintln!("{named} {unnamed}");
@@ -70,7 +84,7 @@ fn a_slow_one_does_not_hold_up_the_others() {
         times.sort_by(f64::total_cmp);
         eprintln!("{times:?} {}", swarm.origin_sent());
         // Alone, one of them needs 1.28 s, and the slow one 12.8 s.
-        assert!(times[3] < 2.0 && times[4] < 14.5, "seed {seed}: {times:?}");
+        assert!(times[3] < 2.0 && times[4] < 15.0, "seed {seed}: {times:?}");
     }
 }
 

@@ -35,11 +35,20 @@ pub(crate) struct Member {
     pub(crate) dies_at: Option<Duration>,
     /// Stops serving when it has everything.
     pub(crate) leaves: bool,
+    /// Now and then it takes nothing in for so long: others need the processor that it runs on.
+    pub(crate) pauses: Duration,
 }
 
 impl Default for Member {
     fn default() -> Self {
-        Member { up: 64_000.0, down: 64_000.0, begins_at: Duration::ZERO, dies_at: None, leaves: false }
+        Member {
+            up: 64_000.0,
+            down: 64_000.0,
+            begins_at: Duration::ZERO,
+            dies_at: None,
+            leaves: false,
+            pauses: Duration::ZERO,
+        }
     }
 }
 
@@ -391,7 +400,10 @@ impl Swarm {
             let to = session.0 as usize;
             self.nodes[number].sent_chunks += u64::from(span.count());
             let receiver = &mut self.nodes[to];
-            let takes = Duration::from_secs_f64(f64::from(span.count()) / receiver.member.down);
+            let mut takes = Duration::from_secs_f64(f64::from(span.count()) / receiver.member.down);
+            if !receiver.member.pauses.is_zero() && self.random.random_range(0..PAUSES_EVERY) == 0 {
+                takes += receiver.member.pauses.mul_f64(self.random.random());
+            }
             receiver.down_free_at = receiver.down_free_at.max(self.now + self.latency) + takes;
             let at = receiver.down_free_at.since_origin();
             self.at(at, Event::Arrived(to, number, request, span));
@@ -417,6 +429,9 @@ fn source(number: usize) -> SourceId {
 fn name(number: usize) -> u64 {
     (number as u64 + 1).wrapping_mul(0x0123_4567_89ab_cdef)
 }
+
+/// After how many grants a pause comes, where there are any.
+const PAUSES_EVERY: u32 = 40;
 
 /// How often others are told what is new.
 const NEWS_INTERVAL: Duration = Duration::from_millis(70);

@@ -32,14 +32,15 @@ impl FetchEngine {
         if own_left > soon {
             return false;
         }
-        // A source that is spared does not help others out that will soon be done.
-        let spared = if self.is_spared(id) { SOON_SECONDS } else { 0.0 };
+        // Those who fetch the same answer in their own time, and what is taken from them was often sent already: not for
+        // little. A source that is spared does not help them out at all if they will soon be done.
+        let of_fellow = if self.is_spared(id) { SOON_SECONDS } else { GAIN_SECONDS_FELLOW };
         let mut victims: Vec<&Source> = self
             .sources
             .iter()
             .filter(|&(&other, source)| {
                 let gain = source.seconds_left() - own_left;
-                let least = if source.fellow.is_some() { spared } else { 0.0 };
+                let least = if source.fellow.is_some() { of_fellow } else { 0.0 };
                 other != id
                     && source.wanted > 1
                     && gain > least.max(GAIN_SECONDS_MIN + 2.0 * thief.pace.latency())
@@ -128,6 +129,9 @@ const IDLE_SECONDS: f64 = 0.02;
 
 /// Least time that stealing must save, beyond what it costs to ask.
 const GAIN_SECONDS_MIN: f64 = 0.002;
+
+/// The same, from who fetches itself.
+const GAIN_SECONDS_FELLOW: f64 = 0.25;
 
 /// Most requests stolen by one source at one time.
 const STEALS_MAX: u32 = 4;
