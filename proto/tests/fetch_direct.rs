@@ -271,6 +271,8 @@ fn what_is_spared_does_not_keep_a_piece_from_others() {
     assert_eq!(have(&bench), [0, 1], "of the third a chunk is not here");
     let progress = bench.engine.progress();
     assert_eq!((progress.bytes, progress.bytes_total), (14_700, 14_700));
+    let wanted = bench.geometry.pieces().map(|piece| bench.engine.len_wanted(piece)).collect::<Vec<_>>();
+    assert_eq!(wanted, [6300, 6300, 2100]);
 }
 
 #[test]

@@ -330,6 +330,10 @@ impl Finished {
     #[track_caller]
     pub fn done(&self) -> &Value {
         assert_eq!(self.status, 0, "exit status\n{}", self.said());
+        for event in self.events.iter().filter(|event| event["safe"].is_u64()) {
+            let [safe, bytes, size] = ["safe", "bytes", "size"].map(|field| event[field].as_u64());
+            assert!(safe <= bytes && bytes <= size, "{event} counts what it does not have\n{}", self.said());
+        }
         self.last("done")
     }
 

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ftx_proto::engine::fetch::{FetchConfig, FetchEngine, Input, Output, SourceId};
+use ftx_proto::engine::fetch::{FetchEngine, Input, Output, SourceId};
 use ftx_proto::geometry::PieceIndex;
 use ftx_proto::merkle::PieceLayer;
 use ftx_proto::time::Time;
@@ -92,17 +92,10 @@ impl Actor for Fetcher {
         myself: ActorRef<FetcherMessage>,
         arguments: FetcherArguments,
     ) -> Result<FetcherState, ActorProcessingErr> {
-        let FetcherArguments { have, skipped, spared, found, mtime, only, done, settings } = arguments;
+        let FetcherArguments { mut engine, have, found, mtime, only, done, settings } = arguments;
         let now = settings.clock.now();
         let size = settings.geometry.size();
         let landing = Arc::new(Landing::new(Arc::clone(&settings.part), &have));
-        let config = FetchConfig::default();
-        let (cut, seed) = (settings.geometry.clone(), rand::random());
-        let mut engine = FetchEngine::selecting(config, cut, settings.root, have, skipped, seed);
-        engine.spare(spared);
-        if found.is_some() {
-            engine.search_first();
-        }
         engine.call_me(settings.hello.instance.0);
         let resumed = engine.progress().bytes;
         let mut state = FetcherState {
@@ -401,12 +394,9 @@ impl FetcherState {
         self.committing = true;
         self.committed_at = now;
         let pieces = std::mem::take(&mut self.uncommitted);
-        let (part, geometry, myself) =
-            (Arc::clone(&self.settings.part), self.settings.geometry.clone(), myself.clone());
-        let committing = tokio::task::spawn_blocking(move || {
-            let bytes = pieces.iter().map(|piece| geometry.len_of(geometry.span_of(*piece))).sum();
-            part.commit(&pieces).map(|()| bytes)
-        });
+        let bytes = pieces.iter().map(|piece| self.engine.len_wanted(*piece)).sum();
+        let (part, myself) = (Arc::clone(&self.settings.part), myself.clone());
+        let committing = tokio::task::spawn_blocking(move || part.commit(&pieces).map(|()| bytes));
         tokio::spawn(async move {
             let committed = committing.await.unwrap_or_else(|failed| Err(failed_inside(failed)));
             let _ = myself.cast(FetcherMessage::Committed(committed));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ftx_proto::chunk_set::{ChunkMask, PieceSet};
 use ftx_proto::digest::{NodeId, Root};
+use ftx_proto::engine::fetch::{FetchConfig, FetchEngine};
 use ftx_proto::engine::pull::choice::LaneMode;
 use ftx_proto::geometry::{Geometry, PieceIndex};
 use ftx_proto::limits::MANIFEST_BYTES_MAX;
@@ -289,12 +290,20 @@ impl Node {
     ) -> Result<Fetch, Error> {
         let Fetching { content, geometry, folder, part, have, skipped, spared, found, is_named, is_meant } =
             fetching;
+        let config = FetchConfig::default();
+        let (cut, pieces) = (geometry.clone(), have.clone());
+        let mut engine = FetchEngine::selecting(config, cut, content, pieces, skipped, rand::random());
+        engine.spare(spared);
+        if found.is_some() {
+            engine.search_first();
+        }
+        let begun = engine.progress();
         let (progress, watching) = watch::channel(Progress {
             phase: Phase::Waiting,
-            size: resolved.size,
-            bytes: have.bytes(),
-            resumed: have.bytes(),
-            safe: have.bytes(),
+            size: begun.bytes_total,
+            bytes: begun.bytes,
+            resumed: begun.bytes,
+            safe: begun.bytes,
             sources: Vec::new(),
         });
         let (pieces, verified) = watch::channel(Arc::new(have.clone()));
@@ -322,7 +331,7 @@ impl Node {
         };
         let mtime = (resolved.mtime, 0);
         let only = how.only;
-        let arguments = FetcherArguments { have, skipped, spared, found, mtime, only, done, settings };
+        let arguments = FetcherArguments { engine, have, found, mtime, only, done, settings };
         let starting = |reply| NodeMessage::Fetch(Box::new(arguments), reply);
         let fetcher = match self.root.call(starting, Some(CALL_TIMEOUT)).await {
             Ok(ractor::rpc::CallResult::Success(Some(fetcher))) => fetcher,

@@ -1,16 +1,16 @@
 //! What a Fetcher is started with, and what it is told.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ftx_proto::chunk_set::{ChunkMask, PieceSet};
+use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::{NodeId, Root};
+use ftx_proto::engine::fetch::FetchEngine;
 use ftx_proto::engine::fetch::{Input, SourceId};
 use ftx_proto::engine::pull::choice::{LaneKind, LaneMode};
-use ftx_proto::geometry::{Geometry, PieceIndex};
+use ftx_proto::geometry::Geometry;
 use ftx_proto::name::RelativePath;
 use ftx_proto::wire::discovery::Announce;
 use ftx_proto::wire::session::Hello;
@@ -31,12 +31,10 @@ use crate::store::{Found, Part, StoreError};
 /// What a fetch is started with.
 #[derive(Debug)]
 pub struct FetcherArguments {
-    /// What is there of it already.
+    /// What decides, before anything has happened.
+    pub engine: FetchEngine,
+    /// What is there of it already, also where nothing of it is wanted.
     pub have: PieceSet,
-    /// What of it is not wanted.
-    pub skipped: BTreeMap<PieceIndex, ChunkMask>,
-    /// Pieces of which others can be given all the same what is skipped of them.
-    pub spared: PieceSet,
     /// What may be right and is on this machine already; looked at before anybody is asked for chunks.
     pub found: Option<Found>,
     /// When it was last changed, in seconds and nanoseconds since 1970; a source may say it more exactly.

@@ -151,7 +151,7 @@ impl FetchEngine {
         skipped.retain(|_, chunks| !chunks.is_empty());
         for (&piece, &chunks) in &skipped {
             check::skips_files(&geometry, piece, chunks);
-            let len: u64 = chunks.spans(&geometry, piece).into_iter().map(|span| geometry.len_of(span)).sum();
+            let len = len_of(&geometry, piece, chunks);
             bytes_total -= len;
             if have.remove(piece) {
                 bytes -= len;
@@ -262,6 +262,12 @@ impl FetchEngine {
             bytes: self.bytes,
             bytes_total: self.bytes_total,
         }
+    }
+
+    /// Bytes of a piece that are wanted, as [`FetchEngine::progress`] counts them.
+    pub fn len_wanted(&self, piece: PieceIndex) -> u64 {
+        let len = self.geometry.len_of(self.geometry.span_of(piece));
+        len - self.skipped.get(&piece).map_or(0, |skipped| len_of(&self.geometry, piece, *skipped))
     }
 
     /// Whether everything that is wanted is verified.
@@ -542,3 +548,8 @@ const LAYER_ATTEMPTS_STARVED: u32 = 3;
 /// Shortest and longest time that a busy source is left alone, whatever it says.
 const BUSY_MS_MIN: u32 = 20;
 const BUSY_MS_MAX: u32 = 10_000;
+
+/// Bytes of some chunks of a piece.
+fn len_of(geometry: &Geometry, piece: PieceIndex, chunks: ChunkMask) -> u64 {
+    chunks.spans(geometry, piece).into_iter().map(|span| geometry.len_of(span)).sum()
+}
