@@ -26,8 +26,8 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long one frame may take to be handed to the kernel.
 pub const FRAME_WRITE_MAX: Duration = Duration::from_secs(60);
 
-/// Shortest time between two `Have` messages about one content.
-pub const HAVE_INTERVAL: Duration = Duration::from_millis(100);
+/// Shortest time between two `Have` messages about one content: what waits for it comes from somebody else meanwhile.
+pub const HAVE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Most sources that one fetch is connected to at once.
 pub const SOURCES_MAX: usize = 32;

@@ -34,7 +34,7 @@ use crate::actors::discovery::{
     DiscoveryArguments, DiscoveryMessage, DiscoveryStatistics, Found, LinkReport, Lookup,
 };
 use crate::actors::node::{Links, NodeArguments, NodeMessage, NodeRoot, reason_of};
-use crate::actors::server::ServerArguments;
+use crate::actors::server::{ServerArguments, ServerMessage};
 use crate::actors::udp_get;
 use crate::clock::Clock;
 use crate::config::{NodeConfig, Sessions};
@@ -218,6 +218,12 @@ impl Node {
     /// How far the catalog is.
     pub async fn catalog_status(&self) -> Result<CatalogStatus, Error> {
         self.links.catalog.call(CatalogMessage::Status).await.map_err(|error| Error::other(error.to_string()))
+    }
+
+    /// Bytes of chunks that it has sent to others since it started.
+    pub async fn sent_bytes(&self) -> Result<u64, Error> {
+        let asked = self.links.server.call(ServerMessage::Statistics).await;
+        asked.map(|statistics| statistics.bytes_sent).map_err(|error| Error::other(error.to_string()))
     }
 
     /// How it is with discovery on each of the networks.

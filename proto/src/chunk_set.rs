@@ -69,6 +69,18 @@ impl PieceSet {
         }
     }
 
+    /// The pieces of this set that are not in `other`, which is of the same content.
+    #[must_use]
+    pub fn without(&self, other: &PieceSet) -> Self {
+        let mut rest = Self::empty(self.geometry.clone());
+        for (index, (&word, &theirs)) in (0u32..).zip(self.words.iter().zip(&other.words)) {
+            for bit in ChunkMask(word & !theirs).iter() {
+                rest.insert_range(index * 64 + bit..index * 64 + bit + 1);
+            }
+        }
+        rest
+    }
+
     /// How many pieces are in the set.
     pub fn count(&self) -> u32 {
         self.count
@@ -215,6 +227,12 @@ mod tests {
                 again.insert_range(range);
             }
             prop_assert_eq!(&again, &set);
+            let (mut even, mut rest) = (PieceSet::empty(geometry.clone()), model.clone());
+            for number in (0..pieces).step_by(2) {
+                even.insert_range(number..number + 1);
+                rest.remove(&number);
+            }
+            prop_assert_eq!(set.without(&even).iter().map(PieceIndex::get).collect::<BTreeSet<_>>(), rest);
             let bytes: u64 = set.iter().map(|p| geometry.len_of(geometry.span_of(p))).sum();
             prop_assert_eq!(set.bytes(), bytes);
         }

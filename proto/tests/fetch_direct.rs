@@ -338,3 +338,46 @@ fn half_a_file_cannot_be_skipped() {
     let have = PieceSet::empty(geometry.clone());
     FetchEngine::selecting(FetchConfig::default(), geometry, Root([1; 32]), have, skipped, 1);
 }
+
+#[test]
+fn nobody_is_late_while_nobody_looks() {
+    let mut bench = Bench::new(200);
+    bench.join(A);
+    bench.join(B);
+    let slept = Duration::from_secs(5);
+    bench.now += slept;
+    bench.tell(Input::Overslept(slept));
+    bench.tell(Input::Tick);
+    let stats = |bench: &Bench, source| bench.engine.source_stats(source).unwrap();
+    assert_eq!((stats(&bench, A).retransmitted, stats(&bench, B).retransmitted), (0, 0));
+    // Time that somebody looks counts as ever.
+    bench.now += slept;
+    bench.tell(Input::Tick);
+    assert!(stats(&bench, A).retransmitted > 0 && stats(&bench, B).retransmitted > 0);
+    bench.engine.check_invariants();
+}
+
+#[test]
+fn a_source_has_as_long_as_it_takes_to_receive_what_the_others_owe() {
+    let mut bench = Bench::new(400);
+    let many: Vec<SourceId> = (1..=20).map(SourceId).collect();
+    // Everything comes, but from one after the other, and each has to wait 1.2 s: this machine takes in no more.
+    let mut queues: BTreeMap<SourceId, Vec<(RequestId, Span)>> = BTreeMap::new();
+    for &source in &many {
+        bench.join(source);
+        queues
+            .insert(source, bench.requests().into_iter().map(|(_, request, span)| (request, span)).collect());
+    }
+    for &source in many.iter().cycle().take(100) {
+        bench.now += Duration::from_millis(60);
+        let queue = queues.get_mut(&source).unwrap();
+        let (request, span) = queue.remove(0);
+        bench.arrived(source, request, span.first().get(), span.count());
+        for (source, request, span) in bench.requests() {
+            queues.get_mut(&source).unwrap().push((request, span));
+        }
+    }
+    let late: u64 = bench.engine.all_stats().map(|(_, stats)| stats.retransmitted).sum();
+    assert_eq!(late, 0, "none of them is at fault");
+    bench.engine.check_invariants();
+}

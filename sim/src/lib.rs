@@ -8,6 +8,7 @@
 //! * [`fleet`]: the nodes, and what can be done to them;
 //! * [`run`]: from the scenario to its [`outcome`], which says what went wrong, if anything did;
 //! * [`soak`]: round after round of that for minutes or days, and whether anything grows;
+//! * [`swarm`]: the same with one slow source and many that fetch, held against one that fetches alone;
 //! * [`lan`]: hosts, links and losses made of network namespaces, and real processes of the node on them;
 //! * [`virtual_lan`]: the asking side of the datagram lane on networks that exist in virtual time only;
 //! * [`cli`]: the command line. [`threads`]: the runtimes that all nodes share.
@@ -23,5 +24,6 @@ pub mod run;
 pub mod scenario;
 pub mod scratch;
 pub mod soak;
+pub mod swarm;
 pub mod threads;
 pub mod virtual_lan;

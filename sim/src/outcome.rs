@@ -34,6 +34,8 @@ pub struct SourceFate {
     pub role: Role,
     /// If it was killed: the bytes that were there of all fetches then.
     pub killed_at: Option<u64>,
+    /// Bytes of chunks that it has sent to all together, also those that nobody needed any more.
+    pub sent: u64,
 }
 
 /// A run that is over.
@@ -145,7 +147,7 @@ mod tests {
             original: Original { path: "file".into(), size: 10, sha256: [3; 32] },
             root: Some(report.root),
             elapsed: report.elapsed,
-            sources: vec![SourceFate { name: "node-1".to_owned(), id, role, killed_at: None }],
+            sources: vec![SourceFate { name: "node-1".to_owned(), id, role, killed_at: None, sent: 0 }],
             fetches: vec![Fetched {
                 name: "node-2".to_owned(),
                 result: Ok(report),

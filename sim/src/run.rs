@@ -107,20 +107,24 @@ pub async fn run(
     let begun = Instant::now();
     let mut fetching = Fetching::begin(&fleet, &fetchers, &original)?;
     let killed_at = fetching.watch(&mut fleet, &sources, observe).await;
+    let elapsed = begun.elapsed();
+    let mut fates = Vec::new();
+    for (index, role) in sources {
+        let sent = match fleet.node(index) {
+            Some(node) => node.sent_bytes().await?,
+            None => 0,
+        };
+        let (member, killed_at) = (fleet.member(index), killed_at.get(&index).copied());
+        fates.push(SourceFate { name: member.name.clone(), id: member.id, role, killed_at, sent });
+    }
     Ok(Outcome {
         root: fetching
             .fetches
             .iter()
             .find_map(|fetched| fetched.result.as_ref().ok().map(|report| report.root)),
         original,
-        elapsed: begun.elapsed(),
-        sources: sources
-            .into_iter()
-            .map(|(index, role)| {
-                let (member, killed_at) = (fleet.member(index), killed_at.get(&index).copied());
-                SourceFate { name: member.name.clone(), id: member.id, role, killed_at }
-            })
-            .collect(),
+        elapsed,
+        sources: fates,
         fetches: fetching.fetches,
     })
 }

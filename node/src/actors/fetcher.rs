@@ -29,7 +29,7 @@ use crate::fetch::lane::Described;
 use crate::fetch::pull::SharedBudget;
 use crate::fetch::report::{Phase, Progress, Report};
 use crate::fetch::search::search;
-use crate::limits::{JOURNAL_BYTES_MAX, JOURNAL_INTERVAL, TRUST_INTERVAL};
+use crate::limits::{HAVE_INTERVAL, JOURNAL_BYTES_MAX, JOURNAL_INTERVAL, TRUST_INTERVAL};
 use crate::net::connection::Dialling;
 use crate::net::tcp_info::Tries;
 use crate::net::tls::Tls;
@@ -62,6 +62,10 @@ pub struct FetcherState {
     mtime: (i64, u32),
     executable: bool,
     begun: Time,
+    /// When something was looked at last.
+    looked_at: Time,
+    /// When it was told last which pieces are verified.
+    pieces_told_at: Time,
     /// When a source joined or a chunk came, last.
     fed_at: Time,
     /// When it was looked last who is trusted, and what version of that it was.
@@ -92,10 +96,11 @@ impl Actor for Fetcher {
         myself: ActorRef<FetcherMessage>,
         arguments: FetcherArguments,
     ) -> Result<FetcherState, ActorProcessingErr> {
-        let FetcherArguments { engine, have, found, mtime, only, done, settings } = arguments;
+        let FetcherArguments { mut engine, have, found, mtime, only, done, settings } = arguments;
         let now = settings.clock.now();
         let size = settings.geometry.size();
         let landing = Arc::new(Landing::new(Arc::clone(&settings.part), &have));
+        engine.call_me(settings.hello.instance.0);
         let resumed = engine.progress().bytes;
         let mut state = FetcherState {
             engine,
@@ -112,6 +117,8 @@ impl Actor for Fetcher {
             mtime,
             executable: false,
             begun: now,
+            looked_at: now,
+            pieces_told_at: now,
             fed_at: now,
             trust_seen: (now, None),
             offered: None,
@@ -132,16 +139,23 @@ impl Actor for Fetcher {
         state: &mut FetcherState,
     ) -> Result<(), ActorProcessingErr> {
         let now = state.settings.clock.now();
+        state.looked(&myself, now);
         let input = match message {
             FetcherMessage::Offered(announce, addr) => {
                 state.candidates.offered(announce, addr, now);
                 state.connect(&myself, now).await;
                 return Ok(());
             }
-            FetcherMessage::SourceReady { source, described } => match state.ready(source, described, now) {
-                Some(input) => input,
-                None => return Ok(()),
-            },
+            FetcherMessage::SourceReady { source, described } => {
+                let (whole, name) = (described.whole, described.peer.instance.0);
+                let Some(input) = state.ready(source, described, now) else { return Ok(()) };
+                state.advance(&myself, now, input);
+                if whole {
+                    return Ok(());
+                }
+                // Only what is being fetched is offered in part.
+                Input::SourceFetches { source, name }
+            }
             FetcherMessage::SourceHas { source, pieces, permit: _permit } => {
                 Input::SourceHas { source, pieces }
             }
@@ -225,6 +239,14 @@ impl Drop for FetcherState {
 }
 
 impl FetcherState {
+    /// Tells the engine if this process did not get to look for long: what came meanwhile waits behind this message.
+    fn looked(&mut self, myself: &ActorRef<FetcherMessage>, now: Time) {
+        let gap = now.since(std::mem::replace(&mut self.looked_at, now));
+        if gap >= OVERSLEPT_MIN {
+            self.advance(myself, now, Input::Overslept(gap));
+        }
+    }
+
     /// Feeds the engine and does what it decides.
     fn advance(&mut self, myself: &ActorRef<FetcherMessage>, now: Time, input: Input) {
         if self.ending.is_some() {
@@ -264,6 +286,9 @@ impl FetcherState {
         }
         // Before anybody is told that it is verified.
         self.note(verified);
+        if now.since(self.pieces_told_at) >= HAVE_INTERVAL {
+            self.tell_pieces(now);
+        }
         self.commit_when_due(myself, now);
         if self.ending.is_some() {
             self.finish_when_possible(myself);
@@ -493,11 +518,17 @@ impl FetcherState {
         myself.stop(None);
     }
 
-    fn tell_progress(&mut self) {
-        let progress = self.engine.progress();
+    /// Lets others, and whoever reads along, know what is verified.
+    fn tell_pieces(&mut self, now: Time) {
         if self.settings.pieces.borrow().count() != self.engine.have().count() {
             self.settings.pieces.send_replace(Arc::new(self.engine.have().clone()));
+            self.pieces_told_at = now;
         }
+    }
+
+    fn tell_progress(&mut self) {
+        let progress = self.engine.progress();
+        self.tell_pieces(self.settings.clock.now());
         let joined = self.candidates.joined_count() > 0;
         let phase = match (&self.ending, joined) {
             (Some(Ending::Finishing), _) => Phase::Finishing,
@@ -538,3 +569,6 @@ const OTHERS_ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// How often a fetch looks after itself.
 const TICK: Duration = Duration::from_millis(50);
+
+/// Where nothing was looked at for so long, this process did not get to run.
+const OVERSLEPT_MIN: Duration = Duration::from_millis(200);

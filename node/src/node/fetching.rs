@@ -143,18 +143,32 @@ async fn keep_finding(
     peers: Vec<SocketAddr>,
     root: Root,
     fetcher: ActorRef<FetcherMessage>,
+    mut progress: watch::Receiver<Progress>,
 ) {
+    let mut is_offered = false;
     loop {
         let (found, mut offers) = mpsc::channel(OFFERS_WAITING_MAX);
         discovery.cast(DiscoveryMessage::Find { want: Want::Root(root.into()), peers: peers.clone(), found });
-        while let Some(Found { addr, offer, admitted }) = offers.recv().await {
+        loop {
+            let found = tokio::select! {
+                found = offers.recv() => found,
+                Ok(_) = progress.wait_for(|it| it.phase == Phase::Fetching), if !is_offered => {
+                    // Who began when we did can be asked when we can: not before the hashes of all pieces are known. A
+                    // fresh query finds them at once; the old one waits longer each time.
+                    is_offered = true;
+                    break;
+                }
+            };
+            let Some(Found { addr, offer, admitted }) = found else {
+                // Discovery is being restarted.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                break;
+            };
             let has_it = admitted && offer.entries.iter().any(|entry| entry.root.root() == Some(root));
             if has_it && fetcher.cast(FetcherMessage::Offered(offer.from, addr)).is_err() {
                 return;
             }
         }
-        // Discovery is being restarted.
-        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
@@ -394,8 +408,9 @@ impl Starter {
             let _ = fetcher.cast(FetcherMessage::Offered(holder.announce.clone(), holder.addr));
         }
         let finding = self.seeking.clone().map(|peers| {
-            let discovery = self.links.discovery.clone();
-            tokio::spawn(keep_finding(discovery, peers, resolved.root, fetcher.clone())).abort_handle()
+            let (discovery, progress) = (self.links.discovery.clone(), watching.clone());
+            tokio::spawn(keep_finding(discovery, peers, resolved.root, fetcher.clone(), progress))
+                .abort_handle()
         });
         self.fetches.add(&resolved.name, resolved.root, watching.clone());
         Ok(Fetch { progress: watching, pieces: verified, part, report, fetcher, finding })

@@ -9,6 +9,7 @@ use ftx_node::cli::text::parse_bytes;
 use ftx_node::error::{Code, Error};
 
 use super::lan::LanOptions;
+use super::swarm::SwarmOptions;
 use crate::lan::run::SERVE_FILE;
 use crate::scenario::{Content, Scenario};
 use crate::soak::Soak;
@@ -37,6 +38,7 @@ Examples:
   ftx-sim loopback --nodes 9 --kill 3 --liars 2           three sources die, two have rotten disks
   ftx-sim loopback --nodes 4 --slow 1MB/s --seed 7 --json
   ftx-sim loopback --soak 60                              an hour of everything that may happen
+  ftx-sim swarm --nodes 8 --source-rate 50MB/s            eight fetch at once, and serve each other
   ftx-sim lan --sources 4 --loss 5                        hosts on a network of 1 Gbit/s that loses packets
 
 Exit status: 0 every fetch ended with the right bytes, 1 some did not or something grew (--soak), 2 usage, 77 this machine offers no network of
@@ -46,6 +48,8 @@ namespaces (lan), 130 interrupted.";
 pub(super) enum Command {
     /// Nodes on the loopback interface of this machine
     Loopback(LoopbackOptions),
+    /// Many nodes that fetch one file at once from a source that is slow, and how long that takes them
+    Swarm(SwarmOptions),
     /// Nodes on hosts of a network made of network namespaces, with a rate and losses, and curl to compare with
     Lan(LanOptions),
     /// Serve a file to whoever asks by HTTP: what `lan` runs on a host

@@ -8,6 +8,7 @@ mod json;
 mod lan;
 mod people;
 mod soak;
+mod swarm;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ use crate::soak::{Figures, Soak};
 use crate::threads;
 use args::{Command, Options};
 use lan::LanOptions;
+use swarm::SwarmOptions;
 
 /// Runs the command that the process was started with.
 ///
@@ -51,6 +53,10 @@ pub fn main() -> ExitCode {
         Some(Command::Lan(lan)) => {
             start_log();
             return measure(lan, options.seed, options.json);
+        }
+        Some(Command::Swarm(swarm)) => {
+            start_log();
+            return measure_swarm(swarm, options.seed, options.json);
         }
         Some(Command::Loopback(loopback)) => {
             start_log();
@@ -197,6 +203,36 @@ fn measure(options: &LanOptions, seed: u64, json: bool) -> ExitCode {
             failed(json, "unavailable", &error.to_string(), UNAVAILABLE_STATUS)
         }
         Err(Ok(error)) => failed(json, Code::Other.as_str(), &error.to_string(), Code::Other.exit_status()),
+    }
+}
+
+/// `ftx-sim swarm`.
+fn measure_swarm(options: &SwarmOptions, seed: u64, json: bool) -> ExitCode {
+    let measured = options.swarm(seed).and_then(|swarm| {
+        let runtimes = threads::start()?;
+        let mut display = swarm::Display::new(json, swarm);
+        let data = runtimes.data();
+        let measured = runtimes.block_on(async {
+            let mut observe = |fetchers: usize, event: Event<'_>| display.event(fetchers, &event);
+            tokio::select! {
+                biased;
+                error = interrupted() => Err(error),
+                measured = swarm.measure(data, &mut observe) => measured,
+            }
+        });
+        runtimes.stop();
+        Ok(display.end(&measured?))
+    });
+    match measured {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(Code::Other.exit_status()),
+        Err(error) => {
+            swarm::Display::failed(json, &error);
+            ExitCode::from(match error.code {
+                Code::Usage | Code::Interrupted => error.code.exit_status(),
+                _ => Code::Other.exit_status(),
+            })
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::chunk_set::ChunkMask;
 use crate::digest::Digest;
@@ -50,6 +51,14 @@ pub enum Input {
         source: SourceId,
         /// Ranges of piece numbers.
         pieces: Vec<Range<u32>>,
+    },
+    /// The source is fetching the content itself, and goes by this name among all that do. Where this fetch has a name
+    /// too ([`super::FetchEngine::call_me`]), they divide among them what sources with everything are asked for.
+    SourceFetches {
+        /// Which one.
+        source: SourceId,
+        /// Its name, the same for all who hear of it.
+        name: u64,
     },
     /// The source is gone, and what was requested from it will not come.
     SourceLeft {
@@ -126,6 +135,8 @@ pub enum Input {
         /// Of which piece.
         piece: PieceIndex,
     },
+    /// Whoever runs this engine did not get to look for so long, until now: time in which nobody was late.
+    Overslept(Duration),
     /// Nothing but that time has passed: [`super::FetchEngine::deadline`] is here.
     Tick,
 }

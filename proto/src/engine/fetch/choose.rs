@@ -15,6 +15,7 @@ impl FetchEngine {
     /// Fills the windows of all sources, in turns.
     pub(super) fn schedule(&mut self) {
         let (now, mut responsive, mut silent) = (self.now, Vec::new(), Vec::new());
+        self.holds_back = false;
         for (&id, source) in
             self.sources.iter().filter(|(_, source)| !source.is_busy(now) && source.room() > 0)
         {
@@ -62,16 +63,21 @@ impl FetchEngine {
     /// The piece that the source should go on with, and its chunks that it may be asked for: what it has begun, what
     /// nobody goes on with, a fresh one, or what another goes on with.
     fn pick(&mut self, id: SourceId) -> Option<(PieceIndex, ChunkMask)> {
+        let is_spared = self.is_spared(id);
         if let Some(piece) = self.sources.get(&id)?.current {
             let chunks = self.available(id, piece);
             if !chunks.is_empty() {
                 return Some((piece, chunks));
             }
         }
-        let mut of_others = None;
+        let (mut of_others, mut holds_back) = (None, false);
         for &piece in &self.open {
             let chunks = self.available(id, piece);
             if chunks.is_empty() {
+                continue;
+            }
+            if is_spared && self.comes_from_fellow(piece) {
+                holds_back = true;
                 continue;
             }
             let owner = self.active.get(&piece).and_then(|active| active.owner);
@@ -82,7 +88,8 @@ impl FetchEngine {
             }
             of_others = of_others.or(Some((piece, chunks)));
         }
-        match self.pick_fresh(id) {
+        self.holds_back |= holds_back;
+        match self.pick_fresh(id, is_spared) {
             Some(piece) if self.may_begin() && self.make_room() => {
                 self.activate(piece);
                 Some((piece, self.available(id, piece)))
@@ -113,8 +120,11 @@ impl FetchEngine {
     }
 
     /// A piece that nobody has begun: the next in the source's slice of the order; with sources that have parts, the
-    /// rarest of a sample.
-    fn pick_fresh(&mut self, id: SourceId) -> Option<PieceIndex> {
+    /// rarest of a sample; from one that is spared, see [`super::swarm`].
+    fn pick_fresh(&mut self, id: SourceId, is_spared: bool) -> Option<PieceIndex> {
+        if is_spared {
+            return self.choose_spared(id);
+        }
         let source = self.sources.get_mut(&id)?;
         let fresh = match &source.holding {
             Holding::Whole => &self.fresh,
@@ -157,6 +167,9 @@ impl FetchEngine {
         debug_assert!(source.has(piece), "nothing is asked from who lacks it");
         let request = RequestId(self.next_request);
         self.next_request += 1;
+        if self.requests.is_empty() {
+            self.intake.begin(self.now);
+        }
         source.pace.asked(self.now, source.outstanding == 0);
         source.outstanding += span.count();
         source.queue.insert(request);

@@ -44,10 +44,10 @@ mod pace;
 mod piece;
 mod source;
 mod steal;
+mod swarm;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +56,7 @@ use rand::rngs::ChaCha8Rng;
 
 pub use api::{DropReason, FetchConfig, Input, Lie, Output, Progress, SourceId, SourceStats};
 
+use self::late::Intake;
 use self::order::{PlaceSet, Shuffle};
 use self::pace::Pace;
 use self::piece::{ActivePiece, Asked};
@@ -109,6 +110,11 @@ pub struct FetchEngine {
     searching: bool,
     /// How many sources with a part of the content have each piece; empty until there is such a source.
     availability: Vec<u16>,
+    intake: Intake,
+    /// What this fetch is called among those that fetch the same.
+    name: Option<u64>,
+    /// A source that is spared was not asked for what will soon come from others.
+    holds_back: bool,
 }
 
 impl FetchEngine {
@@ -187,6 +193,9 @@ impl FetchEngine {
             joined: 0,
             searching: false,
             availability: Vec::new(),
+            intake: Intake::default(),
+            name: None,
+            holds_back: false,
         };
         if let Some(layer) = PieceLayer::of_small(engine.geometry.clone(), root) {
             engine.set_layer(Arc::new(layer));
@@ -211,6 +220,7 @@ impl FetchEngine {
         match input {
             Input::SourceJoined { source, whole } => self.source_joined(source, whole),
             Input::SourceHas { source, pieces } => self.source_has(source, &pieces),
+            Input::SourceFetches { source, name } => self.source_fetches(source, name),
             Input::SourceLeft { source } => self.remove_source(source),
             Input::LayerKnown(layer) => self.layer_known(layer),
             Input::Layer { source, hashes } => self.layer_answered(source, hashes),
@@ -224,6 +234,7 @@ impl FetchEngine {
             Input::Searched => self.searching = false,
             Input::Leaves { source, piece, leaves } => self.leaves_answered(source, piece, leaves),
             Input::LeavesFailed { source, piece } => self.leaves_failed(source, piece),
+            Input::Overslept(lasted) => self.overslept(lasted),
             Input::Tick => {}
         }
         if self.is_complete() {
@@ -321,25 +332,6 @@ impl FetchEngine {
         }
     }
 
-    fn source_has(&mut self, id: SourceId, ranges: &[Range<u32>]) {
-        let Some(source) = self.sources.get_mut(&id) else { return };
-        let Holding::Part { has, fresh } = &mut source.holding else { return };
-        for range in ranges {
-            for number in range.start..range.end.min(self.geometry.piece_count()) {
-                if !self.geometry.piece(number).is_some_and(|piece| has.insert(piece)) {
-                    continue;
-                }
-                if let Some(count) = self.availability.get_mut(number as usize) {
-                    *count = count.saturating_add(1);
-                }
-                let place = self.order.place_of(number);
-                if self.fresh.contains(place) {
-                    fresh.insert(place);
-                }
-            }
-        }
-    }
-
     /// The source is gone: what was asked from it goes back to the pool.
     fn remove_source(&mut self, id: SourceId) {
         let Some(source) = self.sources.get(&id) else { return };
@@ -400,53 +392,6 @@ impl FetchEngine {
     fn piece_of(&self, id: SourceId, request: RequestId) -> Option<PieceIndex> {
         let source = self.sources.get(&id)?;
         source.queue.contains(&request).then(|| self.requests.get(&request).copied()).flatten()
-    }
-
-    /// The source said that it has the piece, and has not. What else it still owes of it will not come either.
-    fn source_lacks(&mut self, id: SourceId, piece: PieceIndex) {
-        let Some(source) = self.sources.get_mut(&id) else { return };
-        if matches!(source.holding, Holding::Whole) {
-            let has = PieceSet::full(self.geometry.clone());
-            source.holding = Holding::Part { has, fresh: self.fresh.clone() };
-            if self.availability.is_empty() {
-                self.count_availability();
-            } else {
-                self.availability.iter_mut().for_each(|count| *count = count.saturating_add(1));
-            }
-        }
-        let Some(source) = self.sources.get_mut(&id) else { return };
-        if let Holding::Part { has, fresh } = &mut source.holding {
-            fresh.remove(self.order.place_of(piece.get()));
-            if let (true, Some(count)) = (has.remove(piece), self.availability.get_mut(piece.get() as usize))
-            {
-                *count = count.saturating_sub(1);
-            }
-        }
-        let owed: Vec<_> = self
-            .active
-            .get(&piece)
-            .into_iter()
-            .flat_map(|active| active.asked())
-            .filter(|asked| asked.source == id)
-            .map(|asked| asked.id)
-            .collect();
-        self.release(&owed, Release::Cancelled);
-    }
-
-    fn count_availability(&mut self) {
-        if !self.availability.is_empty() {
-            return;
-        }
-        self.availability = vec![0; self.geometry.piece_count() as usize];
-        for source in self.sources.values() {
-            if let Holding::Part { has, .. } = &source.holding {
-                for piece in has.iter() {
-                    if let Some(count) = self.availability.get_mut(piece.get() as usize) {
-                        *count = count.saturating_add(1);
-                    }
-                }
-            }
-        }
     }
 
     /// Ends requests before their answers are complete; their chunks go back to the pool.

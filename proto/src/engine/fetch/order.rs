@@ -90,6 +90,10 @@ impl PlaceSet {
         self.count == 0
     }
 
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
     pub(super) fn contains(&self, place: u32) -> bool {
         self.word(0, place as usize / 64) >> (place % 64) & 1 == 1
     }

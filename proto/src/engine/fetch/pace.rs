@@ -80,9 +80,14 @@ impl Pace {
         self.misses
     }
 
-    /// When the source is late with everything, if nothing comes before.
-    pub(super) fn silent_at(&self) -> Time {
-        self.waiting_since + self.gap.timeout(self.misses)
+    /// When the source is late with everything, if nothing comes before. It is given `least` in any case.
+    pub(super) fn silent_at(&self, least: Duration) -> Time {
+        self.waiting_since + self.gap.timeout(self.misses).max(least)
+    }
+
+    /// Nobody looked for so long.
+    pub(super) fn overslept(&mut self, now: Time, lasted: Duration) {
+        self.waiting_since = now.min(self.waiting_since + lasted);
     }
 
     /// How long one request may take, if others are answered meanwhile.
@@ -225,19 +230,19 @@ mod tests {
         let mut now = Time::ZERO;
         let mut pace = Pace::new(&FetchConfig::default(), now);
         pace.asked(now, true);
-        assert_eq!(pace.silent_at(), now + TIMEOUT_UNKNOWN);
+        assert_eq!(pace.silent_at(Duration::ZERO), now + TIMEOUT_UNKNOWN);
         run(&mut pace, &mut now, 6400, 1);
-        assert_eq!(pace.silent_at(), now + TIMEOUT_MIN);
+        assert_eq!(pace.silent_at(Duration::ZERO), now + TIMEOUT_MIN);
         for expected_ms in [1000, 2000, 4000, 8000, 8000] {
             pace.missed(now);
-            assert_eq!(pace.silent_at(), now + Duration::from_millis(expected_ms));
+            assert_eq!(pace.silent_at(Duration::ZERO), now + Duration::from_millis(expected_ms));
         }
         // One that needs 3 s for every run is not late after 8 s only since it was late before.
         for _ in 0..20 {
             now += Duration::from_secs(3);
             pace.arrived(now, 1, Some(now), false);
         }
-        let patience = pace.silent_at() - now;
+        let patience = pace.silent_at(Duration::ZERO) - now;
         assert!((3..8).contains(&patience.as_secs()), "{patience:?}");
     }
 }

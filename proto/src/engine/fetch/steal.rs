@@ -5,6 +5,7 @@ use crate::geometry::PieceIndex;
 use crate::wire::session::RequestId;
 
 use super::source::Source;
+use super::swarm::SOON_SECONDS;
 use super::{FetchEngine, Output, SourceId, first_run, last_run};
 
 impl FetchEngine {
@@ -31,12 +32,18 @@ impl FetchEngine {
         if own_left > soon {
             return false;
         }
+        // Those who fetch the same answer in their own time, and what is taken from them was often sent already: not for
+        // little. A source that is spared does not help them out at all if they will soon be done.
+        let of_fellow = if self.is_spared(id) { SOON_SECONDS } else { GAIN_SECONDS_FELLOW };
         let mut victims: Vec<&Source> = self
             .sources
             .iter()
             .filter(|&(&other, source)| {
                 let gain = source.seconds_left() - own_left;
-                other != id && source.wanted > 1 && gain > GAIN_SECONDS_MIN + 2.0 * thief.pace.latency()
+                let least = if source.fellow.is_some() { of_fellow } else { 0.0 };
+                other != id
+                    && source.wanted > 1
+                    && gain > least.max(GAIN_SECONDS_MIN + 2.0 * thief.pace.latency())
             })
             .map(|(_, source)| source)
             .collect();
@@ -95,6 +102,7 @@ impl FetchEngine {
         if self.missing > limit || self.unassigned > 0 {
             return;
         }
+        let is_spared = self.is_spared(id);
         loop {
             let Some(source) = self.sources.get(&id) else { return };
             // One that has not delivered anything yet proves nothing about the others' slowness.
@@ -104,6 +112,9 @@ impl FetchEngine {
             let oldest = self.requests.iter().find_map(|(&request, &piece)| {
                 let active = self.active.get(&piece).filter(|_| source.has(piece))?;
                 let asked = active.find_asked(request).filter(|asked| asked.source != id)?;
+                if is_spared && self.comes_from_fellow(piece) {
+                    return None;
+                }
                 let others = active.not_twice(asked.wanted);
                 (!others.is_empty()).then(|| (piece, first_run(others, source.room())))
             });
@@ -118,6 +129,9 @@ const IDLE_SECONDS: f64 = 0.02;
 
 /// Least time that stealing must save, beyond what it costs to ask.
 const GAIN_SECONDS_MIN: f64 = 0.002;
+
+/// The same, from who fetches itself.
+const GAIN_SECONDS_FELLOW: f64 = 0.25;
 
 /// Most requests stolen by one source at one time.
 const STEALS_MAX: u32 = 4;

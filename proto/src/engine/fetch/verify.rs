@@ -52,6 +52,7 @@ impl FetchEngine {
         let answered = self.active.get_mut(&piece).map_or(0, |active| active.answer(request, run));
         if let Some(source) = self.sources.get_mut(&id) {
             source.outstanding -= answered;
+            self.intake.add(self.now, run.count());
             source.pace.arrived(self.now, run.count(), asked_at, source.outstanding == 0);
         }
         let written = leaves.iter().flatten().count() as u64;
