@@ -136,8 +136,7 @@ impl Node {
                 tls: tls.clone(),
                 hello,
                 catalog: links.catalog.clone(),
-                sessions_max: config.limits.sessions.into(),
-                handshakes_per_second: config.limits.handshakes_per_second.into(),
+                limits: config.limits,
                 max_upload: config.max_upload,
                 datagrams: Datagrams::new(DatagramsArguments {
                     bind: config.bind,

@@ -10,9 +10,9 @@ use ftx_node::actors::catalog::{Catalog, CatalogArguments, CatalogMessage};
 use ftx_node::actors::link::Link;
 use ftx_node::actors::server::{Server, ServerArguments, ServerMessage, ServerStatistics};
 use ftx_node::clock::Clock;
+use ftx_node::config::Limits;
 use ftx_node::identity::Identity;
 use ftx_node::limits::{DATAGRAM_ASKED_BYTES_MAX, DATAGRAM_PROBES_BURST};
-use ftx_node::limits::{HANDSHAKES_PER_SECOND, SESSIONS_MAX};
 use ftx_node::net::connection::{self, Connection, Dialling};
 use ftx_node::net::datagram::seal::{Opener, Sealer, Side};
 use ftx_node::net::datagram::serving::{DatagramStatistics, Datagrams, DatagramsArguments};
@@ -85,8 +85,7 @@ impl Giver {
             tls: tls.clone(),
             hello: hello(),
             catalog: links.0.clone(),
-            sessions_max: SESSIONS_MAX.into(),
-            handshakes_per_second: HANDSHAKES_PER_SECOND.into(),
+            limits: Limits::default(),
             max_upload,
             datagrams: datagrams.clone(),
             inbox: None,
@@ -101,13 +100,8 @@ impl Giver {
 
     /// A session, subscribed to the file.
     async fn session(&self) -> Connection {
-        let dialling = Dialling {
-            addr: self.addr,
-            local: None,
-            tls: self.tls.clone(),
-            hello: hello(),
-            tries: Tries::default(),
-        };
+        let (addr, tls, tries) = (self.addr, self.tls.clone(), Tries::default());
+        let dialling = Dialling { addr, local: None, tls, hello: hello(), tries };
         let mut session = connection::dial(dialling).await.unwrap();
         session.writer.write(&Message::Subscribe { root: self.root }, b"").await.unwrap();
         let described = session.reader.read().await.unwrap();

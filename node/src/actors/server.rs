@@ -30,6 +30,7 @@ use super::places::{Place, who_goes};
 use super::session::{Session, SessionArguments, SessionMessage};
 use super::turns::Turns;
 use crate::clock::Clock;
+use crate::config::Limits;
 use crate::inbox::Inbox;
 use crate::limits::TRUST_INTERVAL;
 use crate::net::datagram::serving::{DatagramStatistics, Datagrams};
@@ -50,10 +51,8 @@ pub struct ServerArguments {
     pub hello: Hello,
     /// What there is to serve.
     pub catalog: Link<CatalogMessage>,
-    /// Sessions that others may have at once.
-    pub sessions_max: usize,
-    /// Connections that may begin a second.
-    pub handshakes_per_second: u32,
+    /// How many sessions there may be, and how many may begin a second.
+    pub limits: Limits,
     /// Bytes per second that all sessions together may send; `None` for no limit.
     pub max_upload: Option<u64>,
     /// Who serves chunks in datagrams; outlives restarts of the actor.
@@ -243,7 +242,7 @@ impl Actor for Server {
         let accepting = Accepting {
             system: "sessions",
             listener: Arc::clone(&arguments.listener),
-            connections_max: arguments.sessions_max,
+            connections_max: arguments.limits.sessions.into(),
             accepted: ServerMessage::Accepted,
             make_room: Some(ServerMessage::MakeRoom),
             turned_away: Arc::clone(&turned_away),
@@ -264,7 +263,7 @@ impl Actor for Server {
             statistics: ServerStatistics::default(),
             turned_away,
             hasher: RandomState::new(),
-            turns: Turns::new(arguments.clock.now(), arguments.handshakes_per_second),
+            turns: Turns::new(arguments.clock.now(), arguments.limits.handshakes_per_second.into()),
             arguments,
         })
     }
@@ -519,7 +518,6 @@ impl ServerState {
 mod tests {
     use super::*;
     use crate::identity::Identity;
-    use crate::limits::{HANDSHAKES_PER_SECOND, SESSIONS_MAX};
     use crate::net::datagram::serving::DatagramsArguments;
     use crate::net::datagram::socket::Mode;
     use ractor::rpc::CallResult;
@@ -533,8 +531,7 @@ mod tests {
             tls,
             hello: Hello { instance: Instance(1), name: String::new() },
             catalog: Link::default(),
-            sessions_max: SESSIONS_MAX.into(),
-            handshakes_per_second: HANDSHAKES_PER_SECOND.into(),
+            limits: Limits::default(),
             max_upload: None,
             datagrams: Datagrams::new(DatagramsArguments {
                 bind: Some(std::net::Ipv4Addr::LOCALHOST.into()),
