@@ -100,9 +100,8 @@ impl Giver {
 
     /// A session, subscribed to the file.
     async fn session(&self) -> Connection {
-        let (addr, tls, tries) = (self.addr, self.tls.clone(), Tries::default());
-        let dialling = Dialling { addr, local: None, tls, hello: hello(), tries };
-        let mut session = connection::dial(dialling).await.unwrap();
+        let (addr, tls, hello, tries) = (self.addr, self.tls.clone(), hello(), Tries::default());
+        let mut session = connection::dial(Dialling { addr, local: None, tls, hello, tries }).await.unwrap();
         session.writer.write(&Message::Subscribe { root: self.root }, b"").await.unwrap();
         let described = session.reader.read().await.unwrap();
         assert!(matches!(described, Some(Message::Describe { whole: true, .. })), "{described:?}");
