@@ -29,7 +29,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     if bytes >= 1.0 && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(wrong()) }
 }
 
-/// Seconds, with or without a fraction. More than [`SECONDS_MAX`] are as good as that.
+/// Seconds, with or without a fraction. More than a hundred years are as good as that.
 ///
 /// # Errors
 /// What is wrong with the text.
