@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,6 +38,17 @@ impl TestNet {
         let common = ["--bind", "127.0.0.1", "--port", &port.number.to_string()];
         let machine = Machine::new(binary, &[], &common, Arc::new(Scratch::new()));
         TestNet { machine, port }
+    }
+
+    /// A fresh network where something else listens for connections at the port.
+    pub fn with_port_taken(binary: &str) -> (Self, TcpListener) {
+        loop {
+            let net = TestNet::new(binary);
+            // The port is free for datagrams; a connection of another test may have it.
+            if let Ok(taken) = TcpListener::bind(("127.0.0.1", net.port())) {
+                return (net, taken);
+            }
+        }
     }
 
     /// The port on which the nodes of this network find each other.

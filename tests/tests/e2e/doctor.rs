@@ -1,11 +1,11 @@
 //! What is wrong with a machine, as `doctor` finds it. What is wrong with a network is in `lan_doctor`.
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use ftx_tests::share::put;
-use ftx_tests::{Finished, Machine, net};
+use ftx_tests::{Finished, Machine, TestNet, binary, net};
 use serde_json::Value;
 
 fn examine(machine: &Machine, state: &Path) -> Finished {
@@ -73,13 +73,7 @@ fn nobody_else_there_is_a_warning() {
 
 #[test]
 fn whoever_has_the_port_is_named() {
-    let (net, taken) = loop {
-        let net = net!();
-        // The port is free for datagrams; a connection of another test may have it.
-        if let Ok(taken) = TcpListener::bind(("127.0.0.1", net.port())) {
-            break (net, taken);
-        }
-    };
+    let (net, taken) = TestNet::with_port_taken(binary!());
     let node = net.share(&net.folder());
     assert_ne!(node.port(), taken.local_addr().unwrap().port());
 

@@ -1,9 +1,7 @@
 //! What the command line refuses, and how it says so.
 
-use std::net::TcpListener;
-
 use ftx_tests::share::put;
-use ftx_tests::{Content, net};
+use ftx_tests::{Content, TestNet, binary, net};
 
 #[test]
 fn what_makes_no_sense_is_a_usage_error() {
@@ -57,8 +55,7 @@ fn a_share_that_does_not_exist_is_named() {
 
 #[test]
 fn a_session_port_in_use_is_moved_on_from() {
-    let net = net!();
-    let _taken = TcpListener::bind(("127.0.0.1", net.port())).expect("the port is free for TCP");
+    let (net, _taken) = TestNet::with_port_taken(binary!());
     let folder = net.folder();
     let content = Content::new(1601, 100_000);
     put(&folder, "image.iso", &content.bytes);
