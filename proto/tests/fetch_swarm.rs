@@ -89,6 +89,21 @@ fn a_slow_one_does_not_hold_up_the_others() {
 }
 
 #[test]
+fn a_slow_one_that_has_much_does_not_hold_down_who_comes_late() {
+    for (seed, up) in [(1, 64.0), (2, 320.0), (3, 640.0), (4, 1280.0)] {
+        let mut swarm = Swarm::new(seed, 64 * MIB, origin());
+        // It gets and gives little: half of the content is there when the other one begins.
+        swarm.add(Member { down: 320.0, up, ..Member::default() });
+        swarm.add(Member { begins_at: Duration::from_secs(6), ..Member::default() });
+        swarm.run(MINUTE);
+        let late = swarm.times()[1];
+        eprintln!("up {up}: {late} s, sent {}", swarm.origin_sent());
+        // Alone it needs 1.28 s.
+        assert!(late < 1.6, "up {up}: {late} s");
+    }
+}
+
+#[test]
 fn who_dies_is_not_waited_for() {
     for seed in 1..4 {
         let mut swarm = Swarm::new(seed, 64 * MIB, origin());

@@ -32,14 +32,22 @@ impl FetchEngine {
     }
 
     /// Whether what this source can send is to be spared for what nobody else has: where no more sources have everything
-    /// than there are fellows. Of more there is enough for everybody.
+    /// than there are fellows, since of more there is enough for everybody, and where fellows together give about as fast as
+    /// this source does: one that is slower must not hold anybody down to its own speed.
     pub(super) fn is_spared(&self, id: SourceId) -> bool {
         let is_whole = |source: &Source| matches!(source.holding, Holding::Whole);
-        if self.name.is_none() || !self.sources.get(&id).is_some_and(is_whole) {
+        let Some(source) = self.sources.get(&id).filter(|source| self.name.is_some() && is_whole(source))
+        else {
             return false;
+        };
+        let fellows = self.sources.values().filter(|source| source.fellow.is_some());
+        let (mut count, mut rate) = (0, 0.0);
+        for fellow in fellows {
+            count += 1;
+            rate += if fellow.is_responsive() { fellow.pace.rate() } else { 0.0 };
         }
-        let fellows = self.sources.values().filter(|source| source.fellow.is_some()).count();
-        fellows > 0 && self.sources.values().filter(|source| is_whole(source)).count() <= fellows
+        let whole = self.sources.values().filter(|source| is_whole(source)).count();
+        count > 0 && whole <= count && rate >= source.pace.rate() * SPARING_SHARE
     }
 
     /// Whether a fellow will soon give the piece.
@@ -188,6 +196,9 @@ const IDLE_SECONDS: f64 = 0.05;
 
 /// What a fellow will give within this comes soon. On a busy machine even who gives at once takes its time.
 pub(super) const SOON_SECONDS: f64 = 1.0;
+
+/// Fellows that give less than this share of what a source gives do not make up for it.
+const SPARING_SHARE: f64 = 0.5;
 
 /// What a fellow gets within this is under way to it already, or will be before our asking is answered.
 const AHEAD_SECONDS: f64 = 0.5;
