@@ -66,7 +66,7 @@ pub(super) async fn put(
 
 fn tell(file: &str, report: &PutReport, output: &Output) {
     let PutReport { peer, name, root, size, before, resumed, elapsed } = report;
-    let rate = if *before { 0.0 } else { per_second(size - resumed, *elapsed) };
+    let rate = if *before { 0.0 } else { per_second(size.saturating_sub(*resumed), *elapsed) };
     output.event(
         "done",
         json!({

@@ -62,18 +62,29 @@ impl Node {
     /// [`Code::NoNode`], [`Code::NotFound`] or [`Code::Ambiguous`] if the node is not found; [`Code::Refused`],
     /// [`Code::DiskFull`] or [`Code::Exists`] if it does not take the file; [`Code::Partial`] if it goes away.
     pub async fn put(&self, request: &PutRequest, meter: &Meter) -> Result<PutReport, Error> {
-        let addrs = self.addresses_of(request).await?;
-        // Before all is hashed: whether it can be reached at all, and who it is.
-        let peer = self.reach(&addrs).await?.peer;
-        self.tls.admission.name_the_only_one(peer.node);
+        let Place { mut addrs, node } = self.place_of(request).await?;
+        // Before all is hashed: whether it can be reached at all, and who it is. From here on nobody else is.
+        let Peer { node, addr, .. } = self.reach(&addrs, node).await?.peer;
+        self.tls.admission.name_the_only_one(node);
+        // Where it was is asked first; the others may keep one waiting.
+        addrs.sort_by_key(|other| *other != addr);
         let (root, size) = self.root_of(&request.shared, meter).await?;
         let begun = Instant::now();
         let port = self.announce.port;
         let put = Message::Put { name: request.name.clone(), size, root, port };
         let mut refused = None;
         while refused.is_none() || begun.elapsed() < BUSY_MAX {
+            let mut unreached = None;
+            let mut asked = false;
             for addr in &addrs {
-                let mut session = self.reach(std::slice::from_ref(addr)).await?;
+                let mut session = match self.reach(std::slice::from_ref(addr), Some(node)).await {
+                    Ok(session) => session,
+                    Err(error) => {
+                        unreached = Some(error);
+                        continue;
+                    }
+                };
+                asked = true;
                 let mut putting = Putting { meter, size, resumed: None };
                 match putting.follow(&mut session, &put).await? {
                     Ok((name, before)) => {
@@ -92,6 +103,9 @@ impl Node {
                     }
                 }
             }
+            if let Some(error) = unreached.filter(|_| !asked) {
+                return Err(error);
+            }
             if matches!(refused, Some((PutRefusal::NoInbox, _))) {
                 break;
             }
@@ -100,20 +114,24 @@ impl Node {
         Err(refused.map_or_else(|| Error::other("no node was asked"), |(_, error)| error))
     }
 
-    /// Where the sessions of the node are that the user means.
-    async fn addresses_of(&self, request: &PutRequest) -> Result<Vec<SocketAddr>, Error> {
+    /// Where the sessions of the node are that the user means, and who that is where the network was asked.
+    async fn place_of(&self, request: &PutRequest) -> Result<Place, Error> {
         let to = request.to.as_str();
         let ip = to.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         if let Ok(addr) = ip.map(|ip| SocketAddr::new(ip, request.port)).or_else(|_| to.parse()) {
-            return Ok(vec![addr]);
+            return Ok(Place { addrs: vec![addr], node: None });
         }
         let has_port = to.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         let found = if has_port { Found::default() } else { self.look_for(to, request.patience).await };
-        match found.nodes.len() {
-            1 => return Ok(found.nodes.into_values().flatten().collect()),
-            0 => {}
+        let Found { mut nodes, untrusted, answered } = found;
+        match nodes.len() {
+            0 | 1 => {
+                if let Some((node, addrs)) = nodes.pop_first() {
+                    return Ok(Place { addrs, node: Some(node) });
+                }
+            }
             count => {
-                let ids: Vec<String> = found.nodes.keys().map(NodeId::to_string).collect();
+                let ids: Vec<String> = nodes.keys().map(NodeId::to_string).collect();
                 let message = format!(
                     "'{}' is what {count} nodes are called: {}; name one by the beginning of its id",
                     printable(to),
@@ -122,7 +140,7 @@ impl Node {
                 return Err(Error::new(Code::Ambiguous, message));
             }
         }
-        if let Some(node) = found.untrusted {
+        if let Some(node) = untrusted {
             let message = format!(
                 "{} is not trusted here; `ftx-node trust add {node}` would change that",
                 printable(to)
@@ -132,7 +150,7 @@ impl Node {
         let is_local = matches!(to.rsplit_once(':').map_or(to, |(host, _)| host), "localhost");
         if self.config.bind.is_some_and(|bind| bind.is_loopback()) && !is_local {
             // Whoever is confined to this machine asks nobody else what a name means.
-            return Err(nobody(to, found.answered));
+            return Err(nobody(to, answered));
         }
         let host = if has_port { to.to_owned() } else { format!("{to}:{}", request.port) };
         let resolved = timeout(RESOLVE_MAX, tokio::net::lookup_host(host)).await;
@@ -141,9 +159,10 @@ impl Node {
         let usable = |addr: &SocketAddr| local.is_none_or(|local| local.is_ipv4() == addr.is_ipv4());
         let addrs: Vec<_> = addrs.into_iter().filter(usable).collect();
         if !addrs.is_empty() {
-            return Ok(addrs);
+            // Should a host be called as the id of a node is, it has to be that node.
+            return Ok(Place { addrs, node: to.parse().ok() });
         }
-        Err(nobody(to, found.answered))
+        Err(nobody(to, answered))
     }
 
     /// Asks the network for nodes of this name, or whose id begins so.
@@ -151,10 +170,12 @@ impl Node {
         let mut offers = self.find(Want::All);
         let mut until = Instant::now() + patience;
         let mut found = Found::default();
+        let exact: Option<NodeId> = to.parse().ok();
         while let Ok(Some(offer)) = timeout_at(until, offers.recv()).await {
             found.answered += 1;
             let from = offer.offer.from;
-            if !is_named(to, from.node, &from.name) {
+            // Anybody can call itself by the id of another.
+            if !exact.map_or_else(|| is_named(to, from.node, &from.name), |node| node == from.node) {
                 continue;
             }
             if !offer.admitted {
@@ -172,12 +193,20 @@ impl Node {
         found
     }
 
-    /// A session with the first of these that answers.
-    async fn reach(&self, addrs: &[SocketAddr]) -> Result<Connection, Error> {
+    /// A session with the first of these that answers; where it is known who it has to be, with the first that is this node.
+    ///
+    /// What led here proves nothing: anybody may say of any node that it is where the speaker is.
+    async fn reach(&self, addrs: &[SocketAddr], node: Option<NodeId>) -> Result<Connection, Error> {
         let mut failed = Error::other("there is nowhere to connect to");
         for addr in addrs {
             match connection::dial(self.dialling(*addr)).await {
-                Ok(session) => return Ok(session),
+                Ok(session) => match node.filter(|node| *node != session.peer.node) {
+                    None => return Ok(session),
+                    Some(node) => {
+                        failed = another(&session.peer, node);
+                        tracing::warn!("{failed}; it gets nothing");
+                    }
+                },
                 Err(error) => failed = unreachable(*addr, &error),
             }
         }
@@ -205,6 +234,13 @@ impl Node {
             tokio::time::sleep(HASHED_POLL).await;
         }
     }
+}
+
+/// Where a node may be.
+struct Place {
+    addrs: Vec<SocketAddr>,
+    /// Who has to be there; none: whoever is.
+    node: Option<NodeId>,
 }
 
 /// Who is called as the user says.
@@ -265,6 +301,8 @@ impl Putting<'_> {
     }
 
     fn reached(&mut self, bytes: u64) {
+        // It is the other side that says so.
+        let bytes = bytes.min(self.size);
         if self.resumed.is_none() {
             self.resumed = Some(bytes);
             self.meter.begin(self.size, bytes);
@@ -286,6 +324,10 @@ fn shown(peer: &Peer) -> String {
 fn unreachable(addr: SocketAddr, error: &ConnectError) -> Error {
     let code = if error.refused_with().is_some() { Code::Refused } else { Code::Network };
     Error::new(code, format!("no session with {addr}: {error}"))
+}
+
+fn another(peer: &Peer, node: NodeId) -> Error {
+    Error::new(Code::Network, format!("at {} is node {}, not {}", peer.addr, peer.node.short(), node.short()))
 }
 
 fn refusal(peer: &Peer, why: PutRefusal, text: &str) -> Error {

@@ -1,12 +1,14 @@
 //! Trouble with an inbox: nodes that put what cannot be, ask for room and give nothing, or want all there is; a full disk.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ftx_proto::digest::Root;
 use ftx_proto::wire::session::{Message, PutRefusal};
 use ftx_tests::data::MIB;
-use ftx_tests::evil::{Raw, Stranger};
+use ftx_tests::evil::{Evil, Raw, Stranger};
 use ftx_tests::inside::{self, Namespaces};
 use ftx_tests::share::put;
 use ftx_tests::{Content, Invocation, Share, TestNet, listing, net};
@@ -48,6 +50,58 @@ fn eventually(what: &str, is_so: impl Fn() -> bool) {
 
 fn putting(net: &TestNet, file: &Path, to: &str) -> Invocation {
     net.node(["put"]).arg(file).args([to, "--json"]).deadline(Duration::from_secs(180))
+}
+
+/// Somebody who says what `honest` says of itself, but is at another port: its own, or this one. It counts what is put.
+fn impostor(honest: &str, port: Option<u16>) -> (Evil, Arc<AtomicUsize>) {
+    let puts = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&puts);
+    let node = honest.parse().expect("an id");
+    let evil = Evil::start(
+        "bait",
+        &Content::new(2221, 1000),
+        move |offer| {
+            // Among addresses of IPv4 the last that is heard of is the first that is tried.
+            std::thread::sleep(Duration::from_millis(50));
+            offer.from.node = node;
+            offer.from.name = "office".to_owned();
+            offer.from.port = port.unwrap_or(offer.from.port);
+        },
+        move |message, answers| {
+            let Message::Put { name, root, .. } = message else { return Some(answers) };
+            counted.fetch_add(1, Ordering::Relaxed);
+            Some(vec![(Message::HavePut { root: *root, name: name.clone(), before: true }, vec![])])
+        },
+    );
+    (evil, puts)
+}
+
+#[test]
+fn who_says_to_be_another_node_gets_nothing() {
+    let net = net!();
+    let inbox = net.folder();
+    let office = office(&net, &inbox);
+    let content = Content::new(2222, MIB);
+    let file = put(&net.folder(), "report.pdf", &content.bytes);
+    let id = office.node().to_owned();
+    let (evil, puts) = impostor(&id, None);
+    // Nobody takes sessions at this port.
+    let (stale, _) = impostor(&id, Some(1));
+    let to = |to: &str| {
+        putting(&net, &file, to).args(["--peer", &evil.peer, "--peer", &stale.peer, "--timeout", "3"]).run()
+    };
+    for by in ["office", &id, &id[..12]] {
+        let done = to(&format!("ftx://{by}"));
+        assert_eq!(done.done()["node"], id, "{}", done.said());
+        content.expect_in(&inbox.join(done.done()["name"].as_str().expect("its name")));
+    }
+    office.stop();
+    for by in ["office", &id, &id[..12]] {
+        let failed = to(&format!("ftx://{by}"));
+        assert_ne!(failed.status, 0, "{}", failed.said());
+        assert!(failed.said().contains("it gets nothing"), "{}", failed.said());
+    }
+    assert_eq!(puts.load(Ordering::Relaxed), 0, "nobody said what there is to an impostor");
 }
 
 #[test]
