@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ftx_proto::digest::NodeId;
 use ftx_proto::name::printable;
+use rustix::fs::FlockOperation;
 
 use crate::error::{Code, Error};
 
@@ -120,6 +121,7 @@ fn read_text(path: &Path) -> Result<String, Error> {
 /// # Errors
 /// As for [`read`], and where the file cannot be written.
 pub fn add(path: &Path, node: NodeId, name: Option<&str>) -> Result<bool, Error> {
+    let _lock = lock(path)?;
     let text = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => HEADER.to_owned(),
         _ => read_text(path)?,
@@ -152,6 +154,9 @@ pub fn add(path: &Path, node: NodeId, name: Option<&str>) -> Result<bool, Error>
 /// # Errors
 /// [`Code::NotFound`] if nobody is meant, [`Code::Ambiguous`] if several are; and as for [`add`].
 pub fn remove(path: &Path, who: &str) -> Result<Trusted, Error> {
+    // Where there is none, no lock is left either.
+    read_text(path)?;
+    let _lock = lock(path)?;
     let text = read_text(path)?;
     let digits = who.to_ascii_lowercase();
     let is_prefix = |node: &NodeId| digits.len() >= 8 && node.to_string().starts_with(&digits);
@@ -170,6 +175,20 @@ pub fn remove(path: &Path, who: &str) -> Result<Trusted, Error> {
         }
         _ => Err(Error::new(Code::Ambiguous, format!("'{}' may be several nodes", printable(who)))),
     }
+}
+
+/// From now on nobody else changes the file, until this is dropped: of two changes at the same time neither is lost.
+fn lock(path: &Path) -> Result<fs::File, Error> {
+    // Through a link it is the same file, and has to be the same lock.
+    let mut name = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).into_os_string();
+    name.push(".lock");
+    let locking = || {
+        let lock = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&name)?;
+        // Whoever holds it is as soon done as this is.
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
+        Ok(lock)
+    };
+    locking().map_err(|error| unwritable(path, &error))
 }
 
 /// The text without the lines of some nodes.
@@ -199,12 +218,16 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
     writing().map_err(|error| {
         // The first error is the one that counts.
         let _ = fs::remove_file(&draft);
-        let code = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Code::DiskFull,
-            _ => Code::Other,
-        };
-        Error::new(code, format!("trusted nodes: {} cannot be written: {error}", path.display()))
+        unwritable(path, &error)
     })
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Error {
+    let code = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Code::DiskFull,
+        _ => Code::Other,
+    };
+    Error::new(code, format!("trusted nodes: {} cannot be written: {error}", path.display()))
 }
 
 /// What a new file begins with.
@@ -370,7 +393,32 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains("# a remark\n# without an end\n"), "{text}");
         assert_eq!(read(&path).unwrap(), []);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no draft is left");
+        let mut left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["trust", "trust.lock"], "no draft is left");
+    }
+
+    #[test]
+    fn of_changes_at_the_same_time_none_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trust");
+        let link = dir.path().join("link");
+        for byte in 1..=8 {
+            add(&path, id(byte), None).unwrap();
+        }
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        std::thread::scope(|scope| {
+            for byte in 1..=8 {
+                let (path, link) = (&path, &link);
+                scope.spawn(move || remove(path, &id(byte).to_string()).unwrap());
+                scope.spawn(move || add(path, id(100 + byte), None).unwrap());
+                scope.spawn(move || add(link, id(200 + byte), None).unwrap());
+            }
+        });
+        let mut there: Vec<u8> = read(&path).unwrap().iter().map(|trusted| trusted.node.0[0]).collect();
+        there.sort_unstable();
+        assert_eq!(there, (101..=108).chain(201..=208).collect::<Vec<u8>>());
     }
 
     #[test]

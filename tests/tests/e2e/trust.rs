@@ -209,6 +209,20 @@ fn the_file_is_checked_and_edited_line_by_line() {
 }
 
 #[test]
+fn nodes_that_are_added_at_the_same_time_are_all_there() {
+    let net = net!();
+    let file = net.folder().join("trust");
+    let ids: Vec<String> = (1..=24).map(|number| format!("{number:064x}")).collect();
+    let add = |id| net.node(["trust", "add", id, "--json", "--trust"]).arg(&file).start();
+    let running: Vec<_> = ids.iter().map(|id| add(id.as_str())).collect();
+    for running in running {
+        running.finish().expect_status(0);
+    }
+    let listed = trust(&net, &file, &["ls"]);
+    assert_eq!(listed.done()["nodes"], ids.len(), "{}", listed.said());
+}
+
+#[test]
 fn the_file_in_the_state_folder_counts_only_where_it_is_named() {
     let net = net!();
     let (state, id) = identity(&net);
