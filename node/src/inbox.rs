@@ -295,12 +295,16 @@ async fn follow(fetch: &mut Fetch, saying: &Saying) -> Result<Report, Error> {
     let progress = fetch.progress.clone();
     let mut ticks = tokio::time::interval(PUT_TOLD_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = None;
     loop {
         tokio::select! {
             done = fetch.done() => return done,
             () = saying.ended() => break,
             _ = ticks.tick() => {
                 let bytes = progress.borrow().bytes;
+                if told.replace(bytes) != Some(bytes) {
+                    saying.is_busy();
+                }
                 saying.say(Message::Putting { bytes }).await;
             }
         }

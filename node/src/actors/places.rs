@@ -42,18 +42,20 @@ enum Use {
 /// Which of these is missed least when somebody at `newcomer` waits for a place. Nobody, if it is not fair.
 ///
 /// What is busy, or has only begun, goes only where its address keeps more than the newcomer gets, or else its peer keeps
-/// another one.
+/// another one. What waits at an address for its handshake counts as if it had a place: otherwise one that makes thousands of
+/// connections which end at once would seem to have none. Nothing goes for an address that has more than its own has.
 pub(super) fn who_goes<K: Copy>(
     taken: impl Iterator<Item = (K, Place)> + Clone,
+    waiting_at: impl Fn(IpAddr) -> usize,
     newcomer: IpAddr,
     now: Time,
 ) -> Option<K> {
     let (mut of_address, mut of_peer) = (HashMap::<IpAddr, usize>::new(), HashMap::<PeerKey, usize>::new());
     for (_, place) in taken.clone() {
-        *of_address.entry(place.from).or_default() += 1;
+        *of_address.entry(place.from).or_insert_with(|| waiting_at(place.from)) += 1;
         place.peer.inspect(|peer| *of_peer.entry(*peer).or_default() += 1);
     }
-    let of_newcomer = of_address.get(&newcomer).copied().unwrap_or(0);
+    let of_newcomer = of_address.get(&newcomer).copied().unwrap_or_else(|| waiting_at(newcomer));
     let used_for = |place: Place| {
         let of_address = of_address.get(&place.from).copied().unwrap_or(0);
         let (has_more, idle) = (of_address >= of_newcomer + 2, now.since(place.active));
@@ -63,6 +65,7 @@ pub(super) fn who_goes<K: Copy>(
         };
         let of_peer = of_peer.get(&peer).copied().unwrap_or(0);
         match () {
+            () if place.from != newcomer && of_newcomer > of_address => None,
             () if idle >= SESSION_QUIET_MIN => Some(Use::Quiet),
             () if has_more => Some(Use::OfAddress(Reverse(of_address))),
             () if of_peer > 1 => Some(Use::OfPeer(Reverse(of_peer))),
@@ -84,12 +87,18 @@ mod tests {
 
     /// Of each place the address, the peer (0 for none yet), and the seconds since it was active.
     fn goes(taken: &[(u8, u64, u64)], newcomer: u8) -> Option<usize> {
+        goes_with(taken, 0, newcomer)
+    }
+
+    /// The same where so many wait at the newcomer's address.
+    fn goes_with(taken: &[(u8, u64, u64)], waiting: usize, newcomer: u8) -> Option<usize> {
         let addr = |number: u8| IpAddr::from([10, 77, 0, number]);
         let place = |&(from, peer, ago): &(u8, u64, u64)| {
             let active = Time::from_origin(Duration::from_secs(100 - ago));
             Place { from: addr(from), peer: Some(PeerKey(peer)).filter(|peer| peer.0 > 0), active }
         };
-        who_goes(taken.iter().map(place).enumerate(), addr(newcomer), NOW)
+        let waiting_at = |from| if from == addr(newcomer) { waiting } else { 0 };
+        who_goes(taken.iter().map(place).enumerate(), waiting_at, addr(newcomer), NOW)
     }
 
     #[test]
@@ -120,6 +129,15 @@ mod tests {
         assert_eq!(goes(&[(2, 2, 1), (2, 3, 3), (1, 1, 1)], 2), None);
         assert_eq!(goes(&[(1, 1, 1), (2, 2, 3)], 3), None);
         assert_eq!(goes(&[(1, 1, 1), (2, 2, 3), (2, 3, 1)], 1), None);
+    }
+
+    #[test]
+    fn who_has_many_waiting_throws_nobody_else_out() {
+        let taken = [(1, 1, 0), (1, 1, 1), (1, 1, 9), (2, 2, 0)];
+        assert_eq!(goes_with(&taken, 0, 3), Some(2));
+        assert_eq!(goes_with(&taken, 9, 3), None);
+        // Of its own it may.
+        assert_eq!(goes_with(&[(1, 1, 0), (3, 3, 9)], 9, 3), Some(1));
     }
 
     #[test]

@@ -120,6 +120,8 @@ pub enum ServerMessage {
         /// Bytes that were sent.
         bytes: u64,
     },
+    /// What a session's peer puts here goes on.
+    PutGoesOn(SessionId),
     /// A session is closed since its peer broke the protocol.
     BrokeProtocol,
     /// All places are taken and somebody at this address waits for one: whether somebody else has to go.
@@ -315,6 +317,10 @@ impl Actor for Server {
                 }
                 state.engine.handle(now, Input::Spent { bytes });
             }
+            ServerMessage::PutGoesOn(session) => {
+                state.is_active(session, now);
+                return Ok(());
+            }
             ServerMessage::BrokeProtocol => {
                 state.statistics.broke_protocol += 1;
                 return Ok(());
@@ -474,7 +480,8 @@ impl ServerState {
             return true;
         }
         let staying = self.sessions.iter().filter(|(_, open)| !open.leaving);
-        let goes = who_goes(staying.map(|(session, open)| (*session, open.place)), from, now);
+        let places = staying.map(|(session, open)| (*session, open.place));
+        let goes = who_goes(places, |from| self.turns.waiting_at(from), from, now);
         let Some(open) = goes.and_then(|session| self.sessions.get_mut(&session)) else { return false };
         open.leaving = true;
         open.actor.stop(Some("made room for another session".to_owned()));

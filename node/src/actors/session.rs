@@ -401,7 +401,8 @@ impl SessionState {
         }
         match (&self.inbox, &self.peer) {
             (Some(inbox), Some(peer)) => {
-                let saying = Saying::new(self.outgoing.clone(), Arc::clone(&self.permits));
+                let (queue, permits) = (self.outgoing.clone(), Arc::clone(&self.permits));
+                let saying = Saying::new(queue, permits, self.session, self.server.clone());
                 let putting = Arc::clone(inbox).take(proposal, peer.clone(), saying);
                 self.putting = Some(tokio::spawn(putting).abort_handle());
             }

@@ -59,6 +59,11 @@ impl<T> Turns<T> {
         self.remove(most, VecDeque::pop_back)
     }
 
+    /// How many wait there.
+    pub(super) fn waiting_at(&self, from: IpAddr) -> usize {
+        self.waiting.get(&from).map_or(0, VecDeque::len)
+    }
+
     /// The address after the one that had the last turn.
     fn next_address(&self) -> Option<IpAddr> {
         let behind = |last| self.waiting.range((Excluded(last), Unbounded)).next();

@@ -193,6 +193,7 @@ async fn try_dial(dialling: Dialling) -> Result<Connection, ConnectError> {
     let watch = TcpWatch::new(&tcp).ok().inspect(|watch| tries.add(watch));
     let shaken = handshake::connect(&mut tcp, tls.client.clone()).await?;
     let connection = greet(tcp, shaken, addr, hello, &tls).await?;
+    watch.iter().for_each(|watch| tries.is_made(watch));
     Ok(Connection { watch, ..connection })
 }
 

@@ -71,12 +71,25 @@ pub enum Outgoing {
 pub struct Saying {
     queue: mpsc::Sender<Outgoing>,
     permits: Arc<Semaphore>,
+    session: SessionId,
+    server: ActorRef<ServerMessage>,
 }
 
 impl Saying {
-    /// For this queue, whose places these are.
-    pub fn new(queue: mpsc::Sender<Outgoing>, permits: Arc<Semaphore>) -> Self {
-        Saying { queue, permits }
+    /// For this queue of a session, whose places these are.
+    pub fn new(
+        queue: mpsc::Sender<Outgoing>,
+        permits: Arc<Semaphore>,
+        session: SessionId,
+        server: ActorRef<ServerMessage>,
+    ) -> Self {
+        Saying { queue, permits, session, server }
+    }
+
+    /// Lets the Server know that the session is of use, though nothing is asked for or sent in it.
+    pub fn is_busy(&self) {
+        // Without a Server the session is about to end.
+        let _ = self.server.cast(ServerMessage::PutGoesOn(self.session));
     }
 
     /// Says it, unless the session is over.

@@ -25,6 +25,12 @@ impl Tries {
         tries.push(Arc::downgrade(&watch.socket));
     }
 
+    /// This one is made: that all has arrived there says nothing about the next.
+    pub fn is_made(&self, watch: &TcpWatch) {
+        let made = Arc::downgrade(&watch.socket);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|socket| !socket.ptr_eq(&made));
+    }
+
     /// Whether the peer's system has all that was sent over one of them: then nothing was lost on the way there, and the
     /// peer is only slow.
     pub fn has_arrived(&self) -> bool {
@@ -138,6 +144,9 @@ mod tests {
                 std::thread::yield_now();
             }
         }
+        tries.is_made(&watch);
+        assert!(!tries.has_arrived(), "it is not being made any more");
+        tries.add(&watch);
         drop(watch);
         assert!(!tries.has_arrived(), "it is forgotten when it ends");
     }
