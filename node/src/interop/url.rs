@@ -245,17 +245,19 @@ fn decoded(text: &str) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| "its %XX are not UTF-8".to_owned())
 }
 
-/// The text with `%XX` for what would be cut or decoded, and escapes for what would write to a terminal.
+/// The text with `%XX` for what would be cut or decoded, and for what would write to a terminal.
 fn encoded(text: &str, special: &[char]) -> String {
     let mut encoded = String::with_capacity(text.len());
     for c in text.chars() {
-        if c == '%' || special.contains(&c) {
-            encoded.push_str(&format!("%{:02X}", u32::from(c)));
+        let mut buffer = [0; 4];
+        let shown: &str = c.encode_utf8(&mut buffer);
+        if c == '%' || special.contains(&c) || printable(shown).to_string() != shown {
+            shown.bytes().for_each(|byte| encoded.push_str(&format!("%{byte:02X}")));
         } else {
             encoded.push(c);
         }
     }
-    printable(&encoded).to_string()
+    encoded
 }
 
 #[cfg(test)]
