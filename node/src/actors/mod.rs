@@ -28,3 +28,4 @@ pub mod source;
 pub mod step;
 mod turns;
 pub mod udp_get;
+pub mod unwanted;

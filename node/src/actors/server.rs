@@ -29,6 +29,7 @@ use super::link::Link;
 use super::places::{Place, who_goes};
 use super::session::{Session, SessionArguments, SessionMessage};
 use super::turns::Turns;
+use super::unwanted::Unwanted;
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::inbox::Inbox;
@@ -190,6 +191,7 @@ pub struct ServerState {
     turned_away: Arc<AtomicU64>,
     hasher: RandomState,
     turns: Turns<Newcomer>,
+    unwanted: Arc<Unwanted>,
 }
 
 /// A connection that waits for its handshake.
@@ -265,6 +267,7 @@ impl Actor for Server {
             statistics: ServerStatistics::default(),
             turned_away,
             hasher: RandomState::new(),
+            unwanted: Arc::default(),
             turns: Turns::new(arguments.clock.now(), arguments.limits.handshakes_per_second.into()),
             arguments,
         })
@@ -418,6 +421,7 @@ impl ServerState {
             catalog: self.arguments.catalog.clone(),
             datagrams: self.arguments.datagrams.clone(),
             inbox: self.arguments.inbox.clone(),
+            unwanted: Arc::clone(&self.unwanted),
             data: self.arguments.data.clone(),
         };
         match Session::spawn_linked(None, Session, arguments, myself.get_cell()).await {

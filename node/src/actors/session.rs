@@ -7,8 +7,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::Root;
@@ -29,10 +29,11 @@ use tokio::time::timeout;
 use super::catalog::CatalogMessage;
 use super::link::{LastWord, Link};
 use super::server::ServerMessage;
+use super::unwanted::Unwanted;
 use crate::catalog::{ContentReader, Have};
 use crate::inbox::{Inbox, Proposal, no_inbox};
 use crate::limits::{HAVE_INTERVAL, SESSION_CONTENTS_MAX, SESSION_IDLE_MAX, SESSION_MESSAGES_MAX};
-use crate::net::connection::{self, ConnectError, Peer};
+use crate::net::connection::{self, Peer};
 use crate::net::datagram::seal::DatagramSecret;
 use crate::net::datagram::serving::{DatagramConnection, Datagrams, Served};
 use crate::net::frame::FrameError;
@@ -67,6 +68,8 @@ pub struct SessionArguments {
     pub datagrams: Datagrams,
     /// Where files go that are put; none: nowhere.
     pub inbox: Option<Arc<Inbox>>,
+    /// Tells of connections that are not wanted.
+    pub unwanted: Arc<Unwanted>,
     /// Where the connection does its work.
     pub data: Handle,
 }
@@ -167,6 +170,7 @@ impl Actor for Session {
             catalog,
             datagrams,
             inbox,
+            unwanted,
             data,
         } = arguments;
         let permits = Arc::new(Semaphore::new(SESSION_MESSAGES_MAX));
@@ -189,7 +193,7 @@ impl Actor for Session {
                 }
                 Err(error) => {
                     if error.refused_with().is_some() {
-                        tell_unwanted(addr, &error);
+                        unwanted.tell(addr, &error);
                     } else {
                         tracing::info!(%addr, %error, "a connection that did not become a session");
                     }
@@ -526,30 +530,6 @@ const GOODBYE_MAX: Duration = Duration::from_secs(2);
 
 /// Grants that a session may have at once; see [`ftx_proto::engine::serve::ServeConfig`].
 const GRANTS_MAX: usize = 16;
-
-/// Tells of a connection that one of the two sides does not want: at most one in [`UNWANTED_INTERVAL`], since whoever is not
-/// wanted can come as often as it likes. How many were not told since the last one is.
-fn tell_unwanted(addr: SocketAddr, error: &ConnectError) {
-    /// When the last one was told, and how many were not since.
-    static TOLD: Mutex<(Option<Instant>, u64)> = Mutex::new((None, 0));
-    let others = {
-        let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.0.is_some_and(|last| last.elapsed() < UNWANTED_INTERVAL) {
-            told.1 += 1;
-            None
-        } else {
-            Some(std::mem::replace(&mut *told, (Some(Instant::now()), 0)).1)
-        }
-    };
-    match others {
-        None => tracing::debug!(%addr, "no session: {error}"),
-        Some(0) => tracing::warn!(%addr, "no session: {error}"),
-        Some(others) => tracing::warn!(%addr, others, "no session: {error}"),
-    }
-}
-
-/// How often connections are told that are not wanted.
-const UNWANTED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Hands the peer's messages to the session until the connection ends; says why it did.
 async fn read_messages<R: tokio::io::AsyncRead + Unpin>(
