@@ -73,15 +73,7 @@ impl Evil {
         announced: impl Fn(&mut Offer) + Send + Sync + 'static,
         twist: impl Fn(&Message, Answers) -> Option<Answers> + Send + Sync + 'static,
     ) -> Self {
-        let served = Served::new(content.bytes.clone());
-        let entry = OfferEntry {
-            name: name.parse().expect("a name"),
-            kind: OfferedKind::File,
-            size: content.size(),
-            mtime: 0,
-            root: OfferedRoot::Whole(served.root),
-        };
-        Self::serve(vec![served], entry, vec![identity()], announced, Box::new(twist))
+        Self::serve_file(name, content, vec![identity()], announced, Box::new(twist))
     }
 
     /// The same with other faces: the first that it shows is the one that it announces, then come the others in turn.
@@ -91,15 +83,7 @@ impl Evil {
         faces: Vec<(NodeId, Tls)>,
         twist: impl Fn(&Message, Answers) -> Option<Answers> + Send + Sync + 'static,
     ) -> Self {
-        let served = Served::new(content.bytes.clone());
-        let entry = OfferEntry {
-            name: name.parse().expect("a name"),
-            kind: OfferedKind::File,
-            size: content.size(),
-            mtime: 0,
-            root: OfferedRoot::Whole(served.root),
-        };
-        Self::serve(vec![served], entry, faces, |_| {}, Box::new(twist))
+        Self::serve_file(name, content, faces, |_| {}, Box::new(twist))
     }
 
     /// The same with a folder of these files, in order, and links; `spoil` may change what says what is in it.
@@ -137,6 +121,24 @@ impl Evil {
             root: OfferedRoot::Whole(manifest.root()),
         };
         Self::serve(vec![list, all], entry, vec![identity()], announced, Box::new(twist))
+    }
+
+    fn serve_file(
+        name: &str,
+        content: &Content,
+        faces: Vec<(NodeId, Tls)>,
+        announced: impl Fn(&mut Offer) + Send + Sync + 'static,
+        twist: Box<Twist>,
+    ) -> Self {
+        let served = Served::new(content.bytes.clone());
+        let entry = OfferEntry {
+            name: name.parse().expect("a name"),
+            kind: OfferedKind::File,
+            size: content.size(),
+            mtime: 0,
+            root: OfferedRoot::Whole(served.root),
+        };
+        Self::serve(vec![served], entry, faces, announced, twist)
     }
 
     fn serve(

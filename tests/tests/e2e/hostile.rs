@@ -16,16 +16,16 @@ use ftx_tests::share::copies;
 use ftx_tests::{Content, Finished, Share, TestNet, net};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const NAME: &str = "image.iso";
+pub(crate) const NAME: &str = "image.iso";
 
 /// Whole pieces and a last chunk of one byte.
-const SIZE: usize = 6 * MIB + 1;
+pub(crate) const SIZE: usize = 6 * MIB + 1;
 
 /// How long a fetch waits that nobody feeds, and what it may take in all.
 const TIMEOUT: &str = "3";
 const IN_TIME: Duration = Duration::from_secs(3 + 12);
 
-fn shared(net: &TestNet, seed: u64, flags: &[&str]) -> (Content, Share) {
+pub(crate) fn shared(net: &TestNet, seed: u64, flags: &[&str]) -> (Content, Share) {
     let content = Content::new(seed, SIZE);
     let share = net.share_with(&copies(net, 1, NAME, &content.bytes)[0], flags);
     share.wait_until_hashed(net, NAME);
@@ -33,7 +33,7 @@ fn shared(net: &TestNet, seed: u64, flags: &[&str]) -> (Content, Share) {
 }
 
 #[track_caller]
-fn still_serves(net: &TestNet, content: &Content) {
+pub(crate) fn still_serves(net: &TestNet, content: &Content) {
     let target = net.folder().join(NAME);
     net.get(NAME, &target).run().done();
     content.expect_in(&target);
@@ -255,7 +255,7 @@ fn garbage_at_the_ports_of_discovery() {
 // ------------------------------------------------------------------------------------------------------------ peers
 
 /// A fetch from an evil source and an honest one that is slow enough for both to be asked.
-fn with_an_honest_one(
+pub(crate) fn with_an_honest_one(
     seed: u64,
     twist: impl Fn(&Message, Answers) -> Option<Answers> + Send + Sync + 'static,
 ) -> (Finished, Evil, Share) {
@@ -287,7 +287,7 @@ fn alone(
 }
 
 #[track_caller]
-fn expect_dropped(fetched: &Finished, evil: &Evil, why: &str) {
+pub(crate) fn expect_dropped(fetched: &Finished, evil: &Evil, why: &str) {
     let dropped = fetched.events.iter().any(|event| {
         event["event"] == "source"
             && event["state"] == "dropped"

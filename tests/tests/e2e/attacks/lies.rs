@@ -7,25 +7,9 @@ use ftx_proto::wire::session::{DatagramsAt, Message, Refusal, WhichHashes};
 use ftx_tests::data::MIB;
 use ftx_tests::evil::{Answers, Evil};
 use ftx_tests::share::put;
-use ftx_tests::{Content, Finished, Share, net};
+use ftx_tests::{Content, Finished, net};
 
-use super::{NAME, SIZE, shared};
-
-/// A fetch from an evil source and an honest one that is slow enough for both to be asked.
-fn beside_an_honest_one(
-    seed: u64,
-    twist: impl Fn(&Message, Answers) -> Option<Answers> + Send + Sync + 'static,
-) -> (Finished, Evil, Share) {
-    let net = net!();
-    let (content, share) = shared(&net, seed, &["--max-upload", "3M"]);
-    let evil = Evil::start(NAME, &content, |_| {}, twist);
-    let target = net.folder().join(NAME);
-    let fetched = net.get(NAME, &target).args(["--peer", &evil.peer]).run();
-    fetched.done();
-    content.expect_in(&target);
-    assert_eq!(fetched.of_source(share.node(), "bad"), 0, "an honest one is blamed\n{}", fetched.said());
-    (fetched, evil, share)
-}
+use super::{NAME, SIZE, expect_dropped, with_an_honest_one};
 
 /// A fetch for which there is nobody else.
 fn alone(
@@ -42,16 +26,6 @@ fn alone(
         _ => assert!(!target.exists(), "{}", ended.said()),
     }
     ended
-}
-
-#[track_caller]
-fn expect_dropped(fetched: &Finished, evil: &Evil, why: &str) {
-    let dropped = fetched.events.iter().any(|event| {
-        event["state"] == "dropped"
-            && event["node"] == evil.node[..]
-            && event["reason"].as_str().is_some_and(|reason| reason.contains(why))
-    });
-    assert!(dropped, "the evil one was not dropped since '{why}'\n{}", fetched.said());
 }
 
 /// Changes the answers to questions for the hashes of pieces.
@@ -75,10 +49,10 @@ fn hashes_of_pieces_that_are_too_few_too_many_or_in_another_order() {
         let first = hashes[..32].to_vec();
         hashes[32..64].copy_from_slice(&first);
     });
-    beside_an_honest_one(3301, few);
-    let (fetched, evil, _share) = beside_an_honest_one(3302, many);
+    with_an_honest_one(3301, few);
+    let (fetched, evil, _share) = with_an_honest_one(3302, many);
     expect_dropped(&fetched, &evil, "too many");
-    beside_an_honest_one(3303, turned);
+    with_an_honest_one(3303, turned);
     alone(3304, few).expect_error(7, "integrity");
     alone(3305, turned).expect_error(7, "integrity");
     alone(3306, same).expect_error(7, "integrity");
@@ -99,7 +73,7 @@ fn hashes_of_pieces_that_never_end() {
         }
         Some(answers)
     };
-    let (fetched, evil, _share) = beside_an_honest_one(3307, endless);
+    let (fetched, evil, _share) = with_an_honest_one(3307, endless);
     expect_dropped(&fetched, &evil, "empty frames");
 }
 
@@ -116,7 +90,7 @@ fn zeros_where_there_are_none() {
         }
         _ => Some(answers),
     };
-    let (fetched, evil, _share) = beside_an_honest_one(3308, zeros);
+    let (fetched, evil, _share) = with_an_honest_one(3308, zeros);
     expect_dropped(&fetched, &evil, "wrong bytes");
     alone(3309, zeros).expect_error(7, "integrity");
 }
@@ -129,7 +103,7 @@ fn more_zeros_than_were_asked_for() {
         }
         _ => Some(answers),
     };
-    let (fetched, evil, _share) = beside_an_honest_one(3310, zeros);
+    let (fetched, evil, _share) = with_an_honest_one(3310, zeros);
     expect_dropped(&fetched, &evil, "beyond its limit");
 }
 
@@ -143,7 +117,7 @@ fn a_second_description_with_another_size() {
         Some(answers)
     };
     // Nobody asked for it; that is no reason to believe it.
-    beside_an_honest_one(3311, again);
+    with_an_honest_one(3311, again);
     alone(3312, again);
 }
 
@@ -171,7 +145,7 @@ fn pieces_that_it_had_once() {
         }
         Some(answers)
     };
-    beside_an_honest_one(3313, forgetful);
+    with_an_honest_one(3313, forgetful);
     let failed = alone(3314, forgetful);
     assert!([10, 12].contains(&failed.status), "{}", failed.said());
 }
@@ -187,7 +161,7 @@ fn answers_to_the_request_before() {
         let mut last = last.lock().expect("nobody panics");
         Some(std::mem::replace(&mut *last, answers))
     };
-    beside_an_honest_one(3315, replaying);
+    with_an_honest_one(3315, replaying);
 }
 
 #[test]
