@@ -3,9 +3,9 @@
 //! `ftx-node put FILE ftx://NODE` says in a session what it has ([`Message::Put`]) and serves it to this node alone, which
 //! fetches it as it would fetch anything: verified, resumable, on any lane. This module decides whether it is taken, from
 //! whom, under which name, within which quota; it tells the putting side how far it is and what became of it. It refuses
-//! to replace anything. A put ends with its session. What is verified by then stays as a part, which counts with its full
-//! size; the next put of that name and content goes on with it, and a week later the next start removes it. Of a put that
-//! gave nothing nothing stays, so that nobody takes room by asking for it.
+//! to replace anything. A put ends with its session. What is verified by then stays as a part, which counts with what it
+//! takes on the disk; the next put of that name and content goes on with it, and after a week without one it is removed. Of
+//! a put that gave nothing nothing stays, so that nobody takes room by asking for it.
 
 use std::collections::HashMap;
 use std::io;
@@ -153,6 +153,13 @@ impl Inbox {
         let places = Arc::new(Semaphore::new(PUTS_MAX));
         let at_work = AtWork::default();
         Inbox { path: config.path.clone(), from: config.from, usage, starter, places, at_work }
+    }
+
+    /// Removes what nobody went on with for long. Blocks on the disk.
+    pub fn remove_forgotten(&self) {
+        if let Err(error) = remove_forgotten_but(&self.path, &self.at_work) {
+            tracing::warn!("{}: what nobody went on with cannot be removed: {error}", self.path.display());
+        }
     }
 
     /// A place among those who put something at once, if this node can have one more.
@@ -359,32 +366,52 @@ async fn is_there(path: &Path, proposal: &Proposal, place: &Arc<Place>) -> Resul
 /// Digits of the id of a node that its folder is called by: as many as nobody finds a second key for.
 const FOLDER_DIGITS: usize = 16;
 
-/// Removes parts in the folders of nodes with which nobody went on for long.
+/// Removes parts in the folders of nodes with which nobody went on for long, before anything is put there.
 ///
 /// # Errors
 /// If a folder cannot be listed, or something in it not removed.
 pub fn remove_forgotten(inbox: &Path) -> io::Result<()> {
-    let now = SystemTime::now();
+    remove_forgotten_but(inbox, &AtWork::default())
+}
+
+/// The same, but not in folders into which something is being put.
+fn remove_forgotten_but(inbox: &Path, at_work: &AtWork) -> io::Result<()> {
     for folder in std::fs::read_dir(inbox)? {
         let folder = folder?;
         if !folder.file_type()?.is_dir() || folder.file_name() == OWN_FOLDER {
             continue;
         }
-        for entry in std::fs::read_dir(folder.path())? {
-            let entry = entry?;
-            let metadata = entry.metadata()?;
-            let quiet = metadata.modified().ok().and_then(|at| now.duration_since(at).ok());
-            let is_forgotten = quiet.is_some_and(|quiet| quiet >= PUT_QUIET_MAX);
-            if !is_own_file(&entry.file_name()) || !metadata.is_file() || !is_forgotten {
-                continue;
-            }
-            let file = std::fs::File::open(entry.path())?;
-            // The journal of a part is locked by whoever is at it; the part itself by nobody, but then it is not quiet.
-            if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                std::fs::remove_file(entry.path())?;
-                tracing::info!("{}: removed; nobody went on with it", entry.path().display());
-            }
+        // Nobody begins there meanwhile.
+        let at_work = at_work.lock().unwrap_or_else(PoisonError::into_inner);
+        if !at_work.keys().any(|busy| folder.file_name() == busy.as_str()) {
+            remove_forgotten_in(&folder.path())?;
         }
+    }
+    Ok(())
+}
+
+fn remove_forgotten_in(folder: &Path) -> io::Result<()> {
+    let now = SystemTime::now();
+    let mut removed = false;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        let quiet = metadata.modified().ok().and_then(|at| now.duration_since(at).ok());
+        let is_forgotten = quiet.is_some_and(|quiet| quiet >= PUT_QUIET_MAX);
+        if !is_own_file(&entry.file_name()) || !metadata.is_file() || !is_forgotten {
+            continue;
+        }
+        let file = std::fs::File::open(entry.path())?;
+        // The journal of a part is locked by whoever is at it; the part itself by nobody, but then it is not quiet.
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            std::fs::remove_file(entry.path())?;
+            removed = true;
+            tracing::info!("{}: removed; nobody went on with it", entry.path().display());
+        }
+    }
+    if removed {
+        // Unless there is something else in it.
+        let _ = std::fs::remove_dir(folder);
     }
     Ok(())
 }
@@ -413,21 +440,36 @@ mod tests {
     #[test]
     fn what_nobody_went_on_with_is_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("ada");
-        std::fs::create_dir(&folder).unwrap();
         let long_ago = SystemTime::now() - PUT_QUIET_MAX - Duration::from_secs(60);
-        for (name, old) in
-            [(".a.ftx-part", true), (".a.ftx-journal", true), (".b.ftx-part", false), ("c", true)]
-        {
-            let file = std::fs::File::create(folder.join(name)).unwrap();
+        for (name, old) in [
+            ("ada/.a.ftx-part", true),
+            ("ada/.a.ftx-journal", true),
+            ("ada/.b.ftx-part", false),
+            ("ada/c", true),
+            ("bob/.a.ftx-part", true),
+            ("eve/.a.ftx-part", true),
+        ] {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let file = std::fs::File::create(path).unwrap();
             if old {
                 file.set_modified(long_ago).unwrap();
             }
         }
+        // Somebody has just begun to go on with it, and has not written anything yet.
+        let at_work = AtWork::default();
+        at_work.lock().unwrap().insert("eve".to_owned(), 1);
+        remove_forgotten_but(dir.path(), &at_work).unwrap();
+        let left = |folder: &str| {
+            let entries = std::fs::read_dir(dir.path().join(folder)).unwrap();
+            let mut left: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            left.sort();
+            left
+        };
+        assert_eq!(left("ada"), [".b.ftx-part", "c"]);
+        assert_eq!(left("eve"), [".a.ftx-part"]);
+        assert_eq!(left(""), ["ada", "eve"], "a folder stays with nothing in it");
         remove_forgotten(dir.path()).unwrap();
-        let mut left: Vec<_> =
-            std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        left.sort();
-        assert_eq!(left, [".b.ftx-part", "c"]);
+        assert_eq!(left(""), ["ada"]);
     }
 }

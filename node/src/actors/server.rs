@@ -21,7 +21,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, Supervi
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::accept::Accepting;
 use super::catalog::CatalogMessage;
@@ -33,7 +33,7 @@ use super::unwanted::Unwanted;
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::inbox::Inbox;
-use crate::limits::TRUST_INTERVAL;
+use crate::limits::{PUT_QUIET_INTERVAL, TRUST_INTERVAL};
 use crate::net::datagram::serving::{DatagramStatistics, Datagrams};
 use crate::net::tls::Tls;
 
@@ -131,6 +131,8 @@ pub enum ServerMessage {
     Tick,
     /// Time to look whether who has a session is still trusted.
     LookWhoIsTrusted,
+    /// Time to remove from the inbox what nobody went on with.
+    TidyInbox,
     /// How much is going on.
     Statistics(RpcReplyPort<ServerStatistics>),
     /// Who has sessions, and what each was given; sessions of one peer are told as one.
@@ -182,8 +184,8 @@ pub struct ServerState {
     by_actor: HashMap<ActorId, SessionId>,
     next_session: u64,
     ticking: Option<AbortHandle>,
-    /// Looks who is trusted, where not everybody is.
-    watching: Option<AbortHandle>,
+    /// Look who is trusted, where not everybody is, and for what is forgotten in the inbox.
+    watching: Vec<AbortHandle>,
     /// What version of that was looked at.
     trust_seen: Option<u64>,
     accepting: AbortHandle,
@@ -253,15 +255,16 @@ impl Actor for Server {
         };
         let accepting = tokio::spawn(accepting.run(myself.clone()));
         let names = arguments.tls.admission.trusted();
-        let watching = names
-            .map(|_| myself.send_interval(TRUST_INTERVAL, || ServerMessage::LookWhoIsTrusted).abort_handle());
+        let trust = names.map(|_| myself.send_interval(TRUST_INTERVAL, || ServerMessage::LookWhoIsTrusted));
+        let inbox = arguments.inbox.as_ref();
+        let tidying = inbox.map(|_| myself.send_interval(PUT_QUIET_INTERVAL, || ServerMessage::TidyInbox));
         Ok(ServerState {
             engine: ServeEngine::new(config, rand::random()),
             sessions: HashMap::new(),
             by_actor: HashMap::new(),
             next_session: 0,
             ticking: None,
-            watching,
+            watching: trust.iter().chain(&tidying).map(JoinHandle::abort_handle).collect(),
             trust_seen: None,
             accepting: accepting.abort_handle(),
             statistics: ServerStatistics::default(),
@@ -342,6 +345,12 @@ impl Actor for Server {
                 let version = tls.admission.version();
                 if std::mem::replace(&mut state.trust_seen, version) != version {
                     state.sessions.values_mut().for_each(|open| open.part_with_untrusted(tls));
+                }
+                return Ok(());
+            }
+            ServerMessage::TidyInbox => {
+                if let Some(inbox) = state.arguments.inbox.clone() {
+                    tokio::task::spawn_blocking(move || inbox.remove_forgotten());
                 }
                 return Ok(());
             }

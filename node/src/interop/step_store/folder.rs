@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
 
-use cap_std::fs::Dir;
+use cap_std::fs::{Dir, DirEntry};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
@@ -133,7 +133,7 @@ pub(super) fn write_small(dir: &Dir, name: &str, bytes: &[u8], replace: bool, la
 pub(super) fn walk(
     base: &Dir,
     top: &[String],
-    tell: &mut dyn FnMut(&[String], u64) -> ControlFlow<()>,
+    tell: &mut dyn FnMut(&[String], &DirEntry) -> ControlFlow<()>,
 ) -> io::Result<()> {
     let mut waiting = vec![top.to_vec()];
     while let Some(parts) = waiting.pop() {
@@ -151,11 +151,8 @@ pub(super) fn walk(
             let path = || parts.iter().cloned().chain([name.clone()]).collect::<Vec<String>>();
             if kind.is_dir() && parts.len() < FOLDERS_DEEP_MAX {
                 waiting.push(path());
-            } else if kind.is_file() {
-                let size = entry.metadata().map_or(0, |metadata| metadata.len());
-                if tell(&path(), size).is_break() {
-                    return Ok(());
-                }
+            } else if kind.is_file() && tell(&path(), &entry).is_break() {
+                return Ok(());
             }
         }
     }

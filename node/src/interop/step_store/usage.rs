@@ -1,9 +1,9 @@
 //! How much of the inbox each user takes, and how much there may be.
 //!
-//! Finished files, objects, and the full size of everything under way count. It is counted by looking through the
-//! folders when the node starts, kept by adding and subtracting, and counted again before somebody is refused, since
-//! files may also be removed by hand. What lies in the inbox itself, beside the folders of the users, is that of those
-//! who push files without a name of their own: all of them together are one user.
+//! Finished files, objects, and the full size of everything under way count; of what was left unfinished counts what is
+//! there. It is counted by looking through the folders when the node starts, kept by adding and subtracting, and counted
+//! again before somebody is refused, since files may also be removed by hand. What lies in the inbox itself, beside the
+//! folders of the users, is that of those who push files without a name of their own: all of them together are one user.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cap_std::ambient_authority;
-use cap_std::fs::Dir;
+use cap_std::fs::{Dir, Metadata, MetadataExt};
 use ftx_proto::interop::step::store::Denial;
 
 use super::{DATA_FOLDER, OWN_FOLDER, folder};
@@ -88,6 +88,11 @@ fn one_of(bytes: u64) -> Amount {
     Amount { bytes, files: 1 }
 }
 
+/// Bytes that a part takes which nobody is at: it has its full size from the start, and holes where nothing is yet.
+fn bytes_of_part(metadata: &Metadata) -> u64 {
+    metadata.len().min(metadata.blocks().saturating_mul(512))
+}
+
 /// Room for a file that is under way. It is given back when this is dropped.
 #[derive(Debug)]
 pub struct Reserved {
@@ -113,7 +118,7 @@ impl Drop for Reserved {
 }
 
 /// Room for a file that is put together under a name of its own in the folder of a user. Dropped, what lies there then
-/// still takes its room, since somebody may go on with it.
+/// still counts, since somebody may go on with it.
 #[derive(Debug)]
 pub struct ReservedPart {
     usage: Arc<InboxUsage>,
@@ -125,12 +130,13 @@ pub struct ReservedPart {
 impl Drop for ReservedPart {
     fn drop(&mut self) {
         let usage = &self.usage;
-        let is_left = usage.size_of(&self.user, &self.part).is_some();
+        let left = usage.left_of(&self.user, &self.part);
         let mut counted = usage.lock();
         counted.parts.remove(&(self.user.clone(), self.part.clone()));
         counted.end_promise(&self.user, self.bytes);
-        if !is_left {
-            counted.subtract(&self.user, self.bytes);
+        counted.subtract(&self.user, self.bytes);
+        if let Some(left) = left {
+            counted.add(&self.user, left);
         }
     }
 }
@@ -176,7 +182,7 @@ impl InboxUsage {
         part: &str,
         bytes: u64,
     ) -> Result<ReservedPart, Denial> {
-        let left = self.size_of(user, part).map(one_of);
+        let left = self.left_of(user, part);
         let place = (user.to_owned(), part.to_owned());
         let mut counted = self.lock();
         if !counted.parts.insert(place.clone()) {
@@ -201,9 +207,10 @@ impl InboxUsage {
         }
     }
 
-    /// How large a file in the folder of a user is, if it is there.
-    fn size_of(&self, user: &str, name: &str) -> Option<u64> {
-        self.root.symlink_metadata(Path::new(user).join(name)).ok().map(|metadata| metadata.len())
+    /// What a part in the folder of a user takes that nobody is at, if it is there.
+    fn left_of(&self, user: &str, part: &str) -> Option<Amount> {
+        let metadata = self.root.symlink_metadata(Path::new(user).join(part)).ok()?;
+        Some(one_of(bytes_of_part(&metadata)))
     }
 
     /// Takes room for one more file in the folder of a user: for something that is under way from now on.
@@ -303,7 +310,7 @@ impl Counted {
         for (user, amount) in &self.promised {
             counted.add(user, *amount);
         }
-        folder::walk(root, &[], &mut |parts, bytes| {
+        folder::walk(root, &[], &mut |parts, entry| {
             let is_promised = |user: &str, name: &str| {
                 is_own_file(OsStr::new(name)) && self.parts.contains(&(user.to_owned(), name.to_owned()))
             };
@@ -318,7 +325,9 @@ impl Counted {
                 [] => None,
             };
             if let Some(user) = user {
-                counted.add(user, one_of(bytes));
+                let is_part = parts.last().is_some_and(|name| is_own_file(OsStr::new(name)));
+                let size = if is_part { bytes_of_part } else { Metadata::len };
+                counted.add(user, one_of(entry.metadata().map_or(0, |metadata| size(&metadata))));
             }
             ControlFlow::Continue(())
         })?;
@@ -366,5 +375,22 @@ mod tests {
         again.keep();
         assert_eq!(refused(&usage, other, 30), Denial::OverQuota);
         drop(usage.reserve_part("ada", other, 20).unwrap());
+    }
+
+    #[test]
+    fn holes_of_a_part_that_nobody_is_at_take_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("ada");
+        fs::create_dir(&place).unwrap();
+        let limits = InboxLimits { user_bytes_max: 1 << 20, total_bytes_max: 2 << 20 };
+        let open = || Arc::new(InboxUsage::open(dir.path(), limits).unwrap());
+        let (usage, part) = (open(), ".a.ftx-part");
+        let room = usage.reserve_part("ada", part, 1 << 20).unwrap();
+        fs::File::create(place.join(part)).unwrap().set_len(1 << 20).unwrap();
+        assert_eq!(usage.reserve_part("ada", ".b.ftx-part", 1).map(drop).unwrap_err(), Denial::OverQuota);
+        drop(room);
+        for usage in [usage, open()] {
+            drop(usage.reserve_part("ada", ".b.ftx-part", 1 << 20).unwrap());
+        }
     }
 }
