@@ -25,6 +25,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
+mod faults;
 pub mod fetch;
 #[cfg(fuzzing)]
 #[doc(hidden)]

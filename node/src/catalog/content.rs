@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use super::bundle::{Bundle, BundleReader};
 use super::places::{Places, PlacesReader};
+use crate::faults;
 use crate::hash;
 use crate::store::{Part, read_parts_at};
 
@@ -320,6 +321,7 @@ impl ContentReader {
     ///
     /// On an error the buffers hold nothing that may be given away.
     pub fn read_parts(&self, parts: &mut [ChunkPart<'_>]) -> Result<(), ReadError> {
+        faults::point("reading what is served");
         let geometry = self.layer.geometry();
         parts.sort_unstable_by_key(|part| (part.chunk, part.from));
         let offset = |part: &ChunkPart<'_>| geometry.offset_of(part.chunk) + part.from as u64;

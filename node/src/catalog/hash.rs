@@ -19,6 +19,7 @@ use ftx_proto::limits::RUN_CHUNKS_MAX;
 use ftx_proto::merkle::{PieceLayer, piece_hash};
 
 use super::content::{Stamp, stamp_of};
+use crate::faults;
 
 /// Pieces that a thread claims at once.
 const RUN_PIECES: u32 = 16;
@@ -153,6 +154,7 @@ impl FileHash {
             if self.is_cancelled() {
                 return Err(HashError::Cancelled);
             }
+            faults::point("hashing");
             let mut leaves = Vec::with_capacity(PIECE_CHUNKS as usize);
             for span in self.geometry.span_of(piece).runs(READ_CHUNKS) {
                 let place = self.geometry.bytes_of(span);

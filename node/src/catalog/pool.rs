@@ -9,8 +9,10 @@
 //! ```
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -277,9 +279,17 @@ impl Shared {
         let _ = rustix::process::nice(NICENESS);
         let mut buffer = Vec::new();
         while let Some(work) = self.wait() {
-            match work {
+            let (Work::Begin(active) | Work::Run(active, _)) = &work;
+            let active = Arc::clone(active);
+            // What is shared with the other threads is whole at any moment.
+            let worked = panic::catch_unwind(AssertUnwindSafe(|| match work {
                 Work::Begin(active) => self.begin(&active, &mut buffer),
                 Work::Run(active, run) => self.run(&active, run, &mut buffer),
+            }));
+            if worked.is_err() {
+                // Its run will never be done; the next scan has it hashed again.
+                active.hash.get().inspect(|hash| hash.cancel());
+                self.end(&active, Err(HashError::Unreadable(io::Error::other("hashing it failed"))));
             }
         }
     }

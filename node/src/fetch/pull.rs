@@ -29,6 +29,7 @@ use super::meter::LaneMeter;
 use crate::actors::fetcher::FetcherMessage;
 use crate::actors::source::SourceMessage;
 use crate::clock::Clock;
+use crate::faults;
 use crate::hash;
 use crate::limits::DATAGRAM_ASKED_BYTES_MAX;
 use crate::net::datagram::seal::{DatagramSecret, Opener, Sealer, Side};
@@ -240,6 +241,7 @@ impl Pull {
 
     /// Takes in a batch of datagrams, asks for more, and tells the fetch.
     fn take_in(&mut self, received: &mut Received) -> Result<(), LaneEnd> {
+        faults::point("taking in datagrams");
         let mut whole = Vec::new();
         let opened = self.open(received, &mut whole);
         // Before the work on what has come: meanwhile the source works on what comes next.

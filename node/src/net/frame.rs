@@ -18,6 +18,7 @@ use ftx_proto::wire::session::{HEADER_LEN, Header, Message};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::records::{HEAD_LEN, Opened, Opener, PLAIN_MAX, RECORD_MAX, Sealer, TAIL_LEN, record_len};
+use crate::faults;
 
 /// Why no frame could be read.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +71,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// The next message, or `None` where the stream ended between two frames. Its payload can be had until the next call.
     /// A read that is dropped loses nothing.
     pub async fn read(&mut self) -> Result<Option<Message>, FrameError> {
+        faults::point("reading a frame");
         let payload_len = std::mem::take(&mut self.payload_len);
         self.discard(payload_len);
         self.rewind();

@@ -21,6 +21,7 @@ use crate::actors::catalog::CatalogMessage;
 use crate::actors::link::Link;
 use crate::actors::server::ServerMessage;
 use crate::catalog::{ChunkPart, ContentReader, ReadError};
+use crate::faults;
 use crate::limits::FRAME_WRITE_MAX;
 use crate::store::is_zero;
 
@@ -125,6 +126,7 @@ pub async fn write_outgoing<W: AsyncWrite + Unpin>(
     while last_word.is_none()
         && let Some(outgoing) = queue.recv().await
     {
+        faults::point("writing what is queued");
         let writing = async {
             match outgoing {
                 Outgoing::Message(message, _permit) => writer.write(&message, b"").await,

@@ -17,6 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
 use super::interfaces::{Interface, Interfaces};
+use crate::faults;
 
 /// The link-local multicast group of discovery: `FTX1`, in a range for anybody's use.
 pub const GROUP: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0x4654, 0x5831);
@@ -333,7 +335,16 @@ fn receive(socket: UdpSocket, tasks: &mut JoinSet<()>, heard: &Heard) -> Arc<Udp
         let mut buffer = [0; SEALED_SIZE_MAX + 1];
         loop {
             match receiving.recv_from(&mut buffer).await {
-                Ok((len, from)) => heard(from, &buffer[..len]),
+                Ok((len, from)) => {
+                    // Whatever one datagram does, the next one is heard.
+                    let heard = catch_unwind(AssertUnwindSafe(|| {
+                        faults::point("hearing a datagram");
+                        heard(from, &buffer[..len]);
+                    }));
+                    if heard.is_err() {
+                        tracing::error!(%from, "taking in a datagram failed");
+                    }
+                }
                 // An unreachable receiver of something we sent, or an interface that just left. If it lasts, the pause
                 // keeps it from becoming a busy loop.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,

@@ -1,7 +1,8 @@
-//! Any actor of a node may be killed at any moment: what is under way ends right or with an error, and nothing is left over.
+//! Any actor of a node may be killed, and whatever does its work may panic, at any moment: what is under way ends right or with
+//! an error, and nothing is left over.
 //!
 //! From a seed, actors of two nodes that share and of one that fetches are killed while a file goes from the ones to the
-//! other, round after round; now and then the fetch is dropped. A node that has given up is started again, as whoever runs one
+//! other, and their tasks and threads panic, round after round; now and then the fetch is dropped. A node that has given up is started again, as whoever runs one
 //! does. What the process takes is counted, so this runs in a process of its own.
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::*;
 use crate::config::{Limits, Services};
+use crate::faults;
 use crate::fetch::report::Report;
 use crate::fetch::resolve::Wanted;
 use crate::runtimes;
@@ -58,8 +60,9 @@ fn round_after_round() {
     let after = Usage::settled(&runtime, &before);
     let Story { right, failed, dropped, restarted, kills, .. } = story;
     println!(
-        "seed {seed}: {rounds} rounds, {kills} kills; fetches: {right} right, {failed} failed, {dropped} dropped; \
-         {restarted} nodes gave up\nbefore {before:?}\nwarm {warm:?}\nlast {last:?}\nafter {after:?}"
+        "seed {seed}: {rounds} rounds, {kills} kills, {} panics; fetches: {right} right, {failed} failed, {dropped} dropped; \
+         {restarted} nodes gave up\nbefore {before:?}\nwarm {warm:?}\nlast {last:?}\nafter {after:?}",
+        faults::panics()
     );
     assert!(right > 0, "nothing was ever fetched");
     assert!(after.descriptors <= before.descriptors, "descriptors are left");
@@ -152,23 +155,33 @@ impl Story {
         self.start_what_is_not_there().await;
         let target = self.dir.join("target");
         let _ = std::fs::remove_file(&target);
-        let plan: Vec<(Duration, usize)> = (0..self.random.random_range(1..=3))
+        let plan: Vec<(Duration, Harm)> = (0..self.random.random_range(1..=3))
             .map(|_| {
-                (
-                    Duration::from_millis(self.random.random_range(0..PAUSE_MAX)),
-                    self.random.random_range(0..3),
-                )
+                let pause = Duration::from_millis(self.random.random_range(0..PAUSE_MAX));
+                let harm = match self.random.random_range(0..5) {
+                    node @ 0..3 => Harm::Kill(node),
+                    _ => Harm::Panic(self.random.random_range(0..POINTS_MAX)),
+                };
+                (pause, harm)
             })
             .collect();
+        let lane = if self.random.random_bool(0.3) { LaneMode::Datagram } else { LaneMode::Auto };
         let drops = self.random.random_bool(0.1);
         let chosen: u64 = self.random.random();
         let [one, two, Some(taker)] = &self.nodes else { panic!("all were started") };
         let nodes = [one.as_ref(), two.as_ref(), Some(taker)];
         let killing = async {
             let mut random = ChaCha8Rng::seed_from_u64(chosen);
-            for (pause, node) in plan {
+            for (pause, harm) in plan {
                 tokio::time::sleep(pause).await;
-                let Some(node) = nodes[node] else { continue };
+                let node = match harm {
+                    Harm::Kill(node) => nodes[node],
+                    Harm::Panic(points) => {
+                        faults::panic_after(points);
+                        continue;
+                    }
+                };
+                let Some(node) = node else { continue };
                 let mut actors = Vec::new();
                 below(&node.root.get_cell(), &mut actors);
                 if !actors.is_empty() {
@@ -182,7 +195,7 @@ impl Story {
             }
         };
         let fetched = tokio::select! {
-            fetched = timeout(FETCH_MAX, fetch(taker, &target)) => Some(fetched.expect("a fetch ends")),
+            fetched = timeout(FETCH_MAX, fetch(taker, &target, lane)) => Some(fetched.expect("a fetch ends")),
             () = killing => None,
         };
         match fetched {
@@ -227,6 +240,15 @@ impl Story {
     }
 }
 
+/// What happens to one of the nodes.
+#[derive(Debug, Clone, Copy)]
+enum Harm {
+    /// One of this node's actors is killed.
+    Kill(usize),
+    /// Something panics in one of the nodes, after so much else was done in them.
+    Panic(u32),
+}
+
 /// All actors below this one.
 fn below(actor: &ActorCell, found: &mut Vec<ActorCell>) {
     for child in actor.get_children() {
@@ -235,11 +257,11 @@ fn below(actor: &ActorCell, found: &mut Vec<ActorCell>) {
     }
 }
 
-async fn fetch(node: &Node, target: &Path) -> Result<Report, Error> {
+async fn fetch(node: &Node, target: &Path, lane: LaneMode) -> Result<Report, Error> {
     let wanted = Wanted::parse("file").unwrap();
     let resolved = node.resolve(&wanted, None, PATIENCE, |_| {}).await?;
     let target = Target::new(target, &resolved.name)?;
-    let how = FetchOptions { force: true, patience: PATIENCE, only: None, lane: LaneMode::Auto };
+    let how = FetchOptions { force: true, patience: PATIENCE, only: None, lane };
     node.fetch(FetchRequest { resolved, target, how }).await?.done().await
 }
 
@@ -247,7 +269,10 @@ async fn fetch(node: &Node, target: &Path) -> Result<Report, Error> {
 const BYTES: usize = 1 << 20;
 const RATE: u64 = 2 << 20;
 
-/// Milliseconds until the next actor is killed, at most.
+/// Points of [`faults`] until a panic, at most: in a round some hundreds are passed.
+const POINTS_MAX: u32 = 100;
+
+/// Milliseconds until the next harm is done, at most.
 const PAUSE_MAX: u64 = 150;
 
 /// How long a fetch looks for somebody, and waits when nobody is left.

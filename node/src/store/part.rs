@@ -19,6 +19,7 @@ use super::journal::Journal;
 use super::parts::{read_parts_at, write_parts_at};
 use super::target::{Folder, Place};
 use super::{Part, StoreError, Target, sparse};
+use crate::faults;
 use crate::hash;
 
 /// The unfinished file of one fetch, with its journal.
@@ -242,6 +243,7 @@ impl Part for PartFile {
     }
 
     fn write_parts_at(&self, offset: u64, parts: &[&[u8]]) -> Result<(), StoreError> {
+        faults::point("writing to a part");
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let end = offset.checked_add(len as u64);
         assert!(
@@ -262,6 +264,7 @@ impl Part for PartFile {
 
     fn commit(&self, pieces: &[PieceIndex]) -> Result<(), StoreError> {
         let mut stage = self.stage();
+        faults::point("committing pieces");
         let journal = self.journal();
         let Some((journal, _)) = journal.as_ref().filter(|_| !pieces.is_empty()) else { return Ok(()) };
         self.sync(&mut stage, File::sync_data)?;
@@ -288,6 +291,7 @@ impl Part for PartFile {
             *stage = Stage::Finished;
             return Ok(self.path.clone());
         };
+        faults::point("finishing a file");
         self.set_attributes(mtime, executable);
         self.sync(&mut stage, File::sync_all)?;
         folder.expect_part(&self.data)?;

@@ -4,6 +4,7 @@
 //! one's turn after some megabytes. A crash loses sums, which are computed again.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -75,7 +76,9 @@ impl Queue {
 
     fn work(&self) {
         while let Some((upload, job)) = self.next() {
-            let worked = upload.work(job);
+            // Another upload must not wait for ever for a thread that is no more.
+            let worked = catch_unwind(AssertUnwindSafe(|| upload.work(job)))
+                .unwrap_or_else(|_| Err(std::io::Error::other("the work on it failed")));
             if let Some(queued) = upload.queued.get(job as usize) {
                 queued.store(false, Ordering::Release);
             }

@@ -28,6 +28,7 @@ use crate::actors::catalog::CatalogMessage;
 use crate::actors::server::ServerMessage;
 use crate::actors::session::SessionMessage;
 use crate::catalog::{ChunkPart, ReadError};
+use crate::faults;
 use crate::limits::{
     DATAGRAM_ASKED_BYTES_MAX, DATAGRAM_PROBE_INTERVAL, DATAGRAM_PROBES_BURST, DATAGRAM_REPORT_BYTES,
     DATAGRAM_REPORT_INTERVAL,
@@ -227,6 +228,7 @@ impl Task {
         // One timer, that is put off again and again: a new one each time wakes whoever waits for the system.
         let mut due = pin!(sleep_until(Instant::now()));
         loop {
+            faults::point("serving datagrams");
             let now = Instant::now();
             if self.sent_bytes >= DATAGRAM_REPORT_BYTES || self.report_at.is_some_and(|at| at <= now) {
                 self.report();
