@@ -82,6 +82,15 @@ fn our_reply_has_the_body_of_the_original() {
 }
 
 #[test]
+fn what_follows_the_object_is_nothing_however_the_reply_is_cut() {
+    let hash = "d41d8cd98f00b204e9800998ecf8427e".parse().expect("a hash");
+    let reply = format!("HTTP/1.0 200 OK\r\n\r\n{{\"hash\": \"{hash}\", \"port\": 4242}}\n\0S").into_bytes();
+    for cut in 0..reply.len() {
+        assert_eq!(parse_reply(&reply, &[cut]), Ok(Reply { hash, port: 4242 }), "cut at {cut}");
+    }
+}
+
+#[test]
 fn captured_stripes_are_cut_as_we_cut() {
     let conversation = &conversations()[0];
     let stripes = conversation["stripes"].as_array().expect("stripes");

@@ -3,7 +3,7 @@
 //! It owns the bytes of one reply until it is complete, within bounds. The length of the body may be said, or not, or
 //! chunk by chunk; a JSON object shows its own end, so a server that closes late is not waited for.
 
-use serde_json::Value;
+use serde_json::{Deserializer, Value};
 
 use super::{Md5Hash, Threads};
 
@@ -111,11 +111,17 @@ impl ReplyParser {
         match body {
             Body::Sized(body, len) => body.get(..len).map(offer_in).transpose(),
             Body::Chunked(body) => unchunk(body)?.map(|body| offer_in(&body)).transpose(),
-            // Most servers of this kind close later than they could.
-            Body::UntilEnd(body) => match serde_json::from_slice::<Value>(body) {
-                Ok(Value::Object(_)) => offer_in(body).map(Some),
-                _ => Ok(None),
-            },
+            // Most servers of this kind close later than they could. What follows the object is nothing, whether it came
+            // together with it or later.
+            Body::UntilEnd(body) => {
+                let mut values = Deserializer::from_slice(body).into_iter::<Value>();
+                match values.next() {
+                    Some(Ok(Value::Object(_))) => {
+                        offer_in(body.get(..values.byte_offset()).unwrap_or(body)).map(Some)
+                    }
+                    _ => Ok(None),
+                }
+            }
         }
     }
 
