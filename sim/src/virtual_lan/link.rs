@@ -32,12 +32,13 @@ pub struct LinkSpec {
     pub cuts: Vec<Range<Time>>,
 }
 
-/// A link that is good and bad by turns.
+/// A link that is good and bad by turns. What disturbs it does not wait for datagrams: both are times, in which so many large
+/// datagrams could leave.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bursts {
-    /// Mean number of datagrams from the end of a bad time to the next.
+    /// Mean time from the end of a bad time to the next.
     pub every: f64,
-    /// Mean number of datagrams in a bad time.
+    /// Mean length of a bad time.
     pub length: f64,
     /// Share that is lost in it.
     pub loss: f64,
@@ -66,8 +67,23 @@ pub struct Link {
     busy_until: Time,
     /// When the last one arrives that keeps its place.
     arrives_until: Time,
+    /// Whether it was bad when the last one left, and when that was.
     in_burst: bool,
+    left_at: Time,
     count: LinkCount,
+}
+
+/// Bytes by which [`Bursts`] are measured.
+const LARGE_DATAGRAM: f64 = 1500.0;
+
+impl Bursts {
+    /// The chance that it is bad, so long after it was or was not.
+    fn is_bad(&self, before: bool, elapsed: f64) -> f64 {
+        let mean = self.length / (self.length + self.every);
+        let before = if before { 1.0 } else { 0.0 };
+        let memory = (-elapsed * (1.0 / self.length + 1.0 / self.every)).exp();
+        (mean + (before - mean) * memory).clamp(0.0, 1.0)
+    }
 }
 
 impl LinkSpec {
@@ -133,6 +149,7 @@ impl Link {
             busy_until: Time::ZERO,
             arrives_until: Time::ZERO,
             in_burst: false,
+            left_at: Time::ZERO,
             count: LinkCount::default(),
         }
     }
@@ -179,8 +196,9 @@ impl Link {
     fn is_lost(&mut self, at: Time, random: &mut ChaCha8Rng) -> bool {
         let mut loss = self.spec.loss;
         if let Some(bursts) = self.spec.bursts {
-            let turns = if self.in_burst { 1.0 / bursts.length } else { 1.0 / bursts.every };
-            self.in_burst ^= random.random_bool(turns.min(1.0));
+            let elapsed = at.since(std::mem::replace(&mut self.left_at, at)).as_secs_f64();
+            let is_bad = bursts.is_bad(self.in_burst, elapsed * self.spec.rate / LARGE_DATAGRAM);
+            self.in_burst = random.random_bool(is_bad);
             if self.in_burst {
                 loss = bursts.loss;
             }
@@ -253,7 +271,8 @@ mod tests {
     fn as_many_are_lost_as_is_said() {
         let (_, count) = send(LinkSpec { loss: 0.2, ..wire() }, 20_000, 1000);
         assert!((share(count.lost, 20_000) - 0.2).abs() < 0.01, "{count:?}");
-        let bursts = Some(Bursts { every: 90.0, length: 10.0, loss: 1.0 });
+        // A datagram of the test is two thirds of a large one.
+        let bursts = Some(Bursts { every: 60.0, length: 20.0 / 3.0, loss: 1.0 });
         let (times, count) = send(LinkSpec { bursts, ..wire() }, 100_000, 1000);
         assert!((share(count.lost, 100_000) - 0.1).abs() < 0.01, "{count:?}");
         let ends = times.windows(2).filter(|pair| pair[0].is_empty() && !pair[1].is_empty()).count() as u64;

@@ -563,10 +563,11 @@ fn first(mask: FragmentMask, count: u32) -> FragmentMask {
     mask.iter().take(count as usize).fold(FragmentMask::EMPTY, |all, one| all.union(FragmentMask::one(one)))
 }
 
-/// Wants that fit the window; and where more than this share of fragments is lost.
+/// Wants that fit the window; and where more than this share of fragments is lost. With many small ones the two sides do
+/// little else than to wake each other.
 const WANTS_IN_FLIGHT: u64 = 5;
 const LOSSY: f64 = 0.02;
-const WANTS_IN_FLIGHT_LOSSY: u64 = 12;
+const WANTS_IN_FLIGHT_LOSSY: u64 = 6;
 
 /// A Want asks for at least so many fragments, or so many bytes if that is less.
 const WANT_FRAGMENTS_MIN: u64 = 2;
