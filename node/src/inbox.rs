@@ -4,15 +4,17 @@
 //! fetches it as it would fetch anything: verified, resumable, on any lane. This module decides whether it is taken, from
 //! whom, under which name, within which quota; it tells the putting side how far it is and what became of it. It refuses
 //! to replace anything. A put ends with its session. What is verified by then stays as a part, which counts with what it
-//! takes on the disk; the next put of that name and content goes on with it, and after a week without one it is removed. Of
-//! a put that gave nothing nothing stays, so that nobody takes room by asking for it.
+//! takes on the disk: room that was reserved for the rest is given back. The next put of that name and content goes on with
+//! it, and after a week without one it is removed. Of a put that gave nothing nothing stays, so that nobody takes room by
+//! asking for it.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::{NodeId, Root};
@@ -62,6 +64,7 @@ pub struct Inbox {
     starter: Starter,
     places: Arc<Semaphore>,
     at_work: AtWork,
+    quiet: Mutex<Quiet>,
 }
 
 /// How many files are being put into which folder.
@@ -95,6 +98,8 @@ struct Unfinished {
     part: Arc<dyn Part>,
     pieces: watch::Receiver<Arc<PieceSet>>,
     held: Option<(ReservedPart, Arc<Place>)>,
+    /// Nobody writes to the part any more.
+    has_ended: bool,
 }
 
 impl Unfinished {
@@ -109,9 +114,13 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         let Some(held) = self.held.take() else { return };
-        let (part, is_worthless) = (Arc::clone(&self.part), self.pieces.borrow().is_empty());
+        let (part, have, has_ended) = (Arc::clone(&self.part), self.pieces.borrow().clone(), self.has_ended);
         let leave = move || {
-            if is_worthless && let Err(error) = part.discard() {
+            if !have.is_empty() {
+                if has_ended {
+                    part.release(&have);
+                }
+            } else if let Err(error) = part.discard() {
                 tracing::warn!("a part of which nothing is there stays in the inbox: {error}");
             }
             // What is left then still counts.
@@ -152,13 +161,25 @@ impl Inbox {
     pub(crate) fn new(config: &InboxConfig, usage: Arc<InboxUsage>, starter: Starter) -> Self {
         let places = Arc::new(Semaphore::new(PUTS_MAX));
         let at_work = AtWork::default();
-        Inbox { path: config.path.clone(), from: config.from, usage, starter, places, at_work }
+        let (path, quiet) = (config.path.clone(), Mutex::default());
+        Inbox { path, from: config.from, usage, starter, places, at_work, quiet }
     }
 
     /// Removes what nobody went on with for long. Blocks on the disk.
     pub fn remove_forgotten(&self) {
-        if let Err(error) = remove_forgotten_but(&self.path, &self.at_work) {
-            tracing::warn!("{}: what nobody went on with cannot be removed: {error}", self.path.display());
+        let parts = match left_parts(&self.path) {
+            Ok(parts) => parts,
+            Err(error) => {
+                return tracing::warn!("{}: what nobody went on with stays: {error}", self.path.display());
+            }
+        };
+        let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        for part in quiet.look(Instant::now(), parts, PUT_QUIET_MAX) {
+            // Nobody begins there meanwhile.
+            let at_work = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
+            if !at_work.keys().any(|busy| part.folder == busy.as_str()) {
+                part.remove();
+            }
         }
     }
 
@@ -214,8 +235,9 @@ impl Inbox {
         let (target, room) = self.make_room(&place, &proposal).await?;
         let mut fetch = self.fetch(target, &proposal, name.clone(), peer).await?;
         let (part, pieces) = (Arc::clone(&fetch.part), fetch.pieces.clone());
-        let unfinished = Unfinished { part, pieces, held: Some((room, place)) };
+        let mut unfinished = Unfinished { part, pieces, held: Some((room, place)), has_ended: false };
         let fetched = follow(&mut fetch, saying).await;
+        unfinished.has_ended = true;
         let report = fetched.map_err(|error| self.failed(&error, peer))?;
         unfinished.keep();
         tracing::debug!(path = %report.path.display(), "whole");
@@ -369,51 +391,85 @@ const FOLDER_DIGITS: usize = 16;
 /// Removes parts in the folders of nodes with which nobody went on for long, before anything is put there.
 ///
 /// # Errors
-/// If a folder cannot be listed, or something in it not removed.
+/// If the inbox cannot be listed.
 pub fn remove_forgotten(inbox: &Path) -> io::Result<()> {
-    remove_forgotten_but(inbox, &AtWork::default())
-}
-
-/// The same, but not in folders into which something is being put.
-fn remove_forgotten_but(inbox: &Path, at_work: &AtWork) -> io::Result<()> {
-    for folder in std::fs::read_dir(inbox)? {
-        let folder = folder?;
-        if !folder.file_type()?.is_dir() || folder.file_name() == OWN_FOLDER {
-            continue;
-        }
-        // Nobody begins there meanwhile.
-        let at_work = at_work.lock().unwrap_or_else(PoisonError::into_inner);
-        if !at_work.keys().any(|busy| folder.file_name() == busy.as_str()) {
-            remove_forgotten_in(&folder.path())?;
-        }
-    }
-    Ok(())
-}
-
-fn remove_forgotten_in(folder: &Path) -> io::Result<()> {
     let now = SystemTime::now();
-    let mut removed = false;
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        let quiet = metadata.modified().ok().and_then(|at| now.duration_since(at).ok());
-        let is_forgotten = quiet.is_some_and(|quiet| quiet >= PUT_QUIET_MAX);
-        if !is_own_file(&entry.file_name()) || !metadata.is_file() || !is_forgotten {
-            continue;
+    for part in left_parts(inbox)? {
+        if now.duration_since(part.modified).is_ok_and(|quiet| quiet >= PUT_QUIET_MAX) {
+            part.remove();
+            // Unless there is something else in it.
+            let _ = std::fs::remove_dir(inbox.join(&part.folder));
         }
-        let file = std::fs::File::open(entry.path())?;
-        // The journal of a part is locked by whoever is at it; the part itself by nobody, but then it is not quiet.
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            std::fs::remove_file(entry.path())?;
-            removed = true;
-            tracing::info!("{}: removed; nobody went on with it", entry.path().display());
-        }
-    }
-    if removed {
-        // Unless there is something else in it.
-        let _ = std::fs::remove_dir(folder);
     }
     Ok(())
+}
+
+/// A part, or its journal, in the folder of a node.
+struct LeftPart {
+    folder: OsString,
+    path: PathBuf,
+    modified: SystemTime,
+}
+
+impl LeftPart {
+    fn remove(&self) {
+        let removed = std::fs::File::open(&self.path).and_then(|file| {
+            // The journal of a part is locked by whoever is at it; the part itself by nobody.
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            std::fs::remove_file(&self.path)
+        });
+        match removed {
+            Ok(()) => tracing::info!("{}: removed; nobody went on with it", self.path.display()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!("{}: cannot be removed: {error}", self.path.display()),
+        }
+    }
+}
+
+/// All that lie in the folders of nodes. What cannot be looked at is passed over: it is somebody else's.
+fn left_parts(inbox: &Path) -> io::Result<Vec<LeftPart>> {
+    let mut left = Vec::new();
+    for folder in std::fs::read_dir(inbox)?.flatten() {
+        let is_folder = folder.file_type().is_ok_and(|kind| kind.is_dir());
+        if !is_folder || folder.file_name() == OWN_FOLDER {
+            continue;
+        }
+        let entries = match std::fs::read_dir(folder.path()) {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::debug!("{}: {error}", folder.path().display());
+                continue;
+            }
+        };
+        let own = entries.flatten().filter(|entry| is_own_file(&entry.file_name()));
+        left.extend(own.filter_map(|entry| {
+            let metadata = entry.metadata().ok().filter(std::fs::Metadata::is_file)?;
+            let (folder, path) = (folder.file_name(), entry.path());
+            Some(LeftPart { folder, path, modified: metadata.modified().ok()? })
+        }));
+    }
+    Ok(left)
+}
+
+/// Parts of which nothing was changed since they were first seen.
+#[derive(Debug, Default)]
+struct Quiet(HashMap<PathBuf, (SystemTime, Instant)>);
+
+impl Quiet {
+    /// Takes note of what is there, and gives what has not changed for `long`. The clock on the wall may jump meanwhile.
+    fn look(&mut self, now: Instant, parts: Vec<LeftPart>, long: Duration) -> Vec<LeftPart> {
+        let before = std::mem::take(&mut self.0);
+        let mut forgotten = Vec::new();
+        for part in parts {
+            let seen = before.get(&part.path).filter(|(modified, _)| *modified == part.modified);
+            let since = seen.map_or(now, |(_, since)| *since);
+            self.0.insert(part.path.clone(), (part.modified, since));
+            if now.saturating_duration_since(since) >= long {
+                forgotten.push(part);
+            }
+        }
+        forgotten
+    }
 }
 
 #[cfg(test)]
@@ -447,7 +503,6 @@ mod tests {
             ("ada/.b.ftx-part", false),
             ("ada/c", true),
             ("bob/.a.ftx-part", true),
-            ("eve/.a.ftx-part", true),
         ] {
             let path = dir.path().join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -456,10 +511,11 @@ mod tests {
                 file.set_modified(long_ago).unwrap();
             }
         }
-        // Somebody has just begun to go on with it, and has not written anything yet.
-        let at_work = AtWork::default();
-        at_work.lock().unwrap().insert("eve".to_owned(), 1);
-        remove_forgotten_but(dir.path(), &at_work).unwrap();
+        // As `lost+found` is for whoever is not root.
+        let locked = dir.path().join("locked");
+        std::fs::create_dir(&locked).unwrap();
+        std::fs::set_permissions(&locked, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+        remove_forgotten(dir.path()).unwrap();
         let left = |folder: &str| {
             let entries = std::fs::read_dir(dir.path().join(folder)).unwrap();
             let mut left: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
@@ -467,9 +523,26 @@ mod tests {
             left
         };
         assert_eq!(left("ada"), [".b.ftx-part", "c"]);
-        assert_eq!(left("eve"), [".a.ftx-part"]);
-        assert_eq!(left(""), ["ada", "eve"], "a folder stays with nothing in it");
-        remove_forgotten(dir.path()).unwrap();
-        assert_eq!(left(""), ["ada"]);
+        assert_eq!(left(""), ["ada", "locked"], "a folder stays with nothing in it");
+    }
+
+    #[test]
+    fn a_clock_that_jumps_does_not_make_a_part_forgotten() {
+        let (begun, long) = (Instant::now(), Duration::from_secs(100));
+        let part = |modified: u64| LeftPart {
+            folder: "ada".into(),
+            path: "ada/.a.ftx-part".into(),
+            modified: SystemTime::UNIX_EPOCH + Duration::from_secs(modified),
+        };
+        let mut quiet = Quiet::default();
+        let mut look = |seconds, modified| {
+            !quiet.look(begun + Duration::from_secs(seconds), vec![part(modified)], long).is_empty()
+        };
+        assert!(!look(0, 0) && !look(99, 0));
+        assert!(!look(100, 1_000_000), "somebody went on with it");
+        assert!(!look(199, 1_000_000));
+        assert!(look(200, 1_000_000));
+        assert!(quiet.look(begun, Vec::new(), long).is_empty());
+        assert!(quiet.0.is_empty(), "what is gone is kept");
     }
 }

@@ -100,8 +100,8 @@ pub const PUT_TOLD_INTERVAL: Duration = Duration::from_millis(200);
 /// A part in the inbox that nobody went on with for so long is removed.
 pub const PUT_QUIET_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// How often it is looked for such parts, besides at the start.
-pub const PUT_QUIET_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// How often a running node looks for such parts.
+pub const INBOX_TIDY_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// How often it is looked whether a node with which there are sessions is still trusted.
 pub const TRUST_INTERVAL: Duration = Duration::from_secs(1);

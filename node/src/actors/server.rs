@@ -33,7 +33,7 @@ use super::unwanted::Unwanted;
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::inbox::Inbox;
-use crate::limits::{PUT_QUIET_INTERVAL, TRUST_INTERVAL};
+use crate::limits::{INBOX_TIDY_INTERVAL, TRUST_INTERVAL};
 use crate::net::datagram::serving::{DatagramStatistics, Datagrams};
 use crate::net::tls::Tls;
 
@@ -185,7 +185,7 @@ pub struct ServerState {
     next_session: u64,
     ticking: Option<AbortHandle>,
     /// Look who is trusted, where not everybody is, and for what is forgotten in the inbox.
-    watching: Vec<AbortHandle>,
+    timers: Vec<AbortHandle>,
     /// What version of that was looked at.
     trust_seen: Option<u64>,
     accepting: AbortHandle,
@@ -257,14 +257,14 @@ impl Actor for Server {
         let names = arguments.tls.admission.trusted();
         let trust = names.map(|_| myself.send_interval(TRUST_INTERVAL, || ServerMessage::LookWhoIsTrusted));
         let inbox = arguments.inbox.as_ref();
-        let tidying = inbox.map(|_| myself.send_interval(PUT_QUIET_INTERVAL, || ServerMessage::TidyInbox));
+        let tidying = inbox.map(|_| myself.send_interval(INBOX_TIDY_INTERVAL, || ServerMessage::TidyInbox));
         Ok(ServerState {
             engine: ServeEngine::new(config, rand::random()),
             sessions: HashMap::new(),
             by_actor: HashMap::new(),
             next_session: 0,
             ticking: None,
-            watching: trust.iter().chain(&tidying).map(JoinHandle::abort_handle).collect(),
+            timers: trust.iter().chain(&tidying).map(JoinHandle::abort_handle).collect(),
             trust_seen: None,
             accepting: accepting.abort_handle(),
             statistics: ServerStatistics::default(),
@@ -401,7 +401,7 @@ impl Drop for ServerState {
     /// Also after a panic, where `post_stop` is not called.
     fn drop(&mut self) {
         self.accepting.abort();
-        for task in self.ticking.iter().chain(&self.watching) {
+        for task in self.ticking.iter().chain(&self.timers) {
             task.abort();
         }
     }

@@ -50,6 +50,7 @@ use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::Digest;
 use ftx_proto::geometry::{Geometry, PieceIndex, Span};
 
@@ -116,6 +117,9 @@ pub trait Part: std::fmt::Debug + Send + Sync {
     /// Every piece must have been verified and written. The handle can still be read from afterwards. A temporary file
     /// stays without a name. If a file is in the way and `force` is not given, the part stays as it is.
     fn finish(&self, mtime: (i64, u32), executable: bool, force: bool) -> Result<PathBuf, StoreError>;
+
+    /// Gives back the room that was reserved for what is missing, where there is any. Nobody may be writing any more.
+    fn release(&self, _have: &PieceSet) {}
 
     /// Removes part and journal. What was finished stays.
     fn discard(&self) -> Result<(), StoreError>;

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use ftx_proto::chunk_set::PieceSet;
 use ftx_proto::digest::{Digest, Root};
-use ftx_proto::geometry::{Geometry, PieceIndex};
+use ftx_proto::geometry::{Geometry, PIECE_SIZE, PieceIndex};
 use ftx_proto::merkle::piece_hash;
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -304,6 +304,19 @@ impl Part for PartFile {
         Ok(folder.path_now())
     }
 
+    fn release(&self, have: &PieceSet) {
+        let stage = self.stage();
+        if *stage != Stage::Writing {
+            return;
+        }
+        let missing = PieceSet::full(self.geometry.clone()).without(have);
+        for pieces in missing.ranges() {
+            let place = |number: u32| u64::from(number) * PIECE_SIZE;
+            let end = place(pieces.end).min(self.geometry.size());
+            sparse::punch(&self.data, place(pieces.start), end - place(pieces.start));
+        }
+    }
+
     fn discard(&self) -> Result<(), StoreError> {
         let mut stage = self.stage();
         if let (Place::Named(folder), Stage::Writing | Stage::Broken) = (&self.place, *stage) {
@@ -492,5 +505,33 @@ mod tests {
             drop(syncing);
             assert!(matches!(noted, Ok(Ok(()))), "{noted:?}");
         });
+    }
+
+    #[test]
+    fn the_room_of_what_is_missing_is_given_back_and_the_rest_stays() {
+        use std::os::unix::fs::MetadataExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let open = || {
+            let target = Target::new(&path, &"ignored".parse().unwrap()).unwrap();
+            PartFile::open(target, Geometry::new(4 * PIECE_SIZE + 1).unwrap(), Root([1; 32]), false).unwrap()
+        };
+        let (part, mut have) = open();
+        let second = part.geometry.piece(1).unwrap();
+        part.write_at(PIECE_SIZE, &vec![7; PIECE_SIZE as usize]).unwrap();
+        part.commit(&[second]).unwrap();
+        assert!(have.is_empty() && have.insert(second));
+        part.release(&have);
+        let metadata = part.data.metadata().unwrap();
+        assert_eq!(metadata.len(), 4 * PIECE_SIZE + 1);
+        // And the block that the last byte lies in, which is too little to be given back.
+        assert!(metadata.blocks() * 512 <= PIECE_SIZE + 64 * 1024, "{} blocks", metadata.blocks());
+        drop(part);
+        let (part, again) = open();
+        assert_eq!(again, have);
+        let mut bytes = vec![0; PIECE_SIZE as usize];
+        part.read_at(PIECE_SIZE, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 7));
     }
 }

@@ -39,8 +39,9 @@ fn count_while(bytes: &[u8], is: impl Fn(&[u8]) -> bool) -> usize {
     bytes.chunks(BLOCK).take_while(|block| is(block)).map(<[u8]>::len).sum()
 }
 
+/// Makes a hole, if that can be done here and is worth it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn punch(file: &File, offset: u64, len: u64) -> bool {
+pub(super) fn punch(file: &File, offset: u64, len: u64) -> bool {
     use rustix::fs::FallocateFlags;
     // A few zeros at the end of a small file are written faster.
     len >= BLOCK as u64
@@ -49,7 +50,7 @@ fn punch(file: &File, offset: u64, len: u64) -> bool {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn punch(_file: &File, _offset: u64, _len: u64) -> bool {
+pub(super) fn punch(_file: &File, _offset: u64, _len: u64) -> bool {
     false
 }
 

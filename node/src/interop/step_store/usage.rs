@@ -1,7 +1,7 @@
 //! How much of the inbox each user takes, and how much there may be.
 //!
-//! Finished files, objects, and the full size of everything under way count; of what was left unfinished counts what is
-//! there. It is counted by looking through the folders when the node starts, kept by adding and subtracting, and counted
+//! Finished files, objects, and the full size of everything under way count; of parts that were left by other nodes counts what
+//! is there. It is counted by looking through the folders when the node starts, kept by adding and subtracting, and counted
 //! again before somebody is refused, since files may also be removed by hand. What lies in the inbox itself, beside the
 //! folders of the users, is that of those who push files without a name of their own: all of them together are one user.
 
@@ -88,9 +88,11 @@ fn one_of(bytes: u64) -> Amount {
     Amount { bytes, files: 1 }
 }
 
-/// Bytes that a part takes which nobody is at: it has its full size from the start, and holes where nothing is yet.
+/// Bytes that a part takes which nobody is at: it has its full size from the start, and holes where nothing is yet. Some file
+/// systems do not tell.
 fn bytes_of_part(metadata: &Metadata) -> u64 {
-    metadata.len().min(metadata.blocks().saturating_mul(512))
+    let taken = metadata.blocks().saturating_mul(512);
+    if taken == 0 { metadata.len() } else { metadata.len().min(taken) }
 }
 
 /// Room for a file that is under way. It is given back when this is dropped.
@@ -182,12 +184,12 @@ impl InboxUsage {
         part: &str,
         bytes: u64,
     ) -> Result<ReservedPart, Denial> {
-        let left = self.left_of(user, part);
         let place = (user.to_owned(), part.to_owned());
         let mut counted = self.lock();
         if !counted.parts.insert(place.clone()) {
             return Err(Denial::Busy);
         }
+        let left = self.left_of(user, part);
         // What is left of an earlier try goes into the new one.
         if let Some(left) = left {
             counted.subtract(user, left.bytes);
@@ -386,11 +388,12 @@ mod tests {
         let open = || Arc::new(InboxUsage::open(dir.path(), limits).unwrap());
         let (usage, part) = (open(), ".a.ftx-part");
         let room = usage.reserve_part("ada", part, 1 << 20).unwrap();
-        fs::File::create(place.join(part)).unwrap().set_len(1 << 20).unwrap();
+        fs::write(place.join(part), [1; 4096]).unwrap();
+        fs::File::options().write(true).open(place.join(part)).unwrap().set_len(1 << 20).unwrap();
         assert_eq!(usage.reserve_part("ada", ".b.ftx-part", 1).map(drop).unwrap_err(), Denial::OverQuota);
         drop(room);
         for usage in [usage, open()] {
-            drop(usage.reserve_part("ada", ".b.ftx-part", 1 << 20).unwrap());
+            drop(usage.reserve_part("ada", ".b.ftx-part", 3 << 18).unwrap());
         }
     }
 }
