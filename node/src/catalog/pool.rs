@@ -288,8 +288,8 @@ impl Shared {
             }));
             if worked.is_err() {
                 // Its run will never be done; the next scan has it hashed again.
-                active.hash.get().inspect(|hash| hash.cancel());
                 self.end(&active, Err(HashError::Unreadable(io::Error::other("hashing it failed"))));
+                active.hash.get().inspect(|hash| hash.cancel());
             }
         }
     }
@@ -339,9 +339,10 @@ impl Shared {
         match hash.hash_run(run, buffer) {
             Ok(true) => self.finish(active, hash),
             Ok(false) => {}
+            // First the news, or another thread could end it as cancelled, which is none.
             Err(error) => {
-                hash.cancel();
                 self.end(active, Err(error));
+                hash.cancel();
             }
         }
     }
@@ -391,6 +392,25 @@ mod tests {
             HashPool::start(NonZeroUsize::new(threads).unwrap(), Arc::new(OnceLock::from(None)), report),
             receiver,
         )
+    }
+
+    #[test]
+    fn a_panic_in_the_work_for_one_file_leaves_the_threads_to_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let (sender, outcomes) = sync_channel(2);
+        let report = Arc::new(move |outcome: Outcome| {
+            assert_ne!(outcome.ticket, Ticket(0), "injected");
+            drop(sender.send(outcome));
+        });
+        let cache = Arc::new(OnceLock::from(None));
+        let pool = HashPool::start(NonZeroUsize::MIN, cache, report);
+        pool.submit((0..3).map(|number| job(number, folder.path(), 10)).collect());
+        for expected in [1, 2] {
+            let outcome = outcomes.recv_timeout(PATIENCE).expect("the thread is still there");
+            assert_eq!(outcome.ticket, Ticket(expected));
+            assert!(outcome.result.is_ok());
+        }
+        assert_eq!(pool.len(), 0);
     }
 
     #[test]

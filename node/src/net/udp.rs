@@ -337,11 +337,11 @@ fn receive(socket: UdpSocket, tasks: &mut JoinSet<()>, heard: &Heard) -> Arc<Udp
             match receiving.recv_from(&mut buffer).await {
                 Ok((len, from)) => {
                     // Whatever one datagram does, the next one is heard.
-                    let heard = catch_unwind(AssertUnwindSafe(|| {
+                    let taken_in = catch_unwind(AssertUnwindSafe(|| {
                         faults::point("hearing a datagram");
                         heard(from, &buffer[..len]);
                     }));
-                    if heard.is_err() {
+                    if taken_in.is_err() {
                         tracing::error!(%from, "taking in a datagram failed");
                     }
                 }

@@ -65,6 +65,7 @@ fn round_after_round() {
         faults::panics()
     );
     assert!(right > 0, "nothing was ever fetched");
+    assert!(faults::panics() > 0, "nothing ever panicked");
     assert!(after.descriptors <= before.descriptors, "descriptors are left");
     assert!(after.threads <= before.threads, "threads are left");
     assert!(after.tasks <= before.tasks, "tasks are left");

@@ -32,13 +32,13 @@ pub struct LinkSpec {
     pub cuts: Vec<Range<Time>>,
 }
 
-/// A link that is good and bad by turns. What disturbs it does not wait for datagrams: both are times, in which so many large
-/// datagrams could leave.
+/// A link that is good and bad by turns. What disturbs it does not wait for datagrams: times are measured in those that 1,500
+/// bytes take on the link.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bursts {
-    /// Mean time from the end of a bad time to the next.
+    /// Mean time from the end of a bad time to the next. More than 0.
     pub every: f64,
-    /// Mean length of a bad time.
+    /// Mean length of a bad time. More than 0.
     pub length: f64,
     /// Share that is lost in it.
     pub loss: f64,
@@ -78,7 +78,7 @@ const LARGE_DATAGRAM: f64 = 1500.0;
 
 impl Bursts {
     /// The chance that it is bad, so long after it was or was not.
-    fn is_bad(&self, before: bool, elapsed: f64) -> f64 {
+    fn chance_of_bad(&self, before: bool, elapsed: f64) -> f64 {
         let mean = self.length / (self.length + self.every);
         let before = if before { 1.0 } else { 0.0 };
         let memory = (-elapsed * (1.0 / self.length + 1.0 / self.every)).exp();
@@ -197,8 +197,8 @@ impl Link {
         let mut loss = self.spec.loss;
         if let Some(bursts) = self.spec.bursts {
             let elapsed = at.since(std::mem::replace(&mut self.left_at, at)).as_secs_f64();
-            let is_bad = bursts.is_bad(self.in_burst, elapsed * self.spec.rate / LARGE_DATAGRAM);
-            self.in_burst = random.random_bool(is_bad);
+            let chance = bursts.chance_of_bad(self.in_burst, elapsed * self.spec.rate / LARGE_DATAGRAM);
+            self.in_burst = random.random_bool(chance);
             if self.in_burst {
                 loss = bursts.loss;
             }

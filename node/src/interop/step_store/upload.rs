@@ -14,6 +14,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -218,8 +219,12 @@ impl Upload {
             state.writing.push(index);
             (block, !state.received.contains(index))
         };
-        let written = if is_new { self.write(block, bytes) } else { self.write_again(block, bytes) };
-        self.has_written(block, is_new, written)
+        // Others may wait for what becomes of it, whatever that is.
+        let written = catch_unwind(AssertUnwindSafe(|| {
+            if is_new { self.write(block, bytes) } else { self.write_again(block, bytes) }
+        }));
+        let failed = || NotWritten { error: io::Error::other("writing it failed"), torn: true };
+        self.has_written(block, is_new, written.unwrap_or_else(|_| Err(failed())))
     }
 
     /// How it stands, once nothing is being decided any more; and whether its last block is here, in which case the

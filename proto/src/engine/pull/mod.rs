@@ -563,9 +563,11 @@ fn first(mask: FragmentMask, count: u32) -> FragmentMask {
     mask.iter().take(count as usize).fold(FragmentMask::EMPTY, |all, one| all.union(FragmentMask::one(one)))
 }
 
-/// Wants that fit the window; and where more than this share of fragments is lost. With many small ones the two sides do
-/// little else than to wake each other.
+/// Wants that fit the window.
 const WANTS_IN_FLIGHT: u64 = 5;
+
+/// The same where more than this share of fragments is lost. With more of them, and smaller ones, the two sides do little else
+/// than to wake each other.
 const LOSSY: f64 = 0.02;
 const WANTS_IN_FLIGHT_LOSSY: u64 = 6;
 
