@@ -192,6 +192,9 @@ impl Pull {
 
     async fn carry(&mut self, mut commands: mpsc::Receiver<LaneCommand>) -> Result<(), LaneEnd> {
         let mut received = Received::new();
+        // To a socket that the runtime has not looked at yet nothing can be given: the first probes would be lost.
+        let writable = self.socket.writable().await;
+        writable.map_err(|error| LaneEnd::Broke(format!("no datagrams can be sent: {error}")))?;
         // One timer, that is put off again and again: a new one each time wakes whoever waits for the system.
         let mut due =
             pin!(tokio::time::sleep_until(self.arguments.clock.instant(self.arguments.clock.now())));
@@ -428,9 +431,11 @@ mod tests {
 
     use ftx_proto::chunk_set::PieceSet;
     use ftx_proto::geometry::Geometry;
+    use ftx_proto::wire::datagram::Header;
     use ractor::{Actor, ActorProcessingErr};
     use tokio::net::UdpSocket;
     use tokio::runtime::Handle;
+    use tokio::task::{AbortHandle, JoinHandle};
 
     use super::*;
     use crate::fetch::lane::Lane;
@@ -450,35 +455,73 @@ mod tests {
         }
     }
 
+    /// A lane to a source that is nothing but a socket, with actors that do nothing.
+    struct World {
+        source: UdpSocket,
+        geometry: Geometry,
+        budget: SharedBudget,
+        lane: Lane,
+        task: AbortHandle,
+        source_actor: (ActorRef<SourceMessage>, JoinHandle<()>),
+        fetcher: (ActorRef<FetcherMessage>, JoinHandle<()>),
+    }
+
+    impl World {
+        async fn new() -> Self {
+            let source = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let geometry = Geometry::new(1 << 20).unwrap();
+            let root = Root([7; 32]);
+            let (part, have) = PartFile::open(Target::temporary(), geometry.clone(), root, false).unwrap();
+            assert!(have == PieceSet::empty(geometry.clone()));
+            let source_actor = Actor::spawn(None, Deaf(PhantomData), ()).await.unwrap();
+            let fetcher = Actor::spawn(None, Deaf(PhantomData), ()).await.unwrap();
+            let budget: SharedBudget = Arc::default();
+            let arguments = PullArguments {
+                lane: 0,
+                source: SourceId(3),
+                peer: source.local_addr().unwrap(),
+                local: Some(Ipv4Addr::LOCALHOST.into()),
+                connection: ConnectionId(5),
+                secret: DatagramSecret::new([9; 32], Aead::Aes128Gcm),
+                root,
+                landing: Arc::new(Landing::new(Arc::new(part), &have)),
+                source_actor: source_actor.0.clone(),
+                fetcher: fetcher.0.clone(),
+                budget: Arc::clone(&budget),
+                clock: Clock::start(),
+                mode: Mode::default(),
+            };
+            let (lane, task) = Lane::start_pull(arguments, &Handle::current());
+            World { source, geometry, budget, lane, task, source_actor, fetcher }
+        }
+
+        async fn end(self) {
+            self.task.abort();
+            self.source_actor.0.stop(None);
+            self.fetcher.0.stop(None);
+            self.source_actor.1.await.unwrap();
+            self.fetcher.1.await.unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_that_a_new_lane_sends_is_lost_here() {
+        let world = World::new().await;
+        let mut datagram = [0; 2048];
+        for sequence in 0..3 {
+            let len = world.source.recv(&mut datagram).await.unwrap();
+            assert_eq!(Header::decode(&datagram[..len]).unwrap().sequence, sequence);
+        }
+        world.end().await;
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn an_aborted_lane_gives_back_its_claim_on_the_budget() {
-        let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let geometry = Geometry::new(1 << 20).unwrap();
-        let root = Root([7; 32]);
-        let (part, have) = PartFile::open(Target::temporary(), geometry.clone(), root, false).unwrap();
-        assert!(have == PieceSet::empty(geometry.clone()));
-        let (source_actor, source_task) = Actor::spawn(None, Deaf(PhantomData), ()).await.unwrap();
-        let (fetcher, fetcher_task) = Actor::spawn(None, Deaf(PhantomData), ()).await.unwrap();
-        let budget: SharedBudget = Arc::default();
-        let arguments = PullArguments {
-            lane: 0,
-            source: SourceId(3),
-            peer: peer.local_addr().unwrap(),
-            local: Some(Ipv4Addr::LOCALHOST.into()),
-            connection: ConnectionId(5),
-            secret: DatagramSecret::new([9; 32], Aead::Aes128Gcm),
-            root,
-            landing: Arc::new(Landing::new(Arc::new(part), &have)),
-            source_actor: source_actor.clone(),
-            fetcher: fetcher.clone(),
-            budget: Arc::clone(&budget),
-            clock: Clock::start(),
-            mode: Mode::default(),
-        };
-        let (lane, task) = Lane::start_pull(arguments, &Handle::current());
-        lane.send(LaneCommand::Request(RequestId(1), geometry.span(0, 8).unwrap())).unwrap();
+        let world = World::new().await;
+        let span = world.geometry.span(0, 8).unwrap();
+        world.lane.send(LaneCommand::Request(RequestId(1), span)).unwrap();
         let nothing = format!("{:?}", Budget::new());
-        let claimed = || format!("{:?}", budget.lock().unwrap_or_else(PoisonError::into_inner));
+        let claimed = || format!("{:?}", world.budget.lock().unwrap_or_else(PoisonError::into_inner));
         let until = async |what: &str, is_so: &dyn Fn() -> bool| {
             let begun = Instant::now();
             while !is_so() {
@@ -487,15 +530,12 @@ mod tests {
             }
         };
         // It asks, so it has claimed something; nobody answers, and it goes on asking.
-        peer.recv(&mut [0; 2048]).await.unwrap();
+        world.source.recv(&mut [0; 2048]).await.unwrap();
         until("there is a claim", &|| claimed() != nothing).await;
 
-        task.abort();
+        world.task.abort();
 
         until("the claim is given back", &|| claimed() == nothing).await;
-        source_actor.stop(None);
-        fetcher.stop(None);
-        source_task.await.unwrap();
-        fetcher_task.await.unwrap();
+        world.end().await;
     }
 }
