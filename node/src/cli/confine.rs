@@ -7,7 +7,7 @@ use super::put::url_of;
 use crate::error::Error;
 use crate::interop::Url;
 use crate::node::make_folders;
-use crate::sandbox::{self, Allowed, Confinement};
+use crate::sandbox::{self, Allowed, Enforced};
 
 /// Confines the process to what its command needs, unless that is not wanted. Folders that the command would make are made.
 pub(super) fn confine(options: &Options) -> Result<(), Error> {
@@ -20,18 +20,20 @@ pub(super) fn confine(options: &Options) -> Result<(), Error> {
     let done = sandbox::confine(&allowed).map_err(|error| {
         Error::other(format!("cannot confine the process: {error}; --no-sandbox does without"))
     })?;
-    let what = match done {
-        Confinement::Full => {
+    let calls =
+        if done.calls { "" } else { "; this kernel cannot refuse the system calls that are not needed" };
+    let what = match done.folders {
+        Enforced::Full if done.calls => {
             tracing::info!("confined: {}", allowed.describe());
             return Ok(());
         }
-        Confinement::Partial => {
-            format!("confined as far as this kernel can, which is not all: {}", allowed.describe())
+        Enforced::Full => format!("confined: {}{calls}", allowed.describe()),
+        Enforced::Partial => {
+            format!("confined as far as this kernel can, which is not all: {}{calls}", allowed.describe())
         }
-        Confinement::Missing => {
-            "not confined: this kernel has no Landlock (Linux 5.19 or newer has it, where it is switched on)"
-                .to_owned()
-        }
+        Enforced::Missing => format!(
+            "not confined to folders: this kernel has no Landlock (Linux 5.19 or newer has it, where it is switched on){calls}"
+        ),
     };
     // Whoever asked for it has to know.
     match common.no_sandbox {
