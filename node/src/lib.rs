@@ -42,6 +42,7 @@ pub mod runtimes;
 pub mod sandbox;
 pub mod status;
 pub mod store;
+mod throttle;
 pub mod trust;
 
 pub use node::Node;

@@ -5,6 +5,7 @@
 
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use ftx_proto::name::printable;
 use indicatif::ProgressBar;
@@ -12,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::args::CommonOptions;
+use crate::throttle::Throttle;
 
 /// The bar that is being drawn, if any.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
@@ -40,7 +42,26 @@ pub(super) fn start(options: &CommonOptions) {
         .with_ansi(false)
         .with_target(false)
         .try_init();
+    throttle_panics();
 }
+
+/// A panic ends only the work on what made it. Should somebody outside find out how to make one, it comes as often as that
+/// one likes, and must not fill the disk with the log.
+fn throttle_panics() {
+    let (tell, throttle) = (std::panic::take_hook(), Throttle::new(PANICS_TOLD_MAX, PANICS_INTERVAL));
+    std::panic::set_hook(Box::new(move |panic| match throttle.pass() {
+        None => {}
+        Some(0) => tell(panic),
+        Some(others) => {
+            tell(panic);
+            tracing::error!(others, "there were more panics than are told");
+        }
+    }));
+}
+
+/// How many panics are told in a time.
+const PANICS_TOLD_MAX: u64 = 20;
+const PANICS_INTERVAL: Duration = Duration::from_secs(60);
 
 struct AroundTheBar;
 

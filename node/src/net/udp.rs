@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 
 use super::interfaces::{Interface, Interfaces};
 use crate::faults;
+use crate::throttle::Throttle;
 
 /// The link-local multicast group of discovery: `FTX1`, in a range for anybody's use.
 pub const GROUP: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0x4654, 0x5831);
@@ -333,6 +334,7 @@ fn receive(socket: UdpSocket, tasks: &mut JoinSet<()>, heard: &Heard) -> Arc<Udp
     tasks.spawn(async move {
         // One byte more than the largest datagram, so that a larger one shows.
         let mut buffer = [0; SEALED_SIZE_MAX + 1];
+        let failures = Throttle::new(1, Duration::from_secs(1));
         loop {
             match receiving.recv_from(&mut buffer).await {
                 Ok((len, from)) => {
@@ -341,8 +343,11 @@ fn receive(socket: UdpSocket, tasks: &mut JoinSet<()>, heard: &Heard) -> Arc<Udp
                         faults::point("hearing a datagram");
                         heard(from, &buffer[..len]);
                     }));
-                    if taken_in.is_err() {
-                        tracing::error!(%from, "taking in a datagram failed");
+                    // Whoever found out how to make it fail can do so as often as it likes.
+                    if taken_in.is_err()
+                        && let Some(others) = failures.pass()
+                    {
+                        tracing::error!(%from, others, "taking in a datagram failed");
                     }
                 }
                 // An unreachable receiver of something we sent, or an interface that just left. If it lasts, the pause
