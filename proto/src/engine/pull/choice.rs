@@ -125,6 +125,8 @@ pub struct Choice {
     samples: VecDeque<Sample>,
     /// What the stream lost in all of the last samples, without one in between where it lost little.
     streak: Streak,
+    /// So many samples in a row the stream gave nothing, though it was asked.
+    silent: u32,
     outputs: VecDeque<Output>,
 }
 
@@ -189,6 +191,7 @@ impl Choice {
             pause: PAUSE_MIN,
             samples: VecDeque::new(),
             streak: Streak::default(),
+            silent: 0,
             outputs: VecDeque::new(),
         }
     }
@@ -259,9 +262,10 @@ impl Choice {
     /// What the stream carried since the last sample.
     fn lengthen(&mut self, time: Duration, stream: Carried) {
         let streak = &mut self.streak;
+        self.silent = if stream.packets == 0 { self.silent + 1 } else { 0 };
         if stream.lost_share() >= LOSSY {
             streak.evidence += EVIDENCE_LOSSY;
-        } else if stream.packets == 0 && streak.evidence > 0 {
+        } else if stream.packets == 0 && (streak.evidence > 0 || self.silent >= SILENT) {
             // TCP waits long before it sends again what was lost with all that followed.
             streak.evidence += EVIDENCE_NOTHING;
         } else if stream.packets >= SAMPLE_PACKETS {
@@ -287,7 +291,7 @@ impl Choice {
             LaneKind::Stream
                 if self.available
                     && self.streak.evidence >= EVIDENCE
-                    && self.streak.carried.packets >= STREAK_PACKETS =>
+                    && (self.streak.carried.packets >= STREAK_PACKETS || self.streak.time >= CRAWL) =>
             {
                 let (rate, loss) = (self.streak.rate(), self.streak.share());
                 let reason =
@@ -309,6 +313,7 @@ impl Choice {
     fn forget(&mut self) {
         self.samples.clear();
         self.streak = Streak::default();
+        self.silent = 0;
     }
 
     fn begin(&mut self, now: Time, lane: LaneKind, rate_before: f64, loss_before: f64, reason: String) {
@@ -395,11 +400,16 @@ const SAMPLES_MAX: usize = 40;
 const LOSSY: f64 = 0.06;
 
 /// What samples in a row have to tell for a trial: two lossy ones, or one and nothing at all in the next two; and of so many
-/// packets at least.
+/// packets at least, unless it has gone on for so long with fewer.
 const EVIDENCE: u32 = 4;
 const EVIDENCE_LOSSY: u32 = 2;
 const EVIDENCE_NOTHING: u32 = 1;
 const STREAK_PACKETS: u64 = 16;
+const CRAWL: Duration = Duration::from_millis(150);
+
+/// Samples in a row without anything from which on that is a sign of losses: TCP waits 200 ms for what it has sent, and then twice
+/// as long each time. A source that is only slow makes a trial as well, which costs little.
+const SILENT: u32 = 5;
 
 /// A sample of fewer packets does not tell that nothing is lost.
 const SAMPLE_PACKETS: u64 = 30;
@@ -479,6 +489,37 @@ mod tests {
             }
         }
         assert_eq!(choice.lane(), LaneKind::Datagram);
+    }
+
+    #[test]
+    fn a_stream_that_gives_nothing_at_all_is_left() {
+        let mut choice = Choice::new(LaneMode::Auto, Time::ZERO);
+        let nothing = Carried::default();
+        let mut now = Time::ZERO;
+        let mut outputs = Vec::new();
+        for _ in 0..12 {
+            now += SAMPLE_INTERVAL;
+            choice.handle(now, Input::Sampled { stream: nothing, datagram: nothing, busy: true });
+            outputs.extend(choice.poll());
+            if outputs == [Output::Open] {
+                choice.handle(now, Input::Opened);
+            }
+        }
+        assert_eq!((choice.lane(), outputs.len()), (LaneKind::Datagram, 2), "{outputs:?}");
+    }
+
+    #[test]
+    fn a_stream_that_gives_something_now_and_then_is_not() {
+        let mut choice = Choice::new(LaneMode::Auto, Time::ZERO);
+        let (mut now, mut stream) = (Time::ZERO, Carried::default());
+        for sample in 0..400 {
+            now += SAMPLE_INTERVAL;
+            let is_there = sample % u64::from(SILENT) == 0;
+            stream.packets += 12 * u64::from(is_there);
+            stream.bytes += 16_384 * u64::from(is_there);
+            choice.handle(now, Input::Sampled { stream, datagram: Carried::default(), busy: true });
+        }
+        assert_eq!((choice.lane(), choice.poll()), (LaneKind::Stream, None));
     }
 
     #[test]
