@@ -1,8 +1,8 @@
 //! Two messages at a time with the instructions of ARMv8 for SHA-256, which have time for one while the other waits.
 
 use std::arch::aarch64::{
-    uint8x16_t, uint32x4_t, vaddq_u32, vdupq_n_u32, vld1q_u8, vld1q_u32, vreinterpretq_u32_u8, vrev32q_u8,
-    vsha256h2q_u32, vsha256hq_u32, vsha256su0q_u32, vsha256su1q_u32, vst1q_u32,
+    uint8x16_t, uint32x4_t, vaddq_u32, vld1q_u8, vld1q_u32, vreinterpretq_u32_u8, vrev32q_u8, vsha256h2q_u32,
+    vsha256hq_u32, vsha256su0q_u32, vsha256su1q_u32, vst1q_u32,
 };
 use std::arch::is_aarch64_feature_detected;
 
@@ -38,10 +38,10 @@ impl ArmSha {
 fn compress(states: &mut States<2>, blocks: &[&[Block]; 2]) {
     let mut left = Stream::load(states, 0);
     let mut right = Stream::load(states, 1);
-    for (left_block, right_block) in blocks[0].iter().zip(blocks[1]) {
+    for number in 0..blocks[0].len() {
         let (left_before, right_before) = (left, right);
-        let [mut l0, mut l1, mut l2, mut l3] = block_words(left_block);
-        let [mut r0, mut r1, mut r2, mut r3] = block_words(right_block);
+        let [mut l0, mut l1, mut l2, mut l3] = block_words(&blocks[0][number]);
+        let [mut r0, mut r1, mut r2, mut r3] = block_words(&blocks[1][number]);
         // Sixteen rounds a turn. In the first three, each four words are replaced once they are used.
         for turn in 0..3 {
             left.four_rounds(l0, 4 * turn);
@@ -57,11 +57,14 @@ fn compress(states: &mut States<2>, blocks: &[&[Block]; 2]) {
             right.four_rounds(r3, 4 * turn + 3);
             (l3, r3) = (expand(l3, l0, l1, l2), expand(r3, r0, r1, r2));
         }
-        let last = [(l0, r0), (l1, r1), (l2, r2), (l3, r3)];
-        for (number, (left_words, right_words)) in last.into_iter().enumerate() {
-            left.four_rounds(left_words, 12 + number);
-            right.four_rounds(right_words, 12 + number);
-        }
+        left.four_rounds(l0, 12);
+        right.four_rounds(r0, 12);
+        left.four_rounds(l1, 13);
+        right.four_rounds(r1, 13);
+        left.four_rounds(l2, 14);
+        right.four_rounds(r2, 14);
+        left.four_rounds(l3, 15);
+        right.four_rounds(r3, 15);
         left.add(left_before);
         right.add(right_before);
     }
@@ -123,12 +126,14 @@ fn expand(w0: uint32x4_t, w4: uint32x4_t, w8: uint32x4_t, w12: uint32x4_t) -> ui
 #[target_feature(enable = "neon")]
 fn block_words(block: &Block) -> [uint32x4_t; 4] {
     let (quarters, _) = block.as_chunks::<16>();
-    let mut words = [vdupq_n_u32(0); 4];
-    for (words, quarter) in words.iter_mut().zip(quarters) {
-        // In each word the bytes from last to first: SHA-256 has the most significant one first.
-        *words = vreinterpretq_u32_u8(vrev32q_u8(load_bytes(quarter)));
-    }
-    words
+    [in_order(&quarters[0]), in_order(&quarters[1]), in_order(&quarters[2]), in_order(&quarters[3])]
+}
+
+/// In each word the bytes from last to first: SHA-256 has the most significant one first.
+#[inline]
+#[target_feature(enable = "neon")]
+fn in_order(quarter: &[u8; 16]) -> uint32x4_t {
+    vreinterpretq_u32_u8(vrev32q_u8(load_bytes(quarter)))
 }
 
 #[inline]

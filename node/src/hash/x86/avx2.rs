@@ -39,8 +39,8 @@ impl Avx2 {
 #[target_feature(enable = "avx2")]
 fn compress(states: &mut States<8>, blocks: &[&[Block]; 8]) {
     let mut state = [_mm256_setzero_si256(); 8];
-    for (vector, words) in state.iter_mut().zip(&*states) {
-        *vector = load_words(words);
+    for word in 0..8 {
+        state[word] = load_words(&states[word]);
     }
     for number in 0..blocks[0].len() {
         let [w0, w1, w2, w3, w4, w5, w6, w7] = transpose(load_halves::<0>(blocks, number));
@@ -48,8 +48,8 @@ fn compress(states: &mut States<8>, blocks: &[&[Block]; 8]) {
         let words = [w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10, w11, w12, w13, w14, w15];
         state = rounds::compress_words!(state, words);
     }
-    for (vector, words) in state.into_iter().zip(states) {
-        store_words(vector, words);
+    for word in 0..8 {
+        store_words(state[word], &mut states[word]);
     }
 }
 
@@ -61,9 +61,9 @@ fn load_halves<const HALF: usize>(blocks: &[&[Block]; 8], number: usize) -> [__m
     let [r3, r2, r1, r0] = [0x0c0d_0e0f, 0x0809_0a0b, 0x0405_0607, 0x0001_0203];
     let order = _mm256_set_epi32(r3, r2, r1, r0, r3, r2, r1, r0);
     let mut rows = [_mm256_setzero_si256(); 8];
-    for (row, lane) in rows.iter_mut().zip(blocks) {
-        let (halves, _) = lane[number].as_chunks::<32>();
-        *row = _mm256_shuffle_epi8(load_half(&halves[HALF]), order);
+    for lane in 0..8 {
+        let (halves, _) = blocks[lane][number].as_chunks::<32>();
+        rows[lane] = _mm256_shuffle_epi8(load_half(&halves[HALF]), order);
     }
     rows
 }
@@ -74,11 +74,12 @@ fn load_halves<const HALF: usize>(blocks: &[&[Block]; 8], number: usize) -> [__m
 fn transpose(rows: [__m256i; 8]) -> [__m256i; 8] {
     // `fours[lanes][word]`: of four lanes, in each half of the vector, this word of four.
     let mut fours = [[_mm256_setzero_si256(); 4]; 2];
-    for (four, rows) in fours.iter_mut().zip(rows.as_chunks::<4>().0) {
-        let [first, second, third, fourth] = *rows;
+    for lanes in 0..2 {
+        let four = 4 * lanes;
+        let [first, second, third, fourth] = [rows[four], rows[four + 1], rows[four + 2], rows[four + 3]];
         let (low, high) = (_mm256_unpacklo_epi32(first, second), _mm256_unpackhi_epi32(first, second));
         let (low_2, high_2) = (_mm256_unpacklo_epi32(third, fourth), _mm256_unpackhi_epi32(third, fourth));
-        *four = [
+        fours[lanes] = [
             _mm256_unpacklo_epi64(low, low_2),
             _mm256_unpackhi_epi64(low, low_2),
             _mm256_unpacklo_epi64(high, high_2),

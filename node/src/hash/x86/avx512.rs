@@ -39,15 +39,15 @@ impl Avx512 {
 #[target_feature(enable = "avx512f,avx512bw")]
 fn compress(states: &mut States<16>, blocks: &[&[Block]; 16]) {
     let mut state = [_mm512_setzero_si512(); 8];
-    for (vector, words) in state.iter_mut().zip(&*states) {
-        *vector = load_words(words);
+    for word in 0..8 {
+        state[word] = load_words(&states[word]);
     }
     for number in 0..blocks[0].len() {
         let words = transpose(load_blocks(blocks, number));
         state = rounds::compress_words!(state, words);
     }
-    for (vector, words) in state.into_iter().zip(states) {
-        store_words(vector, words);
+    for word in 0..8 {
+        store_words(state[word], &mut states[word]);
     }
 }
 
@@ -60,8 +60,8 @@ fn load_blocks(blocks: &[&[Block]; 16], number: usize) -> [__m512i; 16] {
     let [r3, r2, r1, r0] = reversed;
     let order = _mm512_set_epi32(r3, r2, r1, r0, r3, r2, r1, r0, r3, r2, r1, r0, r3, r2, r1, r0);
     let mut rows = [_mm512_setzero_si512(); 16];
-    for (row, lane) in rows.iter_mut().zip(blocks) {
-        *row = _mm512_shuffle_epi8(load_block(&lane[number]), order);
+    for lane in 0..16 {
+        rows[lane] = _mm512_shuffle_epi8(load_block(&blocks[lane][number]), order);
     }
     rows
 }
@@ -73,16 +73,14 @@ fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
     let zero = _mm512_setzero_si512();
     // `fours[4 * lanes + word]`: of four lanes, in each quarter of the vector, this word of four.
     let mut fours = [zero; 16];
-    for (four, rows) in fours.as_chunks_mut::<4>().0.iter_mut().zip(rows.as_chunks::<4>().0) {
-        let [first, second, third, fourth] = *rows;
+    for four in [0, 4, 8, 12] {
+        let [first, second, third, fourth] = [rows[four], rows[four + 1], rows[four + 2], rows[four + 3]];
         let (low, high) = (_mm512_unpacklo_epi32(first, second), _mm512_unpackhi_epi32(first, second));
         let (low_2, high_2) = (_mm512_unpacklo_epi32(third, fourth), _mm512_unpackhi_epi32(third, fourth));
-        *four = [
-            _mm512_unpacklo_epi64(low, low_2),
-            _mm512_unpackhi_epi64(low, low_2),
-            _mm512_unpacklo_epi64(high, high_2),
-            _mm512_unpackhi_epi64(high, high_2),
-        ];
+        fours[four] = _mm512_unpacklo_epi64(low, low_2);
+        fours[four + 1] = _mm512_unpackhi_epi64(low, low_2);
+        fours[four + 2] = _mm512_unpacklo_epi64(high, high_2);
+        fours[four + 3] = _mm512_unpackhi_epi64(high, high_2);
     }
     let mut words = [zero; 16];
     for word in 0..4 {

@@ -37,10 +37,10 @@ impl ShaNi {
 fn compress(states: &mut States<2>, blocks: &[&[Block]; 2]) {
     let mut left = Stream::load(states, 0);
     let mut right = Stream::load(states, 1);
-    for (left_block, right_block) in blocks[0].iter().zip(blocks[1]) {
+    for number in 0..blocks[0].len() {
         let (left_before, right_before) = (left, right);
-        let [mut l0, mut l1, mut l2, mut l3] = load_words(left_block);
-        let [mut r0, mut r1, mut r2, mut r3] = load_words(right_block);
+        let [mut l0, mut l1, mut l2, mut l3] = load_block(&blocks[0][number]);
+        let [mut r0, mut r1, mut r2, mut r3] = load_block(&blocks[1][number]);
         // Sixteen rounds a turn. In the first three, each four words are replaced once they are used.
         for turn in 0..3 {
             left.four_rounds(l0, 4 * turn);
@@ -56,12 +56,14 @@ fn compress(states: &mut States<2>, blocks: &[&[Block]; 2]) {
             right.four_rounds(r3, 4 * turn + 3);
             (l3, r3) = (expand(l3, l0, l1, l2), expand(r3, r0, r1, r2));
         }
-        for (number, (left_words, right_words)) in
-            [(l0, r0), (l1, r1), (l2, r2), (l3, r3)].into_iter().enumerate()
-        {
-            left.four_rounds(left_words, 12 + number);
-            right.four_rounds(right_words, 12 + number);
-        }
+        left.four_rounds(l0, 12);
+        right.four_rounds(r0, 12);
+        left.four_rounds(l1, 13);
+        right.four_rounds(r1, 13);
+        left.four_rounds(l2, 14);
+        right.four_rounds(r2, 14);
+        left.four_rounds(l3, 15);
+        right.four_rounds(r3, 15);
         left.add(left_before);
         right.add(right_before);
     }
@@ -107,8 +109,7 @@ impl Stream {
     #[inline]
     #[target_feature(enable = "sha,sse4.1")]
     fn four_rounds(&mut self, words: __m128i, group: usize) {
-        let [k0, k1, k2, k3] = K.as_chunks::<4>().0[group].map(u32::cast_signed);
-        let taken_in = _mm_add_epi32(words, _mm_set_epi32(k3, k2, k1, k0));
+        let taken_in = _mm_add_epi32(words, load_words(&K.as_chunks::<4>().0[group]));
         // Two rounds turn the older half of the state into the newer one.
         self.cdgh = _mm_sha256rnds2_epu32(self.cdgh, self.abef, taken_in);
         let upper = _mm_shuffle_epi32::<0b11_10>(taken_in);
@@ -134,23 +135,34 @@ fn expand(w0: __m128i, w4: __m128i, w8: __m128i, w12: __m128i) -> __m128i {
 /// The words of a block, four by four.
 #[inline]
 #[target_feature(enable = "sse4.1")]
-fn load_words(block: &Block) -> [__m128i; 4] {
+fn load_block(block: &Block) -> [__m128i; 4] {
     // In each word the bytes from last to first: SHA-256 has the most significant one first.
     let order = _mm_set_epi32(0x0c0d_0e0f, 0x0809_0a0b, 0x0405_0607, 0x0001_0203);
     let (quarters, _) = block.as_chunks::<16>();
-    let mut words = [order; 4];
-    for (words, quarter) in words.iter_mut().zip(quarters) {
-        *words = _mm_shuffle_epi8(load(quarter), order);
-    }
-    words
+    [
+        _mm_shuffle_epi8(load_bytes(&quarters[0]), order),
+        _mm_shuffle_epi8(load_bytes(&quarters[1]), order),
+        _mm_shuffle_epi8(load_bytes(&quarters[2]), order),
+        _mm_shuffle_epi8(load_bytes(&quarters[3]), order),
+    ]
 }
 
 #[inline]
 #[target_feature(enable = "sse4.1")]
-fn load(quarter: &[u8; 16]) -> __m128i {
+fn load_bytes(quarter: &[u8; 16]) -> __m128i {
     // SAFETY: the reference leads to 16 bytes that can be read; this load asks for no alignment.
     #[expect(unsafe_code, reason = "loading a vector takes a pointer")]
     unsafe {
         _mm_loadu_si128(quarter.as_ptr().cast())
+    }
+}
+
+#[inline]
+#[target_feature(enable = "sse4.1")]
+fn load_words(words: &[u32; 4]) -> __m128i {
+    // SAFETY: the reference leads to 4 words, 16 bytes, that can be read; this load asks for no alignment.
+    #[expect(unsafe_code, reason = "loading a vector takes a pointer")]
+    unsafe {
+        _mm_loadu_si128(words.as_ptr().cast())
     }
 }
