@@ -167,11 +167,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// Opens the next record, if all of it is here.
+    /// Opens the next record, if all of it is here. What comes behind the last one is not looked at.
     fn open(&mut self) -> io::Result<bool> {
+        if self.closed {
+            return Ok(false);
+        }
         let sealed = &mut self.buffer[self.sealed..self.filled];
-        let Some(record) = record_len(sealed)?.and_then(|len| sealed.get_mut(..len)).filter(|_| !self.closed)
-        else {
+        let Some(record) = record_len(sealed)?.and_then(|len| sealed.get_mut(..len)) else {
             return Ok(false);
         };
         let len = record.len();
@@ -436,6 +438,17 @@ mod tests {
         assert_eq!(reader.read().await.unwrap(), Some(Message::Ping(2)));
         assert_eq!(reader.read().await.unwrap(), None);
         writing.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_comes_behind_the_end_is_not_looked_at() {
+        let (mut sealer, opener) = pair();
+        let mut sent = Vec::new();
+        sealer.seal_close(&mut sent).unwrap();
+        sent.extend(b"no record at all");
+        let mut reader = FrameReader::new(&sent[3..], opener, sent[..3].to_vec());
+        assert_eq!(reader.read().await.unwrap(), None);
+        assert_eq!(reader.read().await.unwrap(), None);
     }
 
     #[tokio::test]
