@@ -1,4 +1,8 @@
 //! Two messages at a time with the instructions of ARMv8 for SHA-256, which have time for one while the other waits.
+#![expect(
+    clippy::needless_range_loop,
+    reason = "iterators are calls here, unless all of the program is optimised as one"
+)]
 
 use std::arch::aarch64::{
     uint8x16_t, uint32x4_t, vaddq_u32, vld1q_u8, vld1q_u32, vreinterpretq_u32_u8, vrev32q_u8, vsha256h2q_u32,

@@ -1,4 +1,8 @@
 //! Eight messages at a time in the vectors of AVX2: for processors that have no instructions for SHA-256.
+#![expect(
+    clippy::needless_range_loop,
+    reason = "iterators are calls here, unless all of the program is optimised as one"
+)]
 
 use std::arch::x86_64::{
     __m256i, _mm256_add_epi32, _mm256_and_si256, _mm256_loadu_si256, _mm256_or_si256,

@@ -1,4 +1,8 @@
 //! Two messages at a time with the instructions for SHA-256, which have time for one while the other waits.
+#![expect(
+    clippy::needless_range_loop,
+    reason = "iterators are calls here, unless all of the program is optimised as one"
+)]
 
 use std::arch::x86_64::{
     __m128i, _mm_add_epi32, _mm_alignr_epi8, _mm_extract_epi32, _mm_loadu_si128, _mm_set_epi32,
@@ -38,37 +42,61 @@ fn compress(states: &mut States<2>, blocks: &[&[Block]; 2]) {
     let mut left = Stream::load(states, 0);
     let mut right = Stream::load(states, 1);
     for number in 0..blocks[0].len() {
-        let (left_before, right_before) = (left, right);
-        let [mut l0, mut l1, mut l2, mut l3] = load_block(&blocks[0][number]);
-        let [mut r0, mut r1, mut r2, mut r3] = load_block(&blocks[1][number]);
-        // Sixteen rounds a turn. In the first three, each four words are replaced once they are used.
-        for turn in 0..3 {
-            left.four_rounds(l0, 4 * turn);
-            right.four_rounds(r0, 4 * turn);
-            (l0, r0) = (expand(l0, l1, l2, l3), expand(r0, r1, r2, r3));
-            left.four_rounds(l1, 4 * turn + 1);
-            right.four_rounds(r1, 4 * turn + 1);
-            (l1, r1) = (expand(l1, l2, l3, l0), expand(r1, r2, r3, r0));
-            left.four_rounds(l2, 4 * turn + 2);
-            right.four_rounds(r2, 4 * turn + 2);
-            (l2, r2) = (expand(l2, l3, l0, l1), expand(r2, r3, r0, r1));
-            left.four_rounds(l3, 4 * turn + 3);
-            right.four_rounds(r3, 4 * turn + 3);
-            (l3, r3) = (expand(l3, l0, l1, l2), expand(r3, r0, r1, r2));
-        }
-        left.four_rounds(l0, 12);
-        right.four_rounds(r0, 12);
-        left.four_rounds(l1, 13);
-        right.four_rounds(r1, 13);
-        left.four_rounds(l2, 14);
-        right.four_rounds(r2, 14);
-        left.four_rounds(l3, 15);
-        right.four_rounds(r3, 15);
-        left.add(left_before);
-        right.add(right_before);
+        let mut pair = Pair::begin(left, right, &blocks[0][number], &blocks[1][number]);
+        pair.four_rounds::<0>();
+        pair.four_rounds::<1>();
+        pair.four_rounds::<2>();
+        pair.four_rounds::<3>();
+        pair.four_rounds::<4>();
+        pair.four_rounds::<5>();
+        pair.four_rounds::<6>();
+        pair.four_rounds::<7>();
+        pair.four_rounds::<8>();
+        pair.four_rounds::<9>();
+        pair.four_rounds::<10>();
+        pair.four_rounds::<11>();
+        pair.four_rounds::<12>();
+        pair.four_rounds::<13>();
+        pair.four_rounds::<14>();
+        pair.four_rounds::<15>();
+        left.add(pair.left);
+        right.add(pair.right);
     }
     left.store(states, 0);
     right.store(states, 1);
+}
+
+/// Two blocks on their way through the rounds.
+struct Pair {
+    left: Stream,
+    right: Stream,
+    left_words: [__m128i; 4],
+    right_words: [__m128i; 4],
+}
+
+impl Pair {
+    /// Before the first round. Behind the last one, the state is to be added to the one before.
+    #[inline]
+    #[target_feature(enable = "sse4.1")]
+    fn begin(left: Stream, right: Stream, left_block: &Block, right_block: &Block) -> Self {
+        Pair { left, right, left_words: load_block(left_block), right_words: load_block(right_block) }
+    }
+
+    /// Four rounds of both, the `GROUP`th of sixteen times. As long as more will follow than there are words, the four words
+    /// are replaced once they are used.
+    #[inline]
+    #[target_feature(enable = "sha,sse4.1")]
+    fn four_rounds<const GROUP: usize>(&mut self) {
+        let [first, second, third, fourth] =
+            const { [GROUP % 4, (GROUP + 1) % 4, (GROUP + 2) % 4, (GROUP + 3) % 4] };
+        let (l, r) = (&mut self.left_words, &mut self.right_words);
+        self.left.four_rounds(l[first], GROUP);
+        self.right.four_rounds(r[first], GROUP);
+        if GROUP < 12 {
+            l[first] = expand(l[first], l[second], l[third], l[fourth]);
+            r[first] = expand(r[first], r[second], r[third], r[fourth]);
+        }
+    }
 }
 
 /// The state of one lane as the instructions want it: words a, b, e, f and c, d, g, h, from the highest.
@@ -82,7 +110,9 @@ impl Stream {
     #[inline]
     #[target_feature(enable = "sse4.1")]
     fn load(states: &States<2>, lane: usize) -> Self {
-        let [a, b, c, d, e, f, g, h] = states.map(|words| words[lane].cast_signed());
+        let word = |number: usize| states[number][lane].cast_signed();
+        let [a, b, c, d, e, f, g, h] =
+            [word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7)];
         Stream { abef: _mm_set_epi32(a, b, e, f), cdgh: _mm_set_epi32(c, d, g, h) }
     }
 
@@ -118,9 +148,9 @@ impl Stream {
 
     #[inline]
     #[target_feature(enable = "sse4.1")]
-    fn add(&mut self, before: Stream) {
-        self.abef = _mm_add_epi32(self.abef, before.abef);
-        self.cdgh = _mm_add_epi32(self.cdgh, before.cdgh);
+    fn add(&mut self, other: Stream) {
+        self.abef = _mm_add_epi32(self.abef, other.abef);
+        self.cdgh = _mm_add_epi32(self.cdgh, other.cdgh);
     }
 }
 
