@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 
 use aws_lc_rs::aead::NONCE_LEN;
@@ -18,7 +19,8 @@ use crate::fuzzing::Bytes;
 pub fn frames(data: &[u8]) {
     let mut bytes = Bytes(data);
     let [step, parts] = bytes.take().map(|byte| usize::from(byte) + 1);
-    let Said { mut sealed, plain, mut ends, mut is_closed, .. } = Said::of(&mut bytes);
+    let most = (step * step).saturating_mul(READS_MAX).min(SEALED_MAX);
+    let Said { mut sealed, plain, mut ends, mut is_closed, .. } = Said::of(&mut bytes, most);
     let [is_changed, low, high, by] = bytes.take();
     if is_changed % 4 == 1 && !sealed.is_empty() {
         let place = usize::from(u16::from_le_bytes([low, high])) % sealed.len();
@@ -68,22 +70,27 @@ struct Said {
 }
 
 impl Said {
-    fn of(bytes: &mut Bytes<'_>) -> Self {
+    /// What these bytes make it say, until that has come to more than `most` bytes.
+    fn of(bytes: &mut Bytes<'_>, most: usize) -> Self {
         let mut said = Said::default();
         let mut sealer = Sealer::new(secrets()).expect("a key");
         let (mut cut, mut padding) = (PLAIN_MAX, 0);
         while let Some(operation) = bytes.next() {
-            // Enough for a frame of any size.
-            if operation == 255 || said.sealed.len() > 600_000 {
+            if operation == 255 || said.sealed.len() > most {
                 break;
             }
             let (kind, content) = match operation % 16 {
                 0..=3 => {
                     let [request, first, low, high] = bytes.take();
-                    let len = usize::from(u16::from_le_bytes([low, high])) << (operation / 16 % 3);
+                    let len = usize::from(u16::from_le_bytes([low, high]));
+                    // Mostly little, which is soon tried.
+                    let len = match operation / 16 {
+                        shift @ 0..=2 => len << shift,
+                        _ => len >> 4,
+                    };
                     let (request, first) = (RequestId(request.into()), first.into());
                     let mut frame = Message::Chunks { request, first }.encode(len);
-                    frame.extend((0..len).map(|place| (place % 251) as u8));
+                    frame.extend_from_slice(&pattern()[..len]);
                     (DATA, frame)
                 }
                 4 | 5 => (DATA, Message::Ping(u64::from_le_bytes(bytes.take())).encode(0)),
@@ -105,6 +112,7 @@ impl Said {
                 _ => (bytes.next().unwrap_or(0).max(1), bytes.take::<2>().to_vec()),
             };
             let mut rest = content.as_slice();
+            let cut = cut.max(content.len() / RECORDS_MAX);
             loop {
                 let (now, later) = rest.split_at(rest.len().min(cut));
                 said.seal(&mut sealer, kind, now, padding);
@@ -146,6 +154,21 @@ impl Said {
         self.is_over |= !is_readable || kind == ALERT;
     }
 }
+
+/// Bytes that a payload is made of; as many as the longest one has.
+fn pattern() -> &'static [u8] {
+    static PATTERN: OnceLock<Vec<u8>> = OnceLock::new();
+    PATTERN.get_or_init(|| (0..251_u8).cycle().take(usize::from(u16::MAX) << 2).collect())
+}
+
+/// Enough for a frame of any size.
+const SEALED_MAX: usize = 600_000;
+
+/// As many reads take all of it, or one for each byte of a little.
+const READS_MAX: usize = 512;
+
+/// Into so many records a frame is cut: more than anybody remembers one by one.
+const RECORDS_MAX: usize = 200;
 
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
