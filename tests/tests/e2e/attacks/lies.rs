@@ -15,7 +15,7 @@ use super::{NAME, SIZE, expect_dropped, with_an_honest_one};
 fn alone(
     seed: u64,
     twist: impl Fn(&Message, Answers) -> Option<Answers> + Send + Sync + 'static,
-) -> Finished {
+) -> (Finished, Evil) {
     let net = net!();
     let content = Content::new(seed, SIZE);
     let evil = Evil::start(NAME, &content, |_| {}, twist);
@@ -25,18 +25,7 @@ fn alone(
         0 => content.expect_in(&target),
         _ => assert!(!target.exists(), "{}", ended.said()),
     }
-    ended
-}
-
-/// Fails unless the only source was dropped for this reason.
-#[track_caller]
-fn expect_dropped_for(ended: &Finished, why: &str) {
-    let dropped = ended.events.iter().any(|event| {
-        event["event"] == "source"
-            && event["state"] == "dropped"
-            && event["reason"].as_str().is_some_and(|reason| reason.contains(why))
-    });
-    assert!(dropped, "it was not dropped since '{why}'\n{}", ended.said());
+    (ended, evil)
 }
 
 /// Changes the answers to questions for the hashes of pieces.
@@ -62,11 +51,12 @@ fn hashes_of_pieces_that_are_too_few_too_many_or_in_another_order() {
     });
     with_an_honest_one(3301, few);
     with_an_honest_one(3302, many);
-    expect_dropped_for(&alone(3317, many), "too many");
+    let (ended, evil) = alone(3317, many);
+    expect_dropped(&ended, &evil, "too many");
     with_an_honest_one(3303, turned);
-    alone(3304, few).expect_error(7, "integrity");
-    alone(3305, turned).expect_error(7, "integrity");
-    alone(3306, same).expect_error(7, "integrity");
+    alone(3304, few).0.expect_error(7, "integrity");
+    alone(3305, turned).0.expect_error(7, "integrity");
+    alone(3306, same).0.expect_error(7, "integrity");
 }
 
 #[test]
@@ -86,7 +76,8 @@ fn hashes_of_pieces_that_never_end() {
     };
     // The honest one may be asked for them first.
     with_an_honest_one(3307, endless);
-    expect_dropped_for(&alone(3316, endless), "empty frames");
+    let (ended, evil) = alone(3316, endless);
+    expect_dropped(&ended, &evil, "empty frames");
 }
 
 #[test]
@@ -104,7 +95,7 @@ fn zeros_where_there_are_none() {
     };
     let (fetched, evil, _share) = with_an_honest_one(3308, zeros);
     expect_dropped(&fetched, &evil, "wrong bytes");
-    alone(3309, zeros).expect_error(7, "integrity");
+    alone(3309, zeros).0.expect_error(7, "integrity");
 }
 
 #[test]
@@ -158,7 +149,7 @@ fn pieces_that_it_had_once() {
         Some(answers)
     };
     with_an_honest_one(3313, forgetful);
-    let failed = alone(3314, forgetful);
+    let (failed, _evil) = alone(3314, forgetful);
     assert!([10, 12].contains(&failed.status), "{}", failed.said());
 }
 
