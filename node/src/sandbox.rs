@@ -94,7 +94,7 @@ impl Allowed {
 /// Confines the calling thread and all that it will start. There is no way back.
 ///
 /// # Errors
-/// Whatever keeps a kernel that can do it from doing it, such as too many open files. Nothing is confined then.
+/// Whatever keeps a kernel that can do it from doing it, such as too many open files. Some of it may hold already.
 pub fn confine(allowed: &Allowed) -> io::Result<Confinement> {
     let folders = landlock::confine(allowed)?;
     if folders != Enforced::Missing {

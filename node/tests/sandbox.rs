@@ -10,8 +10,6 @@ use std::sync::mpsc;
 use std::thread;
 
 use ftx_node::sandbox::{Allowed, Enforced, confine};
-use rustix::mount::{FsOpenFlags, fsopen};
-use socket2::{Domain, Socket, Type};
 
 /// Runs this in a thread that is confined; not at all, and saying so, where the kernel cannot do that.
 fn confined(allowed: Allowed, work: impl FnOnce() + Send) {
@@ -154,41 +152,4 @@ fn what_the_system_needs_can_be_read() {
         let found = std::net::ToSocketAddrs::to_socket_addrs("localhost:7").unwrap();
         assert!(found.into_iter().any(|addr| addr.ip().is_loopback()));
     });
-}
-
-#[test]
-fn calls_that_no_node_needs_are_refused() {
-    let others = [libc::AF_ALG, libc::AF_VSOCK, libc::AF_PACKET, libc::AF_KEY];
-    let open = |family: i32| Socket::new(Domain::from(family), Type::RAW, None).map(drop);
-    let open_any = |family: i32| {
-        open(family).or_else(|_| Socket::new(Domain::from(family), Type::SEQPACKET, None).map(drop))
-    };
-    let mount = || Ok(fsopen("tmpfs", FsOpenFlags::empty()).map(drop)?);
-    // Some are there for root only, or not in every kernel; what is not to be had anyway shows nothing.
-    let others: Vec<i32> = others.into_iter().filter(|family| open_any(*family).is_ok()).collect();
-    let can_mount = mount().is_ok();
-    if others.is_empty() && !can_mount {
-        eprintln!("SKIPPED: there is nothing that could be refused");
-        return;
-    }
-    let work = || {
-        if !confine(&Allowed::default()).expect("nothing is wrong with the rules").calls {
-            eprintln!("SKIPPED: this kernel cannot refuse calls");
-            return;
-        }
-        for family in others {
-            expect_refused(open_any(family));
-        }
-        if can_mount {
-            expect_refused(mount());
-        }
-        // Beside them all is as it was.
-        for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6] {
-            let made = Socket::new(Domain::from(family), Type::STREAM, None);
-            assert!(made.is_ok() || family == libc::AF_INET6, "{made:?}");
-        }
-        assert!(if_addrs::get_if_addrs().is_ok());
-        assert_eq!(thread::scope(|scope| scope.spawn(|| 7).join().unwrap()), 7);
-    };
-    thread::scope(|scope| scope.spawn(work).join().unwrap());
 }

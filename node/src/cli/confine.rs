@@ -20,8 +20,7 @@ pub(super) fn confine(options: &Options) -> Result<(), Error> {
     let done = sandbox::confine(&allowed).map_err(|error| {
         Error::other(format!("cannot confine the process: {error}; --no-sandbox does without"))
     })?;
-    let calls =
-        if done.calls { "" } else { "; this kernel cannot refuse the system calls that are not needed" };
+    let calls = if done.calls { "" } else { "; system calls that are not needed cannot be refused here" };
     let what = match done.folders {
         Enforced::Full if done.calls => {
             tracing::info!("confined: {}", allowed.describe());
