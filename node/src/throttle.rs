@@ -1,6 +1,7 @@
 //! What can happen as often as somebody outside likes, told only now and then.
 
-use std::sync::{Mutex, PoisonError};
+use std::fmt::Display;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Lets so many through in each interval, and counts the others.
@@ -41,6 +42,18 @@ impl Throttle {
         Some(std::mem::take(&mut state.others))
     }
 }
+
+/// Tells that some work has panicked while the rest goes on, unless too much was told of late.
+pub(crate) fn tell_of_failed(what: &str, error: &dyn Display) {
+    static FAILED: LazyLock<Throttle> = LazyLock::new(|| Throttle::new(FAILED_TOLD_MAX, FAILED_INTERVAL));
+    if let Some(others) = FAILED.pass() {
+        tracing::error!(%error, others, "{what} failed; the others go on");
+    }
+}
+
+/// How many of them are told in a time, of all kinds.
+const FAILED_TOLD_MAX: u64 = 20;
+const FAILED_INTERVAL: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

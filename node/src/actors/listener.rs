@@ -17,6 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{AbortHandle, JoinError};
 
 use super::accept::Accepting;
+use crate::throttle::tell_of_failed;
 
 /// What is done with a connection, until its end.
 #[derive(Clone)]
@@ -116,7 +117,7 @@ impl Actor for Listener {
         state: &mut ListenerState,
     ) -> Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(_, error) = event {
-            tracing::error!(system = state.arguments.system, %error, "a connection failed; the others go on");
+            tell_of_failed(&format!("a connection of {}", state.arguments.system), &error);
         }
         Ok(())
     }

@@ -36,6 +36,7 @@ use crate::inbox::Inbox;
 use crate::limits::{INBOX_TIDY_INTERVAL, TRUST_INTERVAL};
 use crate::net::datagram::serving::{DatagramStatistics, Datagrams};
 use crate::net::tls::Tls;
+use crate::throttle::tell_of_failed;
 
 /// The Server actor.
 #[derive(Debug)]
@@ -383,7 +384,7 @@ impl Actor for Server {
                 Some(actor.get_id())
             }
             SupervisionEvent::ActorFailed(actor, error) => {
-                tracing::error!(%error, "a session failed; the others go on");
+                tell_of_failed("a session", error);
                 Some(actor.get_id())
             }
             _ => None,

@@ -131,6 +131,7 @@ pub struct SessionState {
     by_number: HashMap<ContentKey, Root>,
     connection: AbortHandle,
     inbox: Option<Arc<Inbox>>,
+    unwanted: Arc<Unwanted>,
     /// What the peer puts; it ends of itself once the connection has.
     putting: Option<AbortHandle>,
     /// The peer broke the protocol and is being told so; nothing it still says counts.
@@ -176,9 +177,9 @@ impl Actor for Session {
         let permits = Arc::new(Semaphore::new(SESSION_MESSAGES_MAX));
         let (outgoing, queue) = mpsc::channel(SESSION_MESSAGES_MAX + GRANTS_MAX + 1);
         let feeding = Arc::clone(&permits);
-        let told = (myself, server.clone(), catalog.clone());
+        let told = (myself, server.clone(), catalog.clone(), Arc::clone(&unwanted));
         let connection = async move {
-            let (session_actor, server, catalog) = told;
+            let (session_actor, server, catalog, unwanted) = told;
             let failed = format!("{addr}: it failed inside this program");
             let last = LastWord::new(session_actor.clone(), SessionMessage::Ended(failed));
             let ended = match connection::accept(tcp, addr, &tls, hello).await {
@@ -215,6 +216,7 @@ impl Actor for Session {
             by_number: HashMap::new(),
             connection: runtimes::carry(connection, &data),
             inbox,
+            unwanted,
             putting: None,
             closing: false,
             _permit: permit,
@@ -499,7 +501,7 @@ impl SessionState {
     /// Ends the session for what its peer did.
     fn close(&mut self, myself: &ActorRef<SessionMessage>, violation: Violation) {
         let who = self.peer.as_ref().map(|peer| format!("{} at {}", peer.node.short(), peer.addr));
-        tracing::warn!(peer = who.as_deref().unwrap_or("?"), %violation, "session closed");
+        self.unwanted.tell_of_violation(who.as_deref().unwrap_or("?"), &violation);
         let _ = self.server.cast(ServerMessage::BrokeProtocol);
         self.part(myself, violation);
     }

@@ -11,6 +11,15 @@ use crate::throttle::Throttle;
 pub struct Unwanted(Throttle);
 
 impl Unwanted {
+    /// Tells that a session was closed since its peer broke the protocol, as of one more that is not wanted.
+    pub(super) fn tell_of_violation(&self, peer: &str, violation: &str) {
+        match self.0.pass() {
+            None => tracing::debug!(peer, %violation, "session closed"),
+            Some(0) => tracing::warn!(peer, %violation, "session closed"),
+            Some(others) => tracing::warn!(peer, %violation, others, "session closed"),
+        }
+    }
+
     /// Tells of one more, and how many were not told since the last one was.
     pub(super) fn tell(&self, addr: SocketAddr, error: &ConnectError) {
         match self.0.pass() {

@@ -28,6 +28,7 @@ use crate::catalog::{ReadError, SharedReader};
 use crate::limits::{STRIPES_MAX, STRIPES_SPARE_MAX};
 use crate::net::pace::Pace;
 use crate::net::tcp::close_gently;
+use crate::throttle::tell_of_failed;
 
 /// What all striped downloads from this node share.
 #[derive(Debug)]
@@ -154,7 +155,7 @@ impl Download {
                     match ended {
                         Ok(Ok(())) => given += 1,
                         Ok(Err(error)) => tracing::debug!(%error, "a stripe broke"),
-                        Err(error) => tracing::error!(%error, "a stripe failed; the others go on"),
+                        Err(error) => tell_of_failed("a stripe", &error),
                     }
                     if given >= threads && connections.is_empty() {
                         return;

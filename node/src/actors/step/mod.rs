@@ -28,6 +28,7 @@ use crate::clock::Clock;
 use crate::interop::step_store::StepStore;
 use crate::interop::step_users::StepAccess;
 use crate::limits::{SESSION_QUIET_MIN, STEP_REPLIES_MAX, STEP_UPLOAD_CHECK_INTERVAL};
+use crate::throttle::tell_of_failed;
 
 /// The StepListener actor.
 #[derive(Debug)]
@@ -174,7 +175,7 @@ impl Actor for StepListener {
                 state.sessions.remove(&actor.get_id());
             }
             SupervisionEvent::ActorFailed(actor, error) => {
-                tracing::error!(%error, "a STEP session failed; the others go on");
+                tell_of_failed("a STEP session", error);
                 state.sessions.remove(&actor.get_id());
             }
             _ => {}
