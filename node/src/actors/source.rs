@@ -252,15 +252,22 @@ impl SourceState {
     fn sample(&mut self) {
         let busy = self.lanes.iter().flatten().any(|open| open.lane.outstanding() > 0);
         let [mut stream, mut datagram] = self.gone;
+        let (mut asked, mut stuck) = (0, 0);
         for open in self.lanes.iter().flatten() {
+            let is_stuck = open.lane.look();
             let sum = match open.kind {
-                LaneKind::Stream => &mut stream,
+                LaneKind::Stream => {
+                    let is_asked = open.lane.outstanding() > 0;
+                    (asked, stuck) = (asked + u32::from(is_asked), stuck + u32::from(is_asked && is_stuck));
+                    &mut stream
+                }
                 LaneKind::Datagram => &mut datagram,
             };
             add(sum, open.lane.carried());
         }
         let was_busy = std::mem::replace(&mut self.busy, busy);
-        self.choose(Choosing::Sampled { stream, datagram, busy: busy && was_busy });
+        let (busy, stuck) = (busy && was_busy, stuck > 0 && stuck == asked);
+        self.choose(Choosing::Sampled { stream, datagram, busy, stuck });
     }
 
     /// Lets the choice know something, and does what it decides.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ftx_proto::digest::{NodeId, Root};
 use ftx_proto::engine::fetch::{Input, SourceId};
@@ -35,7 +35,6 @@ use crate::limits::{FRAME_WRITE_MAX, PING_INTERVAL, SESSION_IDLE_MAX};
 use crate::net::connection::{self, Dialling, HANDSHAKE_TIMEOUT, Peer};
 use crate::net::datagram::seal::DatagramSecret;
 use crate::net::frame::{FrameError, FrameReader, FrameWriter};
-use crate::net::tcp_info::TcpWatch;
 use crate::runtimes::{self, Apart};
 
 /// What a lane needs to know.
@@ -208,7 +207,12 @@ impl Lane {
         Arc::clone(&self.meter)
     }
 
-    /// What it has carried so far.
+    /// Asks the system how its connection does. Says whether some of what was sent is known not to have arrived.
+    pub fn look(&self) -> bool {
+        self.meter.look()
+    }
+
+    /// What it has carried so far, as far as it was looked at.
     pub fn carried(&self) -> Carried {
         self.meter.carried()
     }
@@ -268,7 +272,8 @@ async fn carry(
     })?;
     let (mut reader, mut writer) = (connection.reader, connection.writer);
     let secret = connection.datagram_secret;
-    let watched = Watched { meter, watch: connection.watch, looked_at: Instant::now() };
+    // Whoever reads the meter asks the connection; it is there as long as this is.
+    let _watch = connection.watch.inspect(|watch| meter.watch(watch));
     writer.write(&Message::Subscribe { root }, b"").await.map_err(broke)?;
     if arguments.datagrams {
         // At once, so that it costs no way there and back.
@@ -280,7 +285,7 @@ async fn carry(
     let _ = arguments.source_actor.cast(SourceMessage::LaneUp(arguments.lane, described));
     let (pongs, answers) = mpsc::channel(1);
     tokio::select! {
-        ended = read(&mut reader, &arguments, &asked, watched, secret, pongs) => ended,
+        ended = read(&mut reader, &arguments, &asked, meter, secret, pongs) => ended,
         ended = write(&mut writer, commands, root, asked.clone(), answers) => ended,
     }
 }
@@ -347,7 +352,7 @@ async fn read<R: AsyncRead + Unpin>(
     reader: &mut FrameReader<R>,
     arguments: &LaneArguments,
     asked: &Mutex<Asked>,
-    mut watched: Watched<'_>,
+    meter: &LaneMeter,
     secret: DatagramSecret,
     pongs: mpsc::Sender<u64>,
 ) -> Result<(), LaneEnd> {
@@ -395,7 +400,7 @@ async fn read<R: AsyncRead + Unpin>(
                 None
             }
             message => {
-                watched.came(reader.payload_len() as u64);
+                meter.came(reader.payload_len() as u64);
                 take(message, reader, arguments, asked)?
             }
         };
@@ -455,29 +460,6 @@ impl Arrivals<'_> {
 
 /// How long what has landed may wait to be told with what follows it.
 const TOLD_WITHIN: Duration = Duration::from_millis(2);
-
-/// The meter of a lane, and what the system counts for it.
-struct Watched<'a> {
-    meter: &'a LaneMeter,
-    watch: Option<TcpWatch>,
-    looked_at: Instant,
-}
-
-impl Watched<'_> {
-    fn came(&mut self, bytes: u64) {
-        self.meter.came(bytes);
-        if self.looked_at.elapsed() < LOOK_INTERVAL {
-            return;
-        }
-        self.looked_at = Instant::now();
-        if let Some(count) = self.watch.as_ref().and_then(TcpWatch::count) {
-            self.meter.packets(count.packets, count.out_of_turn);
-        }
-    }
-}
-
-/// How often the system is asked how a connection does.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What the fetcher has to know of a message, if anything. Chunks are hashed and written here.
 fn take<R: AsyncRead + Unpin>(

@@ -13,6 +13,10 @@ pub struct TcpWatch {
     socket: Arc<OwnedFd>,
 }
 
+/// Looks at one connection as long as somebody else keeps it open.
+#[derive(Debug, Clone)]
+pub struct TcpGlance(Weak<OwnedFd>);
+
 /// Connections that are being made to one peer.
 #[derive(Debug, Clone, Default)]
 pub struct Tries(Arc<Mutex<Vec<Weak<OwnedFd>>>>);
@@ -56,6 +60,11 @@ impl TcpWatch {
     /// If there are no more file descriptors.
     pub fn new(connection: impl AsFd) -> io::Result<Self> {
         Ok(TcpWatch { socket: Arc::new(connection.as_fd().try_clone_to_owned()?) })
+    }
+
+    /// Looks at the same connection, and does not keep it open.
+    pub fn glance(&self) -> TcpGlance {
+        TcpGlance(Arc::downgrade(&self.socket))
     }
 
     /// What has come so far; `None` where the system does not tell.
@@ -105,6 +114,13 @@ impl TcpWatch {
     #[cfg(not(target_os = "linux"))]
     pub fn has_arrived(&self) -> Option<bool> {
         None
+    }
+}
+
+impl TcpGlance {
+    /// The connection, if it is still there.
+    pub fn watch(&self) -> Option<TcpWatch> {
+        self.0.upgrade().map(|socket| TcpWatch { socket })
     }
 }
 

@@ -14,7 +14,8 @@
 //!
 //! TCP makes losses of its own: it sends more and more until a queue runs over. Its receiver sees each as a burst of
 //! packets out of turn, and then none for a while. Losses of the network come all the time, so only those that are seen in
-//! one sample after the other make a trial; a stream that crawls through them is left within two or three samples.
+//! one sample after the other make a trial; a stream that crawls through them is left within two or three samples, and one
+//! on which what was asked does not even arrive a little later.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -91,6 +92,8 @@ pub enum Input {
         datagram: Carried,
         /// Something was asked for all the time.
         busy: bool,
+        /// Some of what was asked on streams has not even arrived there.
+        stuck: bool,
     },
     /// Datagrams pass.
     Opened,
@@ -125,8 +128,8 @@ pub struct Choice {
     samples: VecDeque<Sample>,
     /// What the stream lost in all of the last samples, without one in between where it lost little.
     streak: Streak,
-    /// So many samples in a row the stream gave nothing, though it was asked.
-    silent: u32,
+    /// So many samples in a row nothing came, and what was asked had not arrived.
+    stuck: u32,
     outputs: VecDeque<Output>,
 }
 
@@ -191,7 +194,7 @@ impl Choice {
             pause: PAUSE_MIN,
             samples: VecDeque::new(),
             streak: Streak::default(),
-            silent: 0,
+            stuck: 0,
             outputs: VecDeque::new(),
         }
     }
@@ -218,15 +221,16 @@ impl Choice {
             }
             Input::Unavailable(reason) => {
                 (self.available, self.opening, self.trial) = (false, false, None);
+                self.forget();
                 self.put_off(now);
                 if self.lane == LaneKind::Datagram || self.mode == LaneMode::Datagram {
                     self.lane = LaneKind::Datagram;
                     self.switch(LaneKind::Stream, reason);
                 }
             }
-            Input::Sampled { stream, datagram, busy } => {
+            Input::Sampled { stream, datagram, busy, stuck } => {
                 if self.mode == LaneMode::Auto {
-                    self.sampled(now, stream, datagram, busy);
+                    self.sampled(now, stream, datagram, busy, stuck);
                 }
             }
         }
@@ -237,7 +241,7 @@ impl Choice {
         self.outputs.pop_front()
     }
 
-    fn sampled(&mut self, now: Time, stream: Carried, datagram: Carried, busy: bool) {
+    fn sampled(&mut self, now: Time, stream: Carried, datagram: Carried, busy: bool, stuck: bool) {
         if !busy {
             // What is not asked for tells nothing.
             self.forget();
@@ -245,8 +249,8 @@ impl Choice {
                 trial.begun = now;
             }
         }
-        if let Some(last) = self.samples.back() {
-            self.lengthen(now.since(last.at), stream.since(last.stream));
+        if let Some(last) = self.samples.back().filter(|_| self.lane == LaneKind::Stream) {
+            self.lengthen(now.since(last.at), stream.since(last.stream), stuck);
         }
         self.samples.push_back(Sample { at: now, stream, datagram });
         if self.samples.len() > SAMPLES_MAX {
@@ -260,12 +264,13 @@ impl Choice {
     }
 
     /// What the stream carried since the last sample.
-    fn lengthen(&mut self, time: Duration, stream: Carried) {
+    fn lengthen(&mut self, time: Duration, stream: Carried, stuck: bool) {
         let streak = &mut self.streak;
-        self.silent = if stream.packets == 0 { self.silent + 1 } else { 0 };
+        let is_silent = stream.packets == 0 && stream.bytes == 0;
+        self.stuck = if is_silent && stuck { self.stuck + 1 } else { 0 };
         if stream.lost_share() >= LOSSY {
             streak.evidence += EVIDENCE_LOSSY;
-        } else if stream.packets == 0 && (streak.evidence > 0 || self.silent >= SILENT) {
+        } else if is_silent && (streak.evidence > 0 || self.stuck >= STUCK) {
             // TCP waits long before it sends again what was lost with all that followed.
             streak.evidence += EVIDENCE_NOTHING;
         } else if stream.packets >= SAMPLE_PACKETS {
@@ -313,7 +318,7 @@ impl Choice {
     fn forget(&mut self) {
         self.samples.clear();
         self.streak = Streak::default();
-        self.silent = 0;
+        self.stuck = 0;
     }
 
     fn begin(&mut self, now: Time, lane: LaneKind, rate_before: f64, loss_before: f64, reason: String) {
@@ -331,7 +336,7 @@ impl Choice {
         };
         // The stream costs less; where both give the same it is taken.
         let enough = match tried {
-            LaneKind::Datagram => rate >= trial.rate_before * BETTER,
+            LaneKind::Datagram => rate > 0.0 && rate >= trial.rate_before * BETTER,
             LaneKind::Stream => rate * BETTER >= trial.rate_before,
         };
         let rates = format!("{} against {}", mbs(rate), mbs(trial.rate_before));
@@ -405,11 +410,11 @@ const EVIDENCE: u32 = 4;
 const EVIDENCE_LOSSY: u32 = 2;
 const EVIDENCE_NOTHING: u32 = 1;
 const STREAK_PACKETS: u64 = 16;
-const CRAWL: Duration = Duration::from_millis(150);
+const CRAWL: Duration = Duration::from_millis(250);
 
-/// Samples in a row without anything from which on that is a sign of losses: TCP waits 200 ms for what it has sent, and then twice
-/// as long each time. A source that is only slow makes a trial as well, which costs little.
-const SILENT: u32 = 5;
+/// Samples in a row after which it is a sign of losses that what was asked has not arrived: a system confirms at once what
+/// comes, however slow the program behind it is. TCP sends again after 200 ms, and then waits twice as long each time.
+const STUCK: u32 = 3;
 
 /// A sample of fewer packets does not tell that nothing is lost.
 const SAMPLE_PACKETS: u64 = 30;
@@ -442,7 +447,7 @@ mod tests {
             sum.packets += 10_000;
             sum.lost += (10_000.0 * loss) as u64;
             let [stream, datagram] = sums;
-            choice.handle(now, Input::Sampled { stream, datagram, busy: true });
+            choice.handle(now, Input::Sampled { stream, datagram, busy: true, stuck: false });
             while let Some(output) = choice.poll() {
                 if output == Output::Open {
                     choice.handle(now, Input::Opened);
@@ -470,7 +475,7 @@ mod tests {
             stream.packets += 4_000;
             stream.lost += if sample % 4 == 0 { 400 } else { 0 };
             let datagram = Carried::default();
-            choice.handle(now, Input::Sampled { stream, datagram, busy: true });
+            choice.handle(now, Input::Sampled { stream, datagram, busy: true, stuck: false });
         }
         assert_eq!((choice.lane(), choice.poll()), (LaneKind::Stream, None));
     }
@@ -483,7 +488,7 @@ mod tests {
         let mut now = Time::ZERO;
         for stream in [Carried::default(), lossy, lossy, lossy, lossy] {
             now += SAMPLE_INTERVAL;
-            choice.handle(now, Input::Sampled { stream, datagram, busy: true });
+            choice.handle(now, Input::Sampled { stream, datagram, busy: true, stuck: false });
             if choice.poll() == Some(Output::Open) {
                 choice.handle(now, Input::Opened);
             }
@@ -491,33 +496,88 @@ mod tests {
         assert_eq!(choice.lane(), LaneKind::Datagram);
     }
 
-    #[test]
-    fn a_stream_that_gives_nothing_at_all_is_left() {
+    /// A stream that gives as much in each sample as `of` says, and datagrams that give this in each. What came of it.
+    fn sampled(
+        samples: u64,
+        stuck: bool,
+        datagrams: u64,
+        of: impl Fn(u64) -> Carried,
+    ) -> (Choice, Vec<Output>) {
         let mut choice = Choice::new(LaneMode::Auto, Time::ZERO);
-        let nothing = Carried::default();
-        let mut now = Time::ZERO;
-        let mut outputs = Vec::new();
-        for _ in 0..12 {
+        let (mut now, mut outputs) = (Time::ZERO, Vec::new());
+        let [mut stream, mut datagram] = [Carried::default(); 2];
+        for sample in 0..samples {
             now += SAMPLE_INTERVAL;
-            choice.handle(now, Input::Sampled { stream: nothing, datagram: nothing, busy: true });
-            outputs.extend(choice.poll());
-            if outputs == [Output::Open] {
-                choice.handle(now, Input::Opened);
+            match choice.lane() {
+                LaneKind::Stream => {
+                    let more = of(sample);
+                    stream.bytes += more.bytes;
+                    stream.packets += more.packets;
+                    stream.lost += more.lost;
+                }
+                LaneKind::Datagram => datagram.bytes += datagrams,
+            }
+            choice.handle(now, Input::Sampled { stream, datagram, busy: true, stuck });
+            while let Some(output) = choice.poll() {
+                if output == Output::Open {
+                    choice.handle(now, Input::Opened);
+                }
+                outputs.push(output);
             }
         }
-        assert_eq!((choice.lane(), outputs.len()), (LaneKind::Datagram, 2), "{outputs:?}");
+        (choice, outputs)
     }
 
     #[test]
-    fn a_stream_that_gives_something_now_and_then_is_not() {
+    fn a_stream_on_which_nothing_even_arrives_is_left() {
+        let (choice, outputs) = sampled(25, true, 1_000_000, |_| Carried::default());
+        assert_eq!((choice.lane(), outputs.len()), (LaneKind::Datagram, 3), "{outputs:?}");
+    }
+
+    #[test]
+    fn where_no_lane_gives_anything_it_is_the_stream_that_is_waited_for() {
+        let (choice, outputs) = sampled(100, true, 0, |_| Carried::default());
+        assert_eq!((choice.lane(), outputs.len()), (LaneKind::Stream, 5), "tried twice: {outputs:?}");
+    }
+
+    #[test]
+    fn a_source_that_is_only_slow_is_not_left() {
+        // Nothing for a second and more at a time, as with a small limit; nor where no packets are counted.
+        let slow = |packets| {
+            move |sample| match sample % 24 {
+                0 => Carried { bytes: 16_384, packets, lost: 0 },
+                _ => Carried::default(),
+            }
+        };
+        for packets in [12, 0] {
+            let (choice, outputs) = sampled(400, false, 1_000_000, slow(packets));
+            assert_eq!((choice.lane(), outputs.len()), (LaneKind::Stream, 0), "{outputs:?}");
+        }
+        // Nor if some of it does not arrive at once, as long as something comes.
+        let steady = |_| Carried { bytes: 16_384, packets: 0, lost: 0 };
+        let (choice, outputs) = sampled(400, true, 1_000_000, steady);
+        assert_eq!((choice.lane(), outputs.len()), (LaneKind::Stream, 0), "{outputs:?}");
+    }
+
+    #[test]
+    fn what_the_stream_did_not_give_while_it_was_not_asked_is_no_sign() {
         let mut choice = Choice::new(LaneMode::Auto, Time::ZERO);
-        let (mut now, mut stream) = (Time::ZERO, Carried::default());
-        for sample in 0..400 {
+        (choice.lane, choice.available) = (LaneKind::Datagram, true);
+        let (mut now, mut stream, mut datagram) = (Time::ZERO, Carried::default(), Carried::default());
+        for sample in 0..200 {
             now += SAMPLE_INTERVAL;
-            let is_there = sample % u64::from(SILENT) == 0;
-            stream.packets += 12 * u64::from(is_there);
-            stream.bytes += 16_384 * u64::from(is_there);
-            choice.handle(now, Input::Sampled { stream, datagram: Carried::default(), busy: true });
+            datagram.bytes += 1_000_000;
+            datagram.packets += 1000;
+            datagram.lost += 50;
+            if sample == 100 {
+                choice.handle(now, Input::Unavailable("gone".to_owned()));
+                assert!(matches!(choice.poll(), Some(Output::Use { lane: LaneKind::Stream, .. })));
+            }
+            if choice.lane() == LaneKind::Stream {
+                stream.bytes += 1_000_000;
+                stream.packets += 20;
+            }
+            choice.handle(now, Input::Sampled { stream, datagram, busy: true, stuck: false });
         }
         assert_eq!((choice.lane(), choice.poll()), (LaneKind::Stream, None));
     }
@@ -550,7 +610,7 @@ mod tests {
             now += SAMPLE_INTERVAL;
             sums[usize::from(choice.lane() == LaneKind::Datagram)].bytes += 1_000_000;
             let [stream, datagram] = sums;
-            choice.handle(now, Input::Sampled { stream, datagram, busy: true });
+            choice.handle(now, Input::Sampled { stream, datagram, busy: true, stuck: false });
         }
         assert_eq!(choice.lane(), LaneKind::Stream);
     }
