@@ -199,6 +199,8 @@ impl Scenario for Put {
             }
             // The word that it is there was lost, and nobody replaces what is there.
             9 | 10 if self.named && in_round => {}
+            // The server has not seen yet that the client before is gone, and takes one file of a name at a time.
+            10 if in_round => return false,
             // The server was gone; one that goes before it has said anything has refused, as far as TCP put can tell.
             6 | 10 | 11 | 12 if since_start => return false,
             // A server may forget an upload that it had not yet written down when the power went; the next put begins anew.
