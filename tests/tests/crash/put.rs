@@ -44,6 +44,8 @@ struct Put {
     named: bool,
     /// Whether somebody was killed in this round, and since this client was started.
     struck: [bool; 2],
+    /// How often the server refused since the round began.
+    refused: u32,
 }
 
 impl Put {
@@ -72,6 +74,7 @@ impl Put {
             round,
             named,
             struck,
+            refused: 0,
         }
     }
 
@@ -117,6 +120,9 @@ impl Put {
     }
 }
 
+/// Soon the server has noticed that a client is gone.
+const REFUSED_MAX: u32 = 20;
+
 impl System {
     fn service(self) -> &'static str {
         match self {
@@ -155,7 +161,7 @@ impl Scenario for Put {
             // It must not come back with the power.
             folder.expect("it is in a folder").and_then(|folder| folder.sync_all()).expect("synced");
         }
-        (self.round, self.named, self.struck) = (round, false, [false; 2]);
+        (self.round, self.named, self.struck, self.refused) = (round, false, [false; 2], 0);
     }
 
     fn start(&mut self) -> Running {
@@ -200,7 +206,10 @@ impl Scenario for Put {
             // The word that it is there was lost, and nobody replaces what is there.
             9 | 10 if self.named && in_round => {}
             // The server has not seen yet that the client before is gone, and takes one file of a name at a time.
-            10 if in_round => return false,
+            10 if in_round && self.refused < REFUSED_MAX => {
+                self.refused += 1;
+                return false;
+            }
             // The server was gone; one that goes before it has said anything has refused, as far as TCP put can tell.
             6 | 10 | 11 | 12 if since_start => return false,
             // A server may forget an upload that it had not yet written down when the power went; the next put begins anew.
