@@ -40,7 +40,8 @@ fuzz_target!(|data: &[u8]| {
                 if operation % 64 == 63 {
                     stream = Carried::default();
                 }
-                Input::Sampled { stream, datagram, busy: operation % 16 != 15 }
+                let (busy, stuck) = (operation % 16 != 15, operation % 32 >= 16);
+                Input::Sampled { stream, datagram, busy, stuck }
             }
         };
         choice.handle(now, input);
