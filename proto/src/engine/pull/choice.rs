@@ -433,21 +433,26 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 mod tests {
     use super::*;
 
-    /// A fetch of so many seconds where each lane, when it is used, gives so many bytes a second and loses this share.
-    fn run(seconds: u32, stream: (f64, f64), datagram: (f64, f64)) -> (Choice, Vec<Output>) {
+    /// A fetch of so many samples, in each of which the lane that is used carries this. What came of it.
+    fn sampled(
+        samples: u64,
+        stuck: bool,
+        carries: impl Fn(LaneKind, u64) -> Carried,
+    ) -> (Choice, Vec<Output>) {
         let mut choice = Choice::new(LaneMode::Auto, Time::ZERO);
-        let (mut now, mut sums, mut outputs) = (Time::ZERO, [Carried::default(); 2], Vec::new());
-        for _ in 0..seconds * 20 {
+        let (mut now, mut outputs) = (Time::ZERO, Vec::new());
+        let [mut stream, mut datagram] = [Carried::default(); 2];
+        for sample in 0..samples {
             now += SAMPLE_INTERVAL;
-            let (sum, (rate, loss)) = match choice.lane() {
-                LaneKind::Stream => (&mut sums[0], stream),
-                LaneKind::Datagram => (&mut sums[1], datagram),
+            let more = carries(choice.lane(), sample);
+            let sum = match choice.lane() {
+                LaneKind::Stream => &mut stream,
+                LaneKind::Datagram => &mut datagram,
             };
-            sum.bytes += (rate * SAMPLE_INTERVAL.as_secs_f64()) as u64;
-            sum.packets += 10_000;
-            sum.lost += (10_000.0 * loss) as u64;
-            let [stream, datagram] = sums;
-            choice.handle(now, Input::Sampled { stream, datagram, busy: true, stuck: false });
+            sum.bytes += more.bytes;
+            sum.packets += more.packets;
+            sum.lost += more.lost;
+            choice.handle(now, Input::Sampled { stream, datagram, busy: true, stuck });
             while let Some(output) = choice.poll() {
                 if output == Output::Open {
                     choice.handle(now, Input::Opened);
@@ -456,6 +461,15 @@ mod tests {
             }
         }
         (choice, outputs)
+    }
+
+    /// A fetch of so many seconds where each lane, when it is used, gives so many bytes a second and loses this share.
+    fn run(seconds: u64, stream: (f64, f64), datagram: (f64, f64)) -> (Choice, Vec<Output>) {
+        sampled(seconds * 20, false, |lane, _| {
+            let (rate, loss) = if lane == LaneKind::Stream { stream } else { datagram };
+            let bytes = (rate * SAMPLE_INTERVAL.as_secs_f64()) as u64;
+            Carried { bytes, packets: 10_000, lost: (10_000.0 * loss) as u64 }
+        })
     }
 
     #[test]
@@ -496,47 +510,23 @@ mod tests {
         assert_eq!(choice.lane(), LaneKind::Datagram);
     }
 
-    /// A stream that gives as much in each sample as `of` says, and datagrams that give this in each. What came of it.
-    fn sampled(
-        samples: u64,
-        stuck: bool,
-        datagrams: u64,
-        of: impl Fn(u64) -> Carried,
-    ) -> (Choice, Vec<Output>) {
-        let mut choice = Choice::new(LaneMode::Auto, Time::ZERO);
-        let (mut now, mut outputs) = (Time::ZERO, Vec::new());
-        let [mut stream, mut datagram] = [Carried::default(); 2];
-        for sample in 0..samples {
-            now += SAMPLE_INTERVAL;
-            match choice.lane() {
-                LaneKind::Stream => {
-                    let more = of(sample);
-                    stream.bytes += more.bytes;
-                    stream.packets += more.packets;
-                    stream.lost += more.lost;
-                }
-                LaneKind::Datagram => datagram.bytes += datagrams,
-            }
-            choice.handle(now, Input::Sampled { stream, datagram, busy: true, stuck });
-            while let Some(output) = choice.poll() {
-                if output == Output::Open {
-                    choice.handle(now, Input::Opened);
-                }
-                outputs.push(output);
-            }
+    /// The stream carries this; datagrams carry 20 MB/s.
+    fn beside_datagrams(of: impl Fn(u64) -> Carried) -> impl Fn(LaneKind, u64) -> Carried {
+        move |lane, sample| match lane {
+            LaneKind::Stream => of(sample),
+            LaneKind::Datagram => Carried { bytes: 1_000_000, ..Carried::default() },
         }
-        (choice, outputs)
     }
 
     #[test]
     fn a_stream_on_which_nothing_even_arrives_is_left() {
-        let (choice, outputs) = sampled(25, true, 1_000_000, |_| Carried::default());
+        let (choice, outputs) = sampled(25, true, beside_datagrams(|_| Carried::default()));
         assert_eq!((choice.lane(), outputs.len()), (LaneKind::Datagram, 3), "{outputs:?}");
     }
 
     #[test]
     fn where_no_lane_gives_anything_it_is_the_stream_that_is_waited_for() {
-        let (choice, outputs) = sampled(100, true, 0, |_| Carried::default());
+        let (choice, outputs) = sampled(100, true, |_, _| Carried::default());
         assert_eq!((choice.lane(), outputs.len()), (LaneKind::Stream, 5), "tried twice: {outputs:?}");
     }
 
@@ -544,18 +534,18 @@ mod tests {
     fn a_source_that_is_only_slow_is_not_left() {
         // Nothing for a second and more at a time, as with a small limit; nor where no packets are counted.
         let slow = |packets| {
-            move |sample| match sample % 24 {
+            beside_datagrams(move |sample| match sample % 24 {
                 0 => Carried { bytes: 16_384, packets, lost: 0 },
                 _ => Carried::default(),
-            }
+            })
         };
         for packets in [12, 0] {
-            let (choice, outputs) = sampled(400, false, 1_000_000, slow(packets));
+            let (choice, outputs) = sampled(400, false, slow(packets));
             assert_eq!((choice.lane(), outputs.len()), (LaneKind::Stream, 0), "{outputs:?}");
         }
         // Nor if some of it does not arrive at once, as long as something comes.
-        let steady = |_| Carried { bytes: 16_384, packets: 0, lost: 0 };
-        let (choice, outputs) = sampled(400, true, 1_000_000, steady);
+        let steady = beside_datagrams(|_| Carried { bytes: 16_384, packets: 0, lost: 0 });
+        let (choice, outputs) = sampled(400, true, steady);
         assert_eq!((choice.lane(), outputs.len()), (LaneKind::Stream, 0), "{outputs:?}");
     }
 
